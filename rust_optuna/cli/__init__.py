@@ -1,0 +1,82 @@
+"""The command line: each command parses, calls the library once, prints, and exits with a named code.
+
+Commands are imported when they are called for, so that ``--help`` and ``best`` start at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from rust_optuna import __version__
+from rust_optuna.cli.options import home_option, storage_options
+from rust_optuna.errors import RustOptunaError
+
+COMMANDS = {
+    "best": "results",
+    "dashboard": "dashboard",
+    "data": "data",
+    "demo": "demo",
+    "features": "features",
+    "search": "search",
+    "status": "results",
+    "study": "study",
+    "weights": "weights",
+    "worker": "worker",
+}
+"""Each command and the module of this package that holds it."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"rust_optuna.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; errors that a user can do something about become one message and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except RustOptunaError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted: the same command goes on where it stopped.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="rust-optuna")
+@home_option
+@storage_options
+def cli() -> None:
+    r"""Search hyperparameters for a classifier that reads RUST scores off radiographs.
+
+    \b
+    Try it on synthetic films:  rust-optuna demo
+    The whole search:           rust-optuna search studies/regime_1.toml studies/regime_2.toml
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        cli(prog_name="rust-optuna")
+    except BrokenPipeError:
+        # Whoever read the output has gone (`rust-optuna best | head`).
+        sys.stderr.close()
+        sys.exit(1)

@@ -1,0 +1,170 @@
+"""``rust-optuna data``: make, split and check the manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rust_optuna.cli.options import home_option, settings
+from rust_optuna.cli.output import print_json, print_next, progress_bar
+
+if TYPE_CHECKING:
+    from rust_optuna.data.check import CheckReport
+
+FOLDS, SEED = 6, 1337
+"""Those of a study file that names none."""
+
+
+def _example(command: str) -> str:
+    # \b keeps click from wrapping the paragraph, so that the line can be copied.
+    return f"\b\nExample:\n  {command}"
+
+
+@click.group()
+def data() -> None:
+    """Make, split and check the manifest: the table of radiographs."""
+
+
+@data.command(
+    "import",
+    epilog=_example(
+        "rust-optuna data import --labels labels.csv --filenames names.csv --images films --output manifest.csv"
+    ),
+)
+@click.option("--labels", required=True, type=click.Path(path_type=Path), help="The one-hot CSV.")
+@click.option("--filenames", required=True, type=click.Path(path_type=Path), help="The list of file names.")
+@click.option("--images", required=True, type=click.Path(path_type=Path), help="The folder with the images.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The manifest to write.")
+@click.option("--force", is_flag=True, help="Replace a manifest that exists.")
+@home_option
+def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bool) -> None:
+    """Make a manifest from the published data set's own files.
+
+    The two tables have no header and the same order. Nothing is written if anything in them is wrong.
+    """
+    from rust_optuna.data.published import import_published
+
+    manifest = import_published(
+        _resolve(labels), _resolve(filenames), _resolve(images), _resolve(output), overwrite=force
+    )
+    patients = len({film.patient for film in manifest.films})
+    click.echo(f"{output}: {len(manifest.films):,} films of {patients:,} patients")
+    print_next(f"rust-optuna data split {output}")
+
+
+@data.command(epilog=_example("rust-optuna data split manifest.csv --holdout 0.15 --seed 1"))
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--holdout", default=0.15, show_default=True, help="Share of the films to set aside.")
+@click.option("--seed", default=SEED, show_default=True, help="Another seed sets other patients aside.")
+@click.option("--force", is_flag=True, help="Split anew what is split already.")
+@home_option
+def split(manifest: Path, holdout: float, seed: int, force: bool) -> None:
+    """Set a share of the patients aside as the hold-out, once and for all.
+
+    Patients are kept whole and stratified over subscores and views. The split is written into MANIFEST.
+    """
+    from rust_optuna.data.split import split_manifest
+
+    films = split_manifest(_resolve(manifest), holdout=holdout, seed=seed, again=force)
+    for name in ("development", "holdout"):
+        part = films.part(name)
+        patients = len({film.patient for film in part})
+        click.echo(f"{name}: {len(part):,} films of {patients:,} patients")
+    print_next(f"rust-optuna data check {manifest}")
+
+
+@data.command(epilog=_example("rust-optuna data check manifest.csv --folds 6 --seed 1"))
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--folds", default=FOLDS, show_default=True, help="Folds of the development set.")
+@click.option("--seed", default=SEED, show_default=True, help="Seed of the folds.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@home_option
+@click.pass_context
+def check(context: click.Context, manifest: Path, folds: int, seed: int, as_json: bool) -> None:
+    """Read every film of MANIFEST and report what is there and what is wrong.
+
+    Exits with 1 if anything must be put right: unreadable films, patients on both sides of the split, a
+    cortex scored on films of both views, the same pixels twice.
+    """
+    from rust_optuna.data.check import check_manifest
+
+    with progress_bar("Reading films") as progress:
+        report = check_manifest(_resolve(manifest), folds=folds, seed=seed, progress=progress)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print_report(report)
+        _print_verdict(report, manifest)
+    context.exit(0 if report.passed else 1)
+
+
+@data.command(epilog=_example("rust-optuna data synthesize storage/demo --patients 120 --seed 1"))
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--patients", default=120, show_default=True, help="How many patients to make up.")
+@click.option("--seed", default=SEED, show_default=True, help="Another seed makes up others.")
+@click.option("--contrast", default=1.0, show_default=True, help="How plainly the scores show; 0 hides them.")
+@click.option("--shuffle-scores", is_flag=True, help="Negative control: scores that no film shows.")
+@home_option
+def synthesize(directory: Path, patients: int, seed: int, contrast: float, shuffle_scores: bool) -> None:
+    """Draw SYNTHETIC films of made-up patients, with a manifest, into DIRECTORY."""
+    from rust_optuna.data.synthetic import synthesize as draw
+
+    with progress_bar("Drawing films") as progress:
+        draw(
+            _resolve(directory),
+            patients=patients,
+            seed=seed,
+            contrast=contrast,
+            shuffle_scores=shuffle_scores,
+            progress=progress,
+        )
+    click.echo(f"{directory / 'manifest.csv'}: SYNTHETIC films of {patients:,} made-up patients")
+    print_next(f"rust-optuna data split {directory / 'manifest.csv'}")
+
+
+def _resolve(path: Path) -> Path:
+    """Return a path as given on the command line, absolute: relative ones are below the home."""
+    return settings().home.resolve(path)
+
+
+def _print_report(report: CheckReport) -> None:
+    if not report.parts:
+        return
+    everything = report.parts[0]
+    click.echo(f"{report.manifest}: {everything.films:,} films of {everything.patients:,} patients")
+    click.echo("Films per patient: " + _counts(report.films_per_patient))
+    for view, cortices in report.cortices.items():
+        click.echo(f"{view.capitalize()} films carry scores of: {', '.join(cortices) or 'no cortex'}")
+    if report.sizes:
+        smallest, largest = (f"{w} × {h}" for w, h in (report.sizes["smallest"], report.sizes["largest"]))
+        click.echo(f"Pixels: {smallest} to {largest}, distinct sizes: {report.sizes['distinct']:,}")
+        click.echo(f"Bits: {_counts(report.depths)}; pixel layouts: {_counts(report.modes)}")
+    click.echo()
+    names = ["", *(part.name.replace("development", "develop.") for part in report.parts)]
+    rows = [names, ["films", *(str(part.films) for part in report.parts)]]
+    rows.append(["patients", *(str(part.patients) for part in report.parts)])
+    rows += [[label, *(str(part.labels[label]) for part in report.parts)] for label in everything.labels]
+    for first, *others in rows:
+        click.echo(f"{first:<21}" + "".join(f"{cell:>9}" for cell in others))
+    click.echo()
+
+
+def _print_verdict(report: CheckReport, manifest: Path) -> None:
+    from rust_optuna.errors import ManifestError
+
+    for note in report.notes:
+        click.echo(f"Note: {note}.")
+    if report.problems:
+        click.echo(str(ManifestError(report.manifest, report.problems)))
+        return
+    click.echo("No problems found.")
+    if len(report.parts) > 1:
+        print_next("rust-optuna study create studies/regime_1.toml")
+    else:
+        print_next(f"rust-optuna data split {manifest}")
+
+
+def _counts(counts: dict[int, int] | dict[str, int]) -> str:
+    return ", ".join(f"{value}: {count:,}" for value, count in counts.items())

@@ -1,0 +1,42 @@
+"""``rust-optuna features``: compute features ahead of a study's workers."""
+
+from __future__ import annotations
+
+import click
+
+from rust_optuna.cli.options import common_options, settings
+from rust_optuna.cli.output import print_next, progress_bar
+
+
+@click.group()
+def features() -> None:
+    """Compute the frozen backbone's features ahead."""
+
+
+@features.command()
+@click.argument("study")
+@common_options
+def build(study: str) -> None:
+    r"""Compute the features that STUDY needs: a study file, or the name of a study in the storage.
+
+    What is there already is not computed again. Workers do the same by themselves; ahead, it uses all cores.
+
+    \b
+    Example:
+      rust-optuna features build studies/regime_1.toml
+    """
+    from rust_optuna.run import ahead
+
+    where = settings()
+    if study.endswith(".toml"):
+        wanted = ahead.wanted_by_file(where.home.resolve(study), where.home)
+        command = f"rust-optuna search {study}"
+    else:
+        with where.open_to_read() as database:
+            wanted = ahead.wanted_by_study(database, study, where.home)
+        command = f"rust-optuna worker run {study}"
+    with progress_bar("Extracting features") as progress:
+        folders = ahead.build(wanted, where.home, progress)
+    for folder in folders:
+        click.echo(f"{folder}: features of {len(wanted.contents):,} films in 4 flips")
+    print_next(command)

@@ -1,0 +1,79 @@
+"""The live table of a running search; in a log, a line whenever something finished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from rust_optuna.run.local import Listener
+
+if TYPE_CHECKING:
+    from rust_optuna.run.devices import Slot
+    from rust_optuna.search.creation import Creation
+    from rust_optuna.search.results import Status
+
+
+class LiveTable:
+    """Shows the studies of one search on stderr while the ``with`` block runs."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.live = Live(console=self.console, auto_refresh=False, transient=True)
+        self.listener = Listener(on_created=self.created, on_status=self.show)
+        self._statuses: dict[str, Status] = {}
+        self._began: dict[str, tuple[float, int]] = {}
+
+    def __enter__(self) -> LiveTable:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.live.stop()
+
+    def created(self, creation: Creation, where: Sequence[Slot]) -> None:
+        """Say which study begins, and where."""
+        self.live.stop()
+        name, verb = creation.study.name, "goes on" if creation.resumed else "is created"
+        places = ", ".join(dict.fromkeys(slot.name for slot in where))
+        click.echo(f"{name} {verb}: {len(where)} worker{'s' if len(where) > 1 else ''} on {places}", err=True)
+        for note in creation.study.notes:
+            click.echo(f"Note: {note}.", err=True)
+
+    def show(self, status: Status) -> None:
+        """Show the newest state of one study."""
+        name = status.study.name
+        before = self._statuses.get(name)
+        self._statuses[name] = status
+        complete = status.counts["complete"]
+        self._began.setdefault(name, (time.monotonic(), complete))
+        if self.console.is_terminal:
+            self.live.start()
+            self.live.update(self._table(), refresh=True)
+        elif before is None or before.counts["complete"] != complete:
+            best = "" if status.best_value is None else f", best {status.best_value:.4f}"
+            click.echo(f"{name}: {complete} of {status.points} complete{best}", err=True)
+
+    def _table(self) -> Table:
+        table = Table("study", "waiting", "running", "complete", "holes", "best", "a minute", "time left")
+        for name, status in self._statuses.items():
+            rate, left = self._pace(name, status)
+            best = "" if status.best_value is None else f"{status.best_value:.4f}"
+            counts = [str(status.counts[state]) for state in ("waiting", "running", "complete", "hole")]
+            title = f"{name} ({status.study.stand_in})" if status.study.stand_in else name
+            table.add_row(title, *counts, best, rate, left)
+        return table
+
+    def _pace(self, name: str, status: Status) -> tuple[str, str]:
+        """Return points a minute since this search began, and the time that the others will take."""
+        began, before = self._began[name]
+        done = status.counts["complete"] - before
+        if not done:
+            return "", ""
+        each = (time.monotonic() - began) / done
+        seconds = int(each * (status.counts["waiting"] + status.counts["running"]))
+        return f"{60 / each:.1f}", f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"

@@ -1,0 +1,106 @@
+"""Options that many commands share, and what they resolve to.
+
+They may stand before the command or after it; what stands after wins, then what stands before, then the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+    from rust_optuna.paths import Home
+    from rust_optuna.search.artifacts import ArtifactStore
+    from rust_optuna.search.database import Database
+
+F = TypeVar("F", bound=Callable[..., Any])
+_META = "rust_optuna."
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where everything lies, as the options and the environment say."""
+
+    home: Home
+    storage: str | None
+    given_artifacts: str | None
+
+    @property
+    def url(self) -> URL:
+        """The database's URL."""
+        from rust_optuna.search.database import parse_url
+
+        return parse_url(self.storage or self.home.database_url, self.home)
+
+    @property
+    def artifacts(self) -> str:
+        """The artifact store of a new database."""
+        return self.given_artifacts or "storage/artifacts"
+
+    def open_to_read(self) -> Database:
+        """Open the database for reading; it is never created."""
+        from rust_optuna.search.database import open_database
+
+        return open_database(self.url, read_only=True)
+
+    def open_to_write(self) -> Database:
+        """Open the database, which must exist, for writing."""
+        from rust_optuna.search.database import open_database
+
+        return open_database(self.url)
+
+    def store(self, database: Database) -> ArtifactStore:
+        """Open the artifact store: the one given, else the one recorded in the database."""
+        from rust_optuna.search.artifacts import open_store
+
+        return open_store(self.given_artifacts or database.artifacts(), self.home)
+
+
+def settings() -> Settings:
+    """Return the current command's settings."""
+    from rust_optuna.paths import Home
+
+    meta = click.get_current_context().meta
+
+    def value(name: str) -> str | None:
+        return meta.get(_META + name) or os.environ.get(f"RUST_OPTUNA_{name.upper()}") or None
+
+    return Settings(Home.find(value("home")), value("storage"), value("artifacts"))
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.meta[_META + str(parameter.name)] = value
+
+
+def _option(name: str, metavar: str, text: str) -> Callable[[F], F]:
+    return click.option(f"--{name}", metavar=metavar, expose_value=False, callback=_remember, help=text)
+
+
+home_option = _option("home", "DIR", "Root of relative paths.  [env: RUST_OPTUNA_HOME; default: the current directory]")
+_storage = _option(
+    "storage", "URL", "SQLAlchemy URL.  [env: RUST_OPTUNA_STORAGE; default: sqlite:///storage/rust_optuna.db]"
+)
+_artifacts = _option(
+    "artifacts", "DIR", "Where trials' scores are kept.  [env: RUST_OPTUNA_ARTIFACTS; default: storage/artifacts]"
+)
+
+
+def storage_options(function: F) -> F:
+    """Add ``--storage`` and ``--artifacts``."""
+    return _storage(_artifacts(function))
+
+
+def common_options(function: F) -> F:
+    """Add ``--home``, ``--storage`` and ``--artifacts``."""
+    return home_option(storage_options(function))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+objective_option = click.option("--objective", metavar="MODULE:FUNCTION", hidden=True)

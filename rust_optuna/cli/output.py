@@ -1,0 +1,44 @@
+"""What commands print alike: JSON, the next command, progress bars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+
+def print_json(document: Any) -> None:
+    """Print a document for programs."""
+    click.echo(json.dumps(document, indent=2))
+
+
+def print_next(command: str) -> None:
+    """Print the command that a user would run next."""
+    click.echo(f"Next: {command}")
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function of (done, total) that shows a bar with rate on stderr, or a line now and then in a log."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None, rate="")
+        quarters = 0
+
+        def show(done: int, total: int) -> None:
+            nonlocal quarters
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:.1f}/s" if speed else "")
+            if not console.is_terminal and total and done * 4 // total > quarters:
+                quarters = done * 4 // total
+                click.echo(f"{what}: {done:,} of {total:,}", err=True)
+
+        yield show

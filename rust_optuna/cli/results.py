@@ -1,0 +1,135 @@
+"""``rust-optuna status`` and ``rust-optuna best``: how far the search is, and what it has found."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rust_optuna.cli.options import common_options, json_option, settings
+from rust_optuna.cli.output import print_json, print_next
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rust_optuna.search.results import Status
+
+HOLES = 3
+"""Exit code of ``status`` and ``search`` while a study has holes."""
+
+
+@click.command()
+@common_options
+@json_option
+@click.pass_context
+def status(context: click.Context, as_json: bool) -> None:
+    r"""Show how far each study is. Exits with 3 while one has holes: points whose attempts are used up.
+
+    \b
+    Example:
+      rust-optuna status
+    """
+    from rust_optuna.search.results import status as read_status
+    from rust_optuna.search.studies import load_studies
+
+    with settings().open_to_read() as database:
+        found = [read_status(database, study) for study in load_studies(database)]
+    if as_json:
+        print_json([each.as_json() for each in found])
+    else:
+        print_statuses(found)
+    if any(each.counts["hole"] for each in found):
+        context.exit(HOLES)
+
+
+def print_statuses(found: Sequence[Status]) -> None:
+    """Print a table of studies, and below it what needs attention."""
+    columns = ("study", "state", "points", "complete", "running", "waiting", "pruned", "holes")
+    click.echo(f"{columns[0]:<20}{columns[1]:>9}" + "".join(f"{name:>10}" for name in columns[2:]) + f"{'best':>9}")
+    for each in found:
+        row = each.as_json()
+        best = "–" if each.best_value is None else f"{each.best_value:.4f}"
+        click.echo(
+            f"{row['study']:<20}{row['state']:>9}" + "".join(f"{row[n]:>10}" for n in columns[2:]) + f"{best:>9}"
+        )
+    for each in found:
+        if each.study.stand_in:
+            click.echo(f"{each.study.name}: {each.study.stand_in}: its values are no real scores")
+        if each.stale:
+            source = (each.study.source or {}).get("study")
+            click.echo(f"{each.study.name} is stale: the best of {source} is no longer the one it was created from")
+        if each.counts["hole"]:
+            click.echo(f"{each.study.name} has holes: the reasons are in its trials' attempts (study show)")
+
+
+@click.command()
+@click.argument("name", required=False)
+@common_options
+@json_option
+def best(name: str | None, as_json: bool) -> None:
+    r"""Show the best trial of study NAME, or of every study: parameters, value and baseline.
+
+    The value is a selection score (the best epoch of the best of many trials), no estimate of performance.
+
+    \b
+    Example:
+      rust-optuna best regime-1
+    """
+    from rust_optuna.errors import StudyError
+    from rust_optuna.search.results import describe_best
+    from rust_optuna.search.studies import load_studies, load_study
+
+    with settings().open_to_read() as database:
+        studies = [load_study(database, name)] if name else load_studies(database)
+        found = [document for study in studies if (document := describe_best(database, study))]
+    if name and not found:
+        raise StudyError(f"{name} has no complete trial yet: rust-optuna worker run {name} runs some")
+    if as_json:
+        print_json(found[0] if name else found)
+        return
+    for document in found:
+        print_best(document)
+    if not found:
+        click.echo("No complete trial yet.")
+        print_next("rust-optuna worker run")
+
+
+def print_best(document: dict[str, Any]) -> None:
+    """Print one study's best trial."""
+    head = f"{document['study']}: trial {document['number']} (point {document['point']})"
+    if "objective" in document:
+        click.echo(f"{head}: value {document['value']:.4f}  {document['objective']}: no real score")
+    else:
+        click.echo(f"{head}, epoch {document['epoch']}, weights {document['weights']}")
+    for title in ("params", "inherited"):
+        for key, value in document[title].items():
+            shown = f"{value:g}" if isinstance(value, float) else value
+            click.echo(f"  {key} = {shown}" + ("  (inherited)" if title == "inherited" else ""))
+    if "objective" in document:
+        return
+    spread = _spread(document["fold_values"])
+    _print_score("average precision, 18 labels", document["value"], spread, document["baseline_view_only"])
+    ours, trivial = document["fold_values_16"], document["baseline_view_only_fold_values_16"]
+    _print_score(
+        "average precision, 16 subscores",
+        document["average_precision_16"],
+        _spread(ours),
+        document["baseline_view_only_16"],
+    )
+    lifts = [a - b for a, b in zip(ours, trivial, strict=True)]
+    error = _spread(lifts) / math.sqrt(len(lifts))
+    click.echo(
+        f"  lift over the view-only baseline, 16 subscores: {statistics.fmean(lifts):+.4f} "
+        f"± {error:.4f} (standard error over folds)"
+    )
+
+
+def _print_score(name: str, value: float, spread: float, baseline: float) -> None:
+    click.echo(f"  {name}: {value:.4f} ± {spread:.4f} over folds; view-only baseline {baseline:.4f}")
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Return the sample standard deviation over folds."""
+    return statistics.stdev(values)

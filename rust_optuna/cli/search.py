@@ -1,0 +1,52 @@
+"""``rust-optuna search``: studies from creation to the last trial, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rust_optuna.cli.options import common_options, objective_option, settings
+from rust_optuna.cli.output import print_next
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a GPU, or one a core]")
+@click.option("--gpus", default="all", show_default=True, metavar="all|0,1|none", help="Which GPUs to use.")
+@objective_option
+@common_options
+@click.pass_context
+def search(
+    context: click.Context, files: tuple[Path, ...], workers: int | None, gpus: str, objective: str | None
+) -> None:
+    r"""Create or resume each study of FILES in order, and run local workers until it is done.
+
+    Ctrl-C stops cleanly; the same command goes on later and loses nothing. Exits with 3 if a study has holes: points
+    whose attempts are used up.
+
+    \b
+    Example:
+      rust-optuna search studies/regime_1.toml studies/regime_2.toml --workers 2
+    """
+    from rust_optuna.cli.live import LiveTable
+    from rust_optuna.cli.results import HOLES, print_statuses
+    from rust_optuna.run.local import search as run_search
+
+    where = settings()
+    paths = [where.home.resolve(file) for file in files]
+    with LiveTable() as table:
+        finished = run_search(
+            paths,
+            where.home,
+            where.url,
+            where.artifacts,
+            workers=workers,
+            gpus=gpus,
+            objective=objective,
+            listener=table.listener,
+        )
+    print_statuses(finished)
+    print_next("rust-optuna best")
+    if any(each.counts["hole"] for each in finished):
+        context.exit(HOLES)

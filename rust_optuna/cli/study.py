@@ -1,0 +1,175 @@
+"""``rust-optuna study``: create, list, show, extend, delete and export studies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rust_optuna.cli.options import common_options, json_option, settings
+from rust_optuna.cli.output import print_json, print_next, progress_bar
+
+
+@click.group()
+def study() -> None:
+    """Create, list, show, extend, delete and export studies."""
+
+
+@study.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@common_options
+def create(file: Path) -> None:
+    r"""Create the study that FILE describes, or finish its creation.
+
+    Reads the manifest, makes the folds, draws every point of the design. Workers read nothing else afterwards but the
+    films' pixels.
+
+    \b
+    Example:
+      rust-optuna study create studies/regime_1.toml
+    """
+    from rust_optuna.search.creation import create_study
+    from rust_optuna.search.database import create_database
+    from rust_optuna.search.studies import load_development, load_parameters
+    from rust_optuna.study_file import read_study_file
+
+    where = settings()
+    configuration = read_study_file(where.home.resolve(file))
+    with create_database(where.url, where.artifacts) as database:
+        with progress_bar("Hashing films") as progress:
+            creation = create_study(database, configuration, where.home, progress)
+        points = len(load_parameters(database, creation.study.id))
+        films = len(load_development(database, creation.study).content)
+        state = "is there already" if creation.resumed else "created"
+        click.echo(f"{creation.study.name} {state} in {database}: {points} points, {films:,} development films")
+    for note in creation.study.notes:
+        click.echo(f"Note: {note}.")
+    print_next(f"rust-optuna worker run {creation.study.name}")
+
+
+@study.command("list")
+@common_options
+@json_option
+def list_(as_json: bool) -> None:
+    r"""List the studies of the storage, oldest first.
+
+    \b
+    Example:
+      rust-optuna study list
+    """
+    from rust_optuna.search.studies import load_studies
+
+    with settings().open_to_read() as database:
+        studies = load_studies(database)
+    if as_json:
+        print_json([{"study": s.name, "sampler": s.configuration.sampler, "state": s.state} for s in studies])
+        return
+    for each in studies:
+        stand_in = f"  {each.stand_in}" if each.stand_in else ""
+        click.echo(f"{each.name:<24} {each.configuration.sampler:<8} {each.state}{stand_in}")
+    if not studies:
+        click.echo("No studies yet.")
+        print_next("rust-optuna study create studies/regime_1.toml")
+
+
+@study.command()
+@click.argument("name")
+@common_options
+@json_option
+def show(name: str, as_json: bool) -> None:
+    r"""Show what study NAME runs and how far it is.
+
+    \b
+    Example:
+      rust-optuna study show regime-1
+    """
+    from rust_optuna.search.results import status
+    from rust_optuna.search.studies import load_study
+    from rust_optuna.study_file import to_document
+
+    with settings().open_to_read() as database:
+        found = load_study(database, name)
+        now = status(database, found)
+    document = {
+        **now.as_json(),
+        "configuration": to_document(found.configuration),
+        "source": found.source,
+        "fingerprint": found.fingerprint,
+        "runtime": found.runtime,
+        "notes": list(found.notes),
+    }
+    if as_json:
+        print_json(document)
+        return
+    for key, value in document.items():
+        if isinstance(value, dict):
+            click.echo(f"{key}:")
+            for inner, entry in value.items():
+                click.echo(f"  {inner}: {entry}")
+        else:
+            click.echo(f"{key}: {value}")
+
+
+@study.command()
+@click.argument("name")
+@click.option("--trials", required=True, type=click.IntRange(min=1), help="The number of trials in all.")
+@common_options
+def extend(name: str, trials: int) -> None:
+    r"""Give random study NAME more trials: the next ones of the same stream.
+
+    \b
+    Example:
+      rust-optuna study extend regime-1 --trials 200
+    """
+    from rust_optuna.search.creation import extend_study
+
+    with settings().open_to_write() as database:
+        extended = extend_study(database, name, trials)
+    click.echo(f"{extended.name} has {trials} points now")
+    print_next(f"rust-optuna worker run {extended.name}")
+
+
+@study.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Even while workers run points of it; their results are refused.")
+@common_options
+def delete(name: str, yes: bool, force: bool) -> None:
+    r"""Delete study NAME with its trials and artifacts. Films and features stay.
+
+    \b
+    Example:
+      rust-optuna study delete regime-1
+    """
+    from rust_optuna.search.artifacts import remove
+    from rust_optuna.search.creation import delete_study
+    from rust_optuna.search.studies import load_study
+
+    where = settings()
+    with where.open_to_write() as database:
+        load_study(database, name)
+        if not yes:
+            click.confirm(f"Delete {name} with all its trials from {database}?", abort=True)
+        store = where.store(database)
+        artifacts = delete_study(database, name, force=force)
+        remove(store, artifacts)
+    click.echo(f"{name} is deleted, with {len(artifacts)} artifacts")
+
+
+@study.command()
+@click.argument("name")
+@click.argument("directory", type=click.Path(path_type=Path))
+@common_options
+def export(name: str, directory: Path) -> None:
+    r"""Write study NAME into DIRECTORY: trials.csv, and each trial's out-of-fold scores as trial-NUMBER.npz.
+
+    \b
+    Example:
+      rust-optuna study export regime-1 storage/reports/regime-1
+    """
+    from rust_optuna.run.export import export_study
+
+    where = settings()
+    with where.open_to_read() as database:
+        table, trials = export_study(database, name, where.store(database), where.home.resolve(directory))
+    click.echo(f"{table}: {trials} trials")

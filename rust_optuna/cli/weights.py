@@ -1,0 +1,62 @@
+"""``rust-optuna weights``: does a file of weights fit the backbone?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rust_optuna.errors import WeightsError
+from rust_optuna.paths import Home
+
+if TYPE_CHECKING:
+    from rust_optuna.learn.weights import WeightsReport
+
+
+@click.group()
+def weights() -> None:
+    """Files of pretrained backbone weights."""
+
+
+# \b keeps click from wrapping the paragraph, so that the line can be copied.
+@weights.command(epilog="\b\nExample:\n  rust-optuna weights check RadImageNet-InceptionV3_notop.h5")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def check(context: click.Context, path: Path, as_json: bool) -> None:
+    """Say whether PATH fits InceptionV3 without its top.
+
+    Exit code 0 if it does, 1 if not, with the reason.
+    """
+    from rust_optuna.learn.weights import check_weights
+
+    home = context.find_object(Home) or Home.find()
+    try:
+        report = check_weights(home.resolve(path))
+    except WeightsError as error:
+        if not as_json:
+            raise
+        click.echo(json.dumps({"fits": False, "path": str(path), "reason": str(error)}))
+        context.exit(error.exit_code)
+    click.echo(json.dumps(_to_json(report)) if as_json else _to_text(report))
+
+
+def _to_json(report: WeightsReport) -> dict[str, Any]:
+    return {"fits": True, **asdict(report), "path": str(report.path)}
+
+
+def _to_text(report: WeightsReport) -> str:
+    return "\n".join(
+        [
+            f"{report.path} fits InceptionV3 without its top.",
+            f"  layout      {report.layout}",
+            f"  parameters  {report.parameters:,} in {report.layers} layers, all of them finite",
+            f"  kernels     standard deviation {report.kernel_deviation:.4f}; "
+            f"they differ from random ones by {report.mean_change:.4f} on average",
+            f"  sha256      {report.sha256}",
+            f'Use it in a study file: [model] weights = "{report.path}"',
+        ]
+    )

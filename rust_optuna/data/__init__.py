@@ -1,0 +1,1 @@
+"""Films, labels, folds and metrics. Nothing here knows of models, studies or workers."""

@@ -1,0 +1,213 @@
+"""What a manifest and its films are, and everything that is wrong with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rust_optuna.data.folds import assign_folds, labels_missing
+from rust_optuna.data.manifest import (
+    LABELS,
+    SPLITS,
+    Film,
+    named_rows,
+    read_manifest,
+    split_problems,
+    stack_labels,
+)
+from rust_optuna.data.radiographs import ImageFacts, examine
+from rust_optuna.data.threads import Progress, map_in_threads
+from rust_optuna.data.views import mapping_of_films
+from rust_optuna.errors import DataError, ManifestError, Problem
+
+
+@dataclass(frozen=True)
+class Part:
+    """Films that belong together: all of them, a split, or a fold."""
+
+    name: str
+    films: int
+    patients: int
+    labels: dict[str, int]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check_manifest` found.
+
+    Args:
+        manifest: the file.
+        problems: what must be put right; without any the check has passed.
+        notes: what is worth knowing and breaks nothing.
+        parts: counts of all films, of each split and of each fold of the development set.
+        films_per_patient: number of films → number of patients that have as many.
+        cortices: view → the cortices that its films carry scores of.
+        sizes: ``smallest`` and ``largest`` of width and height in pixels, and how many ``distinct`` sizes.
+        depths: bits per channel → number of films.
+        modes: pixel layout → number of films.
+    """
+
+    manifest: str
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
+    films_per_patient: dict[int, int] = field(default_factory=dict)
+    cortices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sizes: dict[str, Any] = field(default_factory=dict)
+    depths: dict[int, int] = field(default_factory=dict)
+    modes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing must be put right."""
+        return not self.problems
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as what JSON can hold."""
+        return {"passed": self.passed} | asdict(self)
+
+
+def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progress | None = None) -> CheckReport:
+    """Read a manifest and every film in it, and report what they are and what is wrong with them.
+
+    The folds are those that a study with the same number of folds and seed uses.
+
+    Args:
+        path: the manifest. One that breaks its rules is reported; its films are then not looked at.
+        folds: of the development set, once there is one.
+        seed: of the folds.
+        progress: called while films are read.
+
+    Raises:
+        DataError: fewer than two folds.
+    """
+    if folds < 2:
+        raise DataError(f"cross-validation needs at least 2 folds, not {folds}")
+    try:
+        films = read_manifest(path).films
+    except ManifestError as error:
+        note = "The films were not looked at: put the manifest right first"
+        return CheckReport(str(path), error.problems, (note,))
+    facts = map_in_threads(_examine, [film.image for film in films], progress)
+    problems, notes = _mapping_problems(films), _notes(films)
+    problems += [
+        Problem(f"row {film.row}, image", str(fact))
+        for film, fact in zip(films, facts, strict=True)
+        if isinstance(fact, DataError)
+    ]
+    readable = [(f, fact) for f, fact in zip(films, facts, strict=True) if isinstance(fact, ImageFacts)]
+    problems += _same_pixels(readable)
+    parts = [_part("all", films)]
+    if any(film.split for film in films):
+        problems += split_problems(films)
+        parts += [_part(name, [film for film in films if film.split == name]) for name in SPLITS]
+        development = [(film, fact) for film, fact in readable if film.split == "development"]
+        parts += _folds(development, folds, seed, notes)
+    images = [fact for _, fact in readable]
+    return CheckReport(
+        manifest=str(path),
+        problems=tuple(problems),
+        notes=tuple(notes),
+        parts=tuple(parts),
+        films_per_patient=_count(Counter(film.patient for film in films).values()),
+        cortices=mapping_of_films(films).cortices,
+        sizes=_sizes(images),
+        depths=_count(fact.bits for fact in images),
+        modes=_count(fact.mode for fact in images),
+    )
+
+
+def _examine(path: Path) -> ImageFacts | DataError:
+    try:
+        return examine(path)
+    except DataError as error:
+        return error
+
+
+def _mapping_problems(films: Sequence[Film]) -> list[Problem]:
+    problems = []
+    for found in mapping_of_films(films).contradictions:
+        where = named_rows([films[position].row for position in found.films])
+        what = f"{found.cortex} cortex is scored on {found.view} films too"
+        if len(found.view.split()) > 1:
+            what = f"{found.cortex} cortex is scored on as many anteroposterior as lateral films"
+        problems.append(Problem(where, what))
+    return problems
+
+
+def _notes(films: Sequence[Film]) -> list[str]:
+    notes = [
+        f"{view} films carry scores of {len(cortices)} cortices ({', '.join(cortices)}); a film shows two"
+        for view, cortices in mapping_of_films(films).cortices.items()
+        if len(cortices) > 2
+    ]
+    absent = [name for name, count in zip(LABELS, stack_labels(films).sum(axis=0), strict=True) if count == 0]
+    if absent:
+        notes.append(f"no film has the label {', '.join(absent)}")
+    return notes
+
+
+def _same_pixels(films: Sequence[tuple[Film, ImageFacts]]) -> list[Problem]:
+    """Return one problem for each picture that stands in more than one row."""
+    by_pixels: dict[str, list[Film]] = {}
+    for film, fact in films:
+        by_pixels.setdefault(fact.pixels, []).append(film)
+    problems = []
+    for same in by_pixels.values():
+        if len(same) > 1:
+            what = ["hold the same pixels"]
+            if len({film.patient for film in same}) > 1:
+                what.append("under different patients")
+            if len({film.split for film in same}) > 1:
+                what.append("on both sides of the split")
+            problems.append(Problem(named_rows([film.row for film in same]), ", ".join(what)))
+    return problems
+
+
+def _folds(development: Sequence[tuple[Film, ImageFacts]], folds: int, seed: int, notes: list[str]) -> list[Part]:
+    """Return the folds of the development films that can be read; say in ``notes`` where there are none."""
+    # Of files with the same bytes one is enough: their rows are reported already.
+    unique = {fact.content: film for film, fact in development}
+    if not unique:
+        return []
+    films = list(unique.values())
+    labels = stack_labels(films)
+    patients = [film.patient for film in films]
+    try:
+        fold_of = assign_folds(list(unique), patients, labels, folds=folds, seed=seed)
+    except DataError as error:
+        notes.append(str(error))
+        return []
+    missing = labels_missing(fold_of, labels)
+    if missing:
+        notes.append(f"some fold has no film with the label {', '.join(missing)}")
+    return [
+        _part(f"fold {fold}", [films[position] for position in np.flatnonzero(fold_of == fold)])
+        for fold in range(folds)
+    ]
+
+
+def _part(name: str, films: Sequence[Film]) -> Part:
+    counts = dict(zip(LABELS, stack_labels(films).sum(axis=0).tolist(), strict=True))
+    return Part(name, len(films), len({film.patient for film in films}), counts)
+
+
+def _sizes(images: Sequence[ImageFacts]) -> dict[str, Any]:
+    if not images:
+        return {}
+    sizes = {(image.width, image.height) for image in images}
+    widths, heights = zip(*sizes, strict=True)
+    return {
+        "smallest": [min(widths), min(heights)],
+        "largest": [max(widths), max(heights)],
+        "distinct": len(sizes),
+    }
+
+
+def _count(values: Any) -> dict[Any, int]:
+    return dict(sorted(Counter(values).items()))

@@ -1,0 +1,225 @@
+"""The manifest: one row a film, read into validated records, every violation reported with its row."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rust_optuna.data.tables import parse_csv
+from rust_optuna.errors import ManifestError, Problem
+from rust_optuna.paths import atomic_write
+
+VIEWS = ("anteroposterior", "lateral")
+CORTICES = ("medial", "lateral", "anterior", "posterior")
+SUBSCORES = (1, 2, 3, 4)
+SPLITS = ("development", "holdout")
+LABELS = (
+    *(f"view_{view}" for view in VIEWS),
+    *(f"{cortex}_{subscore}" for cortex in CORTICES for subscore in SUBSCORES),
+)
+COLUMNS = ("image", "patient", "visit", "view", *CORTICES, "split")
+
+
+@dataclass(frozen=True)
+class Film:
+    """One row of a manifest.
+
+    Args:
+        row: the row in the file it was read from; the header is row 1.
+        image: absolute path of the image file.
+        patient: who; one name over all visits.
+        visit: which of the patient's visits; may be empty.
+        view: one of `VIEWS`.
+        subscores: one for each of `CORTICES`, 1 to 4, or None where unreadable or not shown.
+        split: one of `SPLITS`, or empty before the split.
+    """
+
+    row: int
+    image: Path
+    patient: str
+    visit: str
+    view: str
+    subscores: tuple[int | None, ...]
+    split: str = ""
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The cortices that carry a subscore."""
+        return tuple(c for c, score in zip(CORTICES, self.subscores, strict=True) if score is not None)
+
+    @property
+    def label(self) -> np.ndarray:
+        """The label, (18,) uint8 of 0 and 1 in the order of `LABELS`."""
+        label = np.zeros(len(LABELS), dtype=np.uint8)
+        label[VIEWS.index(self.view)] = 1
+        for position, score in enumerate(self.subscores):
+            if score is not None:
+                label[len(VIEWS) + len(SUBSCORES) * position + SUBSCORES.index(score)] = 1
+        return label
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest that keeps its rules: where it lies, and its films in the order of its rows."""
+
+    path: Path
+    films: tuple[Film, ...]
+
+    def part(self, split: str) -> tuple[Film, ...]:
+        """Return the films of one split (or, for an empty string, those that have none yet)."""
+        return tuple(film for film in self.films if film.split == split)
+
+
+def stack_labels(films: Sequence[Film]) -> np.ndarray:
+    """Return the labels of ``films``, (len(films), 18) uint8."""
+    return np.array([film.label for film in films], dtype=np.uint8).reshape(len(films), len(LABELS))
+
+
+def read_manifest(
+    path: str | os.PathLike[str], *, require_split: bool = False, require_files: bool = False
+) -> Manifest:
+    """Read and validate a manifest.
+
+    Images are named relative to the manifest's folder (``..`` is allowed, an absolute path is not, for it
+    would hold on one machine only). Wholly blank lines are passed over.
+
+    Args:
+        path: the CSV file, UTF-8 with or without a byte-order mark.
+        require_split: also refuse rows whose ``split`` is empty, and patients on both sides of it.
+        require_files: also refuse rows whose image file does not exist.
+
+    Raises:
+        ManifestError: with every violation found, each with its row.
+    """
+    path = Path(path)
+    rows = _read_rows(path)
+    problems: list[Problem] = []
+    films = _parse_rows(rows, path.parent.resolve(), problems)
+    if require_split:
+        problems += split_problems(films)
+    if require_files:
+        problems += [
+            Problem(f"row {film.row}, image", f"{film.image} is not a file")
+            for film in films
+            if not film.image.is_file()
+        ]
+    if problems:
+        raise ManifestError(str(path), problems)
+    return Manifest(path, tuple(films))
+
+
+def write_manifest(path: str | os.PathLike[str], films: Iterable[Film]) -> None:
+    """Write a manifest whole or not at all, images relative to its folder, rows in the given order."""
+    path = Path(path)
+    folder = path.parent.resolve()
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for film in films:
+            image = Path(os.path.relpath(film.image, folder)).as_posix()
+            scores = ["" if score is None else score for score in film.subscores]
+            writer.writerow([image, film.patient, film.visit, film.view, *scores, film.split])
+
+
+def split_problems(films: Sequence[Film]) -> list[Problem]:
+    """Return what is wrong with a split: films without one, and patients with films on both sides."""
+    problems = []
+    empty = [film.row for film in films if not film.split]
+    if empty:
+        # One problem for all of them: they have one cause and one remedy.
+        what = f"is empty in {named_rows(empty)}: run `rust-optuna data split MANIFEST`"
+        problems.append(Problem("split", what))
+    sides: dict[str, dict[str, list[int]]] = {}
+    for film in films:
+        if film.split:
+            sides.setdefault(film.patient, {}).setdefault(film.split, []).append(film.row)
+    for patient, rows in sides.items():
+        if len(rows) > 1:
+            where = "; ".join(f"{split}: {named_rows(rows[split])}" for split in SPLITS)
+            problems.append(Problem(f"patient {patient}", f"is on both sides of the split ({where})"))
+    return problems
+
+
+def named_rows(rows: Sequence[int], most: int = 10) -> str:
+    """Return rows as words: ``row 3``, ``rows 3, 5``, or the first few of many and how many there are."""
+    if len(rows) == 1:
+        return f"row {rows[0]}"
+    if len(rows) <= most:
+        return f"rows {', '.join(map(str, rows))}"
+    return f"{len(rows):,} rows ({', '.join(map(str, rows[:most]))}, …)"
+
+
+def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the rows with their header checked, cells in the order of `COLUMNS`; ragged rows as they are."""
+    rows = parse_csv(path)
+    if not rows:
+        raise ManifestError(str(path), [Problem("file", "is empty")])
+    header = rows[0][1]
+    problems = _header_problems(header)
+    if len(rows) == 1:
+        problems.append(Problem("file", "has no films, only a header"))
+    if problems:
+        raise ManifestError(str(path), problems)
+    order = [header.index(column) for column in COLUMNS]
+    return [(number, [cells[i] for i in order] if len(cells) == len(header) else cells) for number, cells in rows[1:]]
+
+
+def _header_problems(header: Sequence[str]) -> list[Problem]:
+    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
+        return [Problem("row 1", "columns are to be separated by commas")]
+    problems = [Problem("row 1", f"column {c!r} is missing") for c in COLUMNS if c not in header]
+    problems += [Problem("row 1", f"column {c!r} is unknown") for c in header if c not in COLUMNS]
+    twice = [c for c in COLUMNS if header.count(c) > 1]
+    return problems + [Problem("row 1", f"column {c!r} stands there {header.count(c)} times") for c in twice]
+
+
+def _parse_rows(rows: Iterable[tuple[int, list[str]]], folder: Path, problems: list[Problem]) -> list[Film]:
+    """Return the films of the well-formed rows; append what is wrong with the others to ``problems``."""
+    films: list[Film] = []
+    row_of_image: dict[Path, int] = {}
+    for number, cells in rows:
+        if len(cells) != len(COLUMNS):
+            what = f"has {len(cells)} cells, the header has {len(COLUMNS)}"
+            problems.append(Problem(f"row {number}", what))
+            continue
+        values = dict(zip(COLUMNS, cells, strict=True))
+        found = _row_problems(number, values)
+        image = Path(os.path.normpath(folder / values["image"]))
+        if values["image"] and row_of_image.setdefault(image, number) != number:
+            what = f"{values['image']!r} already stands in row {row_of_image[image]}"
+            found.append(Problem(f"row {number}, image", what))
+        problems += found
+        if not found:
+            films.append(_film(number, image, values))
+    return films
+
+
+def _row_problems(number: int, values: dict[str, str]) -> list[Problem]:
+    found = [(c, "is empty") for c in ("image", "patient") if not values[c]]
+    found += [(c, f"{values[c]!r} has control characters") for c in COLUMNS if not values[c].isprintable()]
+    if os.path.isabs(values["image"]):
+        found.append(("image", f"{values['image']!r} is absolute, not relative to the manifest"))
+    if values["view"] not in VIEWS:
+        found.append(("view", f"{values['view']!r} is not {' or '.join(VIEWS)}"))
+    allowed = {"", *map(str, SUBSCORES)}
+    found += [(c, f"{values[c]!r} is not 1, 2, 3, 4 or empty") for c in CORTICES if values[c] not in allowed]
+    if values["split"] not in {"", *SPLITS}:
+        found.append(("split", f"{values['split']!r} is not {', '.join(SPLITS)} or empty"))
+    return [Problem(f"row {number}, {column}", what) for column, what in found]
+
+
+def _film(number: int, image: Path, values: dict[str, str]) -> Film:
+    return Film(
+        row=number,
+        image=image,
+        patient=values["patient"],
+        visit=values["visit"],
+        view=values["view"],
+        subscores=tuple(int(values[cortex]) if values[cortex] else None for cortex in CORTICES),
+        split=values["split"],
+    )

@@ -1,0 +1,174 @@
+"""The published data set's own two files → a manifest.
+
+Its labels are one-hot, in a CSV without a header, and the file names stand in a second file, in the same
+order. Nothing but that order ties the two together, so whatever a file name tells is compared with its row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rust_optuna.data.manifest import CORTICES, SUBSCORES, Film, Manifest, read_manifest, write_manifest
+from rust_optuna.data.tables import parse_csv
+from rust_optuna.errors import DataError, ManifestError, Problem
+
+VIEW_COLUMNS = {"view_antpr": "anteroposterior", "view_later": "lateral"}
+IDENTITY_COLUMNS = ("index", "study_id", "record_id", "event_arm")
+SCORE_COLUMNS = tuple(f"{cortex}_cortex_{subscore}" for cortex in CORTICES for subscore in SUBSCORES)
+COLUMNS = (*IDENTITY_COLUMNS, *VIEW_COLUMNS, *SCORE_COLUMNS)
+NAME_HEADERS = {"filename", "filenames", "file_name", "file", "image", "0"}
+
+Table = list[tuple[int, list[str]]]
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The two files, and what messages call them."""
+
+    labels: Path
+    filenames: Path
+
+    def where(self, row: int, column: str = "") -> str:
+        """Return a row of the labels, as messages name it."""
+        return f"{self.labels.name} row {row}" + (f", {column}" if column else "")
+
+    def where_name(self, row: int) -> str:
+        """Return a row of the file names, as messages name it."""
+        return f"{self.filenames.name} row {row}"
+
+
+def import_published(labels: Path, filenames: Path, images: Path, output: Path, *, overwrite: bool = False) -> Manifest:
+    """Write a manifest of the published data set, whole or not at all.
+
+    A patient is a study's record, a visit an event. A header line in either file is recognised and skipped.
+
+    Args:
+        labels: the one-hot CSV.
+        filenames: the list of file names, one a line.
+        images: the folder with the images.
+        output: the manifest to write; it names images relative to its own folder.
+        overwrite: replace a manifest that exists.
+
+    Raises:
+        ManifestError: with all that is wrong in the two files, or images that are missing.
+        DataError: ``output`` exists.
+    """
+    if output.exists() and not overwrite:
+        raise DataError(f"{output}: exists already; pass --force to replace it")
+    files = _Files(labels, filenames)
+    problems: list[Problem] = []
+    rows = _label_rows(files, problems)
+    names = _name_rows(files)
+    if len(rows) != len(names):
+        what = f"{len(rows):,} rows, but {filenames.name} has {len(names):,}"
+        problems.append(Problem(labels.name, what))
+    films = []
+    # Of files of different lengths only the common rows can be compared; the difference itself is reported.
+    for (row, cells), (name_row, name) in zip(rows, names, strict=False):
+        films.append(_film(files, row, cells, images.resolve() / name, problems))
+        problems += _name_problems(files, name_row, name, cells)
+    problems += _repeated(files, names) + _missing(files, names, images)
+    if problems:
+        raise ManifestError(f"{labels} and {filenames}", problems)
+    write_manifest(output, [film for film in films if film is not None])
+    return read_manifest(output)
+
+
+def _label_rows(files: _Files, problems: list[Problem]) -> Table:
+    rows = parse_csv(files.labels)
+    if rows and rows[0][1][0].lower() in ("", "index"):
+        header = [cell.lower() for cell in rows.pop(0)[1]]
+        if tuple(header) not in {COLUMNS, ("", *COLUMNS[1:])}:
+            what = f"is a header, but not that of the published layout: {','.join(COLUMNS)}"
+            raise ManifestError(str(files.labels), [Problem("row 1", what)])
+    if not rows:
+        raise ManifestError(str(files.labels), [Problem("file", "has no films")])
+    for row, cells in rows:
+        if len(cells) != len(COLUMNS):
+            problems.append(Problem(files.where(row), f"has {len(cells)} cells, not {len(COLUMNS)}"))
+    return rows
+
+
+def _name_rows(files: _Files) -> list[tuple[int, str]]:
+    rows = parse_csv(files.filenames)
+    if rows and rows[0][1][0].lower() in NAME_HEADERS:
+        rows = rows[1:]
+    problems = [
+        Problem(f"row {row}", f"has {len(cells)} cells, not one file name") for row, cells in rows if len(cells) != 1
+    ]
+    problems += [
+        Problem(f"row {row}", f"{cells[0]!r} is not a file name below the images' folder")
+        for row, cells in rows
+        if Path(cells[0]).is_absolute() or ".." in Path(cells[0]).parts
+    ]
+    if problems:
+        raise ManifestError(str(files.filenames), problems)
+    return [(row, cells[0]) for row, cells in rows]
+
+
+def _film(files: _Files, row: int, cells: Sequence[str], image: Path, problems: list[Problem]) -> Film | None:
+    """Return the film of a row, or None after appending to ``problems`` what is wrong with it."""
+    if len(cells) != len(COLUMNS):
+        return None
+    values = dict(zip(COLUMNS, cells, strict=True))
+    found = [(c, "is empty") for c in ("study_id", "record_id") if not values[c]]
+    onehot = {c: values[c] for c in (*VIEW_COLUMNS, *SCORE_COLUMNS)}
+    found += [(c, f"{v!r} is not 0 or 1") for c, v in onehot.items() if v not in ("0", "1", "0.0", "1.0")]
+    hot = {column for column, value in onehot.items() if value in ("1", "1.0")}
+    views = [view for column, view in VIEW_COLUMNS.items() if column in hot]
+    if len(views) != 1:
+        found.append(("view", f"is {' and '.join(views) or 'neither view'}, not exactly one"))
+    subscores: list[int | None] = []
+    for cortex in CORTICES:
+        scores = [subscore for subscore in SUBSCORES if f"{cortex}_cortex_{subscore}" in hot]
+        if len(scores) > 1:
+            found.append((cortex, f"has the subscores {' and '.join(map(str, scores))} at once"))
+        subscores.append(scores[0] if scores else None)
+    problems += [Problem(files.where(row, column), what) for column, what in found]
+    if found:
+        return None
+    patient = f"{_number(values['study_id'])}-{_number(values['record_id'])}"
+    return Film(row, image, patient, values["event_arm"], views[0], tuple(subscores))
+
+
+def _name_problems(files: _Files, row: int, name: str, cells: Sequence[str]) -> list[Problem]:
+    """Return where a file name of the published form says another thing than its row of labels."""
+    # `index-study-record-event-view.jpg`; a name of another form says nothing.
+    parsed = re.fullmatch(r"(\d+)-(.+)-([^-]+)-([^-]+)-(antpr|later)\.\w+", Path(name).name)
+    if parsed is None or len(cells) != len(COLUMNS):
+        return []
+    values = dict(zip(COLUMNS, cells, strict=True))
+    told = dict(zip(IDENTITY_COLUMNS, parsed.groups(), strict=False))
+    differing = [c for c, value in told.items() if _number(values[c]) != _number(value)]
+    if values[f"view_{parsed[5]}"] not in ("1", "1.0"):
+        differing.append("view")
+    if not differing:
+        return []
+    what = f"{name!r} is not of the same film as its row in {files.labels.name}: other {', '.join(differing)}"
+    return [Problem(files.where_name(row), what)]
+
+
+def _repeated(files: _Files, names: Sequence[tuple[int, str]]) -> list[Problem]:
+    first: dict[str, int] = {}
+    return [
+        Problem(files.where_name(row), f"{name!r} already stands in row {first[name]}")
+        for row, name in names
+        if first.setdefault(name, row) != row
+    ]
+
+
+def _missing(files: _Files, names: Sequence[tuple[int, str]], images: Path) -> list[Problem]:
+    if not images.is_dir():
+        return [Problem(str(images), "is not a folder")]
+    missing = [(row, name) for row, name in names if not (images / name).is_file()]
+    if missing and len(missing) == len(names):
+        return [Problem(str(images), f"holds none of the {len(names):,} images")]
+    return [Problem(files.where_name(row), f"{name!r} is not in {images}") for row, name in missing]
+
+
+def _number(value: str) -> str:
+    """Return ``2864`` for ``2864.0``: whole numbers that went through a table of floats."""
+    return re.sub(r"^(\d+)\.0$", r"\1", value)

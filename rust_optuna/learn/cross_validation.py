@@ -1,0 +1,238 @@
+"""One trial: the folds of a development set, trained and scored epoch by epoch.
+
+**This is where a trial is scored.** After each epoch every fold scores its validation films by average precision,
+macro over the labels that have positives; the mean over the folds is the epoch's point on the trial's curve; the
+trial's value is the curve's highest point.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rust_optuna.config import TrialConfiguration
+from rust_optuna.data.development import DevelopmentSet
+from rust_optuna.data.manifest import LABELS
+from rust_optuna.data.metrics import (
+    labels_without_positives,
+    macro_average_precision,
+    summarise,
+    summarise_folds,
+    view_only_scores,
+)
+from rust_optuna.learn.runtime import describe_device, versions
+from rust_optuna.learn.sources import FeatureSource
+from rust_optuna.learn.training import FoldTrainer
+from rust_optuna.paths import atomic_write
+
+SEED_BITS = 52
+"""Seeds are reported in JSON, whose readers keep no more than 53 bits of an integer."""
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Each film's scores by the head that did not see its patient. Every number of a trial comes from these.
+
+    Args:
+        film: (films,) content hashes, ``U64``.
+        fold: (films,) the fold that the film validated.
+        labels: (films, 18) uint8.
+        scores: (films, 18) float32.
+    """
+
+    film: np.ndarray
+    fold: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """The result of one trial.
+
+    Args:
+        curve: after each epoch, the mean over the folds of average precision.
+        epoch: the epoch, from 1, of the curve's highest point; the first of equals.
+        fold_values: each fold's average precision there.
+        out_of_fold: the scores there.
+        diverged_folds: the folds whose loss or scores stopped being finite.
+        summary: every other number that is reported, JSON-able.
+    """
+
+    curve: tuple[float, ...]
+    epoch: int
+    fold_values: tuple[float, ...]
+    out_of_fold: OutOfFold
+    diverged_folds: tuple[int, ...]
+    summary: dict[str, Any]
+
+    @property
+    def value(self) -> float:
+        """The trial's value: a selection score, for its epoch was chosen by it."""
+        return self.curve[self.epoch - 1]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether any fold diverged."""
+        return bool(self.diverged_folds)
+
+    def report(self) -> dict[str, Any]:
+        """Return what is kept with the trial, JSON-able, a few kilobytes."""
+        return {
+            "epoch": self.epoch,
+            "value": self.value,
+            "curve": list(self.curve),
+            "fold_values": list(self.fold_values),
+            "diverged": self.diverged,
+            "diverged_folds": list(self.diverged_folds),
+            **self.summary,
+        }
+
+
+def cross_validate(
+    development: DevelopmentSet,
+    source: FeatureSource,
+    trial: TrialConfiguration,
+    *,
+    seed: int,
+    point: int,
+    on_epoch: Callable[[int, float], None],
+) -> CrossValidation:
+    """Train and score all folds, epoch by epoch.
+
+    Args:
+        development: films, labels and folds.
+        source: the features of those films, in their order.
+        trial: the hyperparameters.
+        seed: the study's.
+        point: the design point's number. The same (seed, point) gives the same bits, alone or after other trials.
+        on_epoch: called after each epoch with its number, from 1, and the mean over the folds. What it raises (the
+            trial is pruned, the lease lost) ends the trial and passes through.
+
+    Raises:
+        ValueError: the source is of other films, or a fold leaves nothing to train on.
+    """
+    if source.films != len(development.content):
+        raise ValueError(f"features of {source.films} films for {len(development.content)}")
+    started = time.monotonic()
+    folds = [
+        _Fold(development, source, trial, int(fold), fold_seed(seed, point, int(fold)))
+        for fold in np.unique(development.folds)
+    ]
+    best = _Best(films=len(development.content))
+    curve: list[float] = []
+    for epoch in range(1, trial.epochs + 1):
+        values = [fold.advance(epoch) for fold in folds]
+        curve.append(float(np.mean(values)))
+        best.offer(epoch, curve[-1], values, folds)
+        on_epoch(epoch, curve[-1])
+    summary = {
+        **_metrics(development, best.scores),
+        "batch_size": {"asked": trial.batch_size, "trained": [fold.trainer.batch_size for fold in folds]},
+        "seeds": {"study": seed, "point": point, "folds": [fold.trainer.seed for fold in folds]},
+        "features_sha256": source.sha256,
+        "device": describe_device(),
+        "host": platform.node(),
+        "versions": versions(),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    return CrossValidation(
+        curve=tuple(curve),
+        epoch=best.epoch,
+        fold_values=best.fold_values,
+        out_of_fold=OutOfFold(
+            np.array(development.content, dtype="U64"), development.folds, development.labels, best.scores
+        ),
+        diverged_folds=tuple(fold.number for fold in folds if fold.diverged),
+        summary=summary,
+    )
+
+
+def fold_seed(seed: int, point: int, fold: int) -> int:
+    """Return a fold's seed: a hash of (study seed, design point, fold), of `SEED_BITS` bits."""
+    state = np.random.SeedSequence((seed, point, fold)).generate_state(1, np.uint64)
+    return int(state[0]) >> (64 - SEED_BITS)
+
+
+def save_out_of_fold(path: Path, result: CrossValidation) -> None:
+    """Write the out-of-fold scores as ``.npz``, whole or not at all; `numpy.load` reads it without pickle."""
+    kept = result.out_of_fold
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file, allow_pickle=False, film=kept.film, fold=kept.fold, labels=kept.labels, scores=kept.scores
+        )
+
+
+def load_out_of_fold(path: Path) -> OutOfFold:
+    """Read what `save_out_of_fold` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return OutOfFold(arrays["film"], arrays["fold"], arrays["labels"], arrays["scores"])
+
+
+class _Fold:
+    """One fold while a trial runs: its trainer, and its scores as of the last epoch that was finite."""
+
+    def __init__(
+        self, development: DevelopmentSet, source: FeatureSource, trial: TrialConfiguration, number: int, seed: int
+    ) -> None:
+        self.number = number
+        self.diverged = False
+        self.validation = np.flatnonzero(development.folds == number)
+        self._labels = development.labels[self.validation]
+        # One half for every film: until there are scores, average precision is the prevalence.
+        self.scores = np.full(self._labels.shape, 0.5, dtype=np.float32)
+        training = np.flatnonzero(development.folds != number)
+        self.trainer = FoldTrainer(source, development.labels, training, trial, seed)
+
+    def advance(self, epoch: int) -> float:
+        """Train one epoch, unless the fold diverged, and return its average precision."""
+        if not self.diverged:
+            loss = self.trainer.train_epoch(epoch)
+            scores = self.trainer.predict(self.validation)
+            if np.isfinite(loss) and np.isfinite(scores).all():
+                self.scores = scores
+            else:
+                self.diverged = True
+        return macro_average_precision(self._labels, self.scores)
+
+
+class _Best:
+    """The highest point of the curve so far, and everything as it stood there."""
+
+    def __init__(self, films: int) -> None:
+        self.epoch = 0
+        self.fold_values: tuple[float, ...] = ()
+        self.scores = np.empty((films, len(LABELS)), dtype=np.float32)
+        self._value = -np.inf
+
+    def offer(self, epoch: int, value: float, fold_values: list[float], folds: list[_Fold]) -> None:
+        """Keep this epoch if it is higher than all before."""
+        if value <= self._value:
+            return
+        self._value, self.epoch, self.fold_values = value, epoch, tuple(fold_values)
+        for fold in folds:
+            self.scores[fold.validation] = fold.scores
+
+
+def _metrics(development: DevelopmentSet, scores: np.ndarray) -> dict[str, Any]:
+    """Return the folds' metrics of the scores, of the view-only baseline, and the labels left out of each fold's."""
+    views = np.asarray(development.views)
+    ours, baseline, left_out = [], [], []
+    for fold in np.unique(development.folds):
+        here = development.folds == fold
+        labels = development.labels[here]
+        trivial = view_only_scores(list(views[~here]), development.labels[~here], list(views[here]))
+        ours.append(summarise(labels, scores[here], development.cortices))
+        baseline.append(summarise(labels, trivial, development.cortices))
+        left_out.append(labels_without_positives(labels))
+    return {
+        **summarise_folds(ours),
+        "baseline_view_only": summarise_folds(baseline),
+        "labels_left_out": left_out,
+    }

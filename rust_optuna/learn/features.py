@@ -1,0 +1,254 @@
+"""The features of films, computed once and shared by every worker that reaches the folder.
+
+Layout, below the cache's folder::
+
+    <first 16 hex digits of the identity's SHA-256>/
+        identity.json       what the features are of: weights' bytes, layer, pooling, size, …
+        index.json          the films and the SHA-256 of each shard; replaced whole
+        shard-<name>.npy    (≤ 64 films, 4 flips, width) float32; written once, never changed
+        .lock               held by whoever builds
+
+A shard counts once the index names it. Whoever dies when, a reader sees whole shards or none; a shard whose bytes are
+not those it was written with is not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from rust_optuna.config import BackboneConfiguration
+from rust_optuna.errors import DataError
+from rust_optuna.learn.extraction import MICRO_BATCH, Extractor, decode, extraction_identity
+from rust_optuna.paths import atomic_write
+
+SHARD_FILMS = 64
+LAYOUT_VERSION = 1
+POLL_SECONDS = 0.5
+
+Progress = Callable[[int, int], None]
+"""Called with (films done, films asked for)."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of some films, in memory.
+
+    Args:
+        table: (films, 4, width) float32; the second axis is the flip variant.
+        sha256: of the table's bytes.
+    """
+
+    table: np.ndarray
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One line of the index."""
+
+    name: str
+    sha256: str
+    films: tuple[str, ...]
+
+
+class FeatureCache:
+    """The features of one backbone, on disk.
+
+    Any number of processes may use one folder at a time. An object belongs to one thread.
+
+    Args:
+        folder: the cache's folder, of all backbones.
+        backbone: whose features.
+
+    Raises:
+        WeightsError: the weights are missing.
+    """
+
+    def __init__(self, folder: Path, backbone: BackboneConfiguration) -> None:
+        self.backbone = backbone
+        self.identity = extraction_identity(backbone)
+        canonical = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))
+        self.folder = folder / hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        self._sound: dict[str, tuple[str, int, int]] = {}
+
+    def missing(self, contents: Sequence[str]) -> list[str]:
+        """Return those films, each once and in the given order, that have no features or only damaged ones."""
+        there = self._rows()
+        return [content for content in dict.fromkeys(contents) if content not in there]
+
+    def build(
+        self,
+        contents: Sequence[str],
+        read: Callable[[str], bytes],
+        progress: Progress | None = None,
+        extractor: Extractor | None = None,
+    ) -> None:
+        """Compute the features of those films that have none.
+
+        One process builds at a time; others wait, reporting its progress, and then find nothing left to do. Killed
+        at any moment, the shards finished so far stay.
+
+        Args:
+            contents: the films, by content hash.
+            read: returns a film's bytes.
+            progress: called as films are done.
+            extractor: made here, and TensorFlow loaded, if it is needed and not given.
+
+        Raises:
+            DataError: a film cannot be read.
+            MissingExtraError: something is missing and TensorFlow is not installed.
+        """
+        if not self.missing(contents):
+            return
+        total = len(set(contents))
+        report = progress or (lambda done, total: None)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._locked(contents, progress):
+            self._tidy()
+            missing = self.missing(contents)
+            if not missing:
+                report(total, total)
+                return
+            extractor = extractor or Extractor(self.backbone)
+            for start in range(0, len(missing), SHARD_FILMS):
+                films = missing[start : start + SHARD_FILMS]
+                done = total - len(missing) + start
+                report(done, total)
+                self._append(films, self._compute(films, read, extractor, done, total, report))
+
+    def load(self, contents: Sequence[str]) -> Features:
+        """Return the films' features, in the order of ``contents``.
+
+        Raises:
+            DataError: a film has none, or only damaged ones: `build` makes them.
+        """
+        rows = self._rows()
+        missing = [content for content in contents if content not in rows]
+        if missing:
+            raise DataError(
+                f"{len(missing):,} of {len(contents):,} films have no features in {self.folder}, or damaged ones: "
+                "run `rust-optuna features build`"
+            )
+        shards: dict[str, np.ndarray] = {}
+        table: np.ndarray | None = None
+        for position, content in enumerate(contents):
+            name, row = rows[content]
+            if name not in shards:
+                shards[name] = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+            if table is None:
+                table = np.empty((len(contents), *shards[name].shape[1:]), dtype=np.float32)
+            table[position] = shards[name][row]
+        if table is None:
+            raise DataError("there are no films to load features of")
+        return Features(table, hashlib.sha256(table.data).hexdigest())
+
+    def _compute(
+        self,
+        films: Sequence[str],
+        read: Callable[[str], bytes],
+        extractor: Extractor,
+        done: int,
+        total: int,
+        report: Progress,
+    ) -> np.ndarray:
+        """Return one shard's features, (films, 4, width), reporting after each micro-batch."""
+        parts = []
+        for start in range(0, len(films), MICRO_BATCH):
+            images = [decode(self.backbone, read(content)) for content in films[start : start + MICRO_BATCH]]
+            parts.append(extractor.extract_all_flips(np.stack(images)))
+            report(done + start + len(images), total)
+        return np.concatenate(parts)
+
+    def _append(self, films: Sequence[str], table: np.ndarray) -> None:
+        """Write one shard, then name it in the index. The lock is held."""
+        buffer = io.BytesIO()
+        np.save(buffer, table, allow_pickle=False)
+        encoded = buffer.getvalue()
+        shard = _Shard(f"shard-{uuid.uuid4().hex[:16]}.npy", hashlib.sha256(encoded).hexdigest(), tuple(films))
+        with atomic_write(self.folder / shard.name) as temporary:
+            temporary.write_bytes(encoded)
+        self._write_index([*self._shards(), shard])
+
+    def _tidy(self) -> None:
+        """Write the identity and remove what dead builders and damage left. The lock is held."""
+        sound = [shard for shard in self._shards() if self._is_sound(shard)]
+        _write_json(self.folder / "identity.json", self.identity)
+        self._write_index(sound)
+        kept = {shard.name for shard in sound}
+        for path in self.folder.iterdir():
+            unfinished = path.name.startswith(".") and path.name.endswith(".tmp")
+            orphan = path.name.startswith("shard-") and path.name not in kept
+            if unfinished or orphan:
+                path.unlink(missing_ok=True)
+
+    def _shards(self) -> list[_Shard]:
+        """Return what the index says; an index that is absent or cannot be read says nothing."""
+        try:
+            index = json.loads((self.folder / "index.json").read_bytes())
+            if index["layout"] != LAYOUT_VERSION:
+                return []
+            return [_Shard(s["name"], s["sha256"], tuple(s["films"])) for s in index["shards"]]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return []
+
+    def _write_index(self, shards: Iterable[_Shard]) -> None:
+        lines = [{"name": s.name, "sha256": s.sha256, "films": list(s.films)} for s in shards]
+        _write_json(self.folder / "index.json", {"layout": LAYOUT_VERSION, "shards": lines})
+
+    def _rows(self) -> dict[str, tuple[str, int]]:
+        """Return where each film's features are: shard and row, sound shards only."""
+        return {
+            content: (shard.name, row)
+            for shard in self._shards()
+            if self._is_sound(shard)
+            for row, content in enumerate(shard.films)
+        }
+
+    def _is_sound(self, shard: _Shard) -> bool:
+        """Compare a shard with its checksum; once, as long as the file stays as it is."""
+        try:
+            with (self.folder / shard.name).open("rb") as file:
+                status = os.fstat(file.fileno())
+                version = (shard.sha256, status.st_mtime_ns, status.st_size)
+                if self._sound.get(shard.name) == version:
+                    return True
+                sound = hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256
+        except FileNotFoundError:
+            return False
+        if sound:
+            self._sound[shard.name] = version
+        return sound
+
+    @contextmanager
+    def _locked(self, contents: Sequence[str], progress: Progress | None) -> Iterator[None]:
+        """Hold the builder's lock; while another holds it, report how far it is."""
+        lock = filelock.FileLock(self.folder / ".lock")
+        total = len(set(contents))
+        while True:
+            try:
+                lock.acquire(timeout=POLL_SECONDS)
+                break
+            except filelock.Timeout:
+                if progress:
+                    progress(total - len(self.missing(contents)), total)
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

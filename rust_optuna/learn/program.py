@@ -1,0 +1,246 @@
+"""The compiled arithmetic of training: one program an epoch, the same for all folds and trials of a process.
+
+Everything that differs between trials is an argument, variables too, so TensorFlow traces once for each shape of head
+and a hundred trials take no more memory than one. Rows are gathered and Adam's update is one fused pass inside the
+program: a plain Keras training step spends most of its time around the arithmetic.
+
+This module is TensorFlow's; nothing above it is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rust_optuna.learn.runtime import load_tensorflow
+
+BETA_1, BETA_2 = 0.9, 0.999
+
+
+class State(NamedTuple):
+    """What training changes: TensorFlow variables, of one head.
+
+    Args:
+        weights: kernel, bias, kernel, bias, ….
+        first_moments: Adam's running means of the gradients.
+        second_moments: Adam's running means of their squares.
+        steps: optimizer steps taken, int64.
+    """
+
+    weights: tuple[Any, ...]
+    first_moments: tuple[Any, ...]
+    second_moments: tuple[Any, ...]
+    steps: Any
+
+
+class Settings(NamedTuple):
+    """What a trial sets, as tensors, so that another value needs no other program.
+
+    Args:
+        learning_rate: Adam's.
+        epsilon: Adam's.
+        dropout_rate: share of a hidden layer's outputs that a step drops.
+        mean: (width,) subtracted from the features.
+        scale: (width,) then multiplied with.
+        seed: the fold's, int64; dropout is drawn from (seed, step, layer).
+    """
+
+    learning_rate: Any
+    epsilon: Any
+    dropout_rate: Any
+    mean: Any
+    scale: Any
+    seed: Any
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run of the program did.
+
+    Args:
+        loss: the sum over its steps of each batch's mean loss.
+        steps: optimizer steps taken.
+        first_batch: rows that the first step gathered.
+    """
+
+    loss: float
+    steps: int
+    first_batch: int
+
+
+def new_state(weights: Sequence[np.ndarray]) -> State:
+    """Return a head before its first step."""
+    tf = load_tensorflow()
+    zeros = [np.zeros_like(array) for array in weights]
+    return State(
+        weights=tuple(tf.Variable(array) for array in weights),
+        first_moments=tuple(tf.Variable(array) for array in zeros),
+        second_moments=tuple(tf.Variable(array) for array in zeros),
+        steps=tf.Variable(0, dtype=tf.int64),
+    )
+
+
+def new_settings(
+    learning_rate: float, epsilon: float, dropout_rate: float, mean: np.ndarray, scale: np.ndarray, seed: int
+) -> Settings:
+    """Return a trial's settings as tensors."""
+    tf = load_tensorflow()
+    return Settings(
+        learning_rate=tf.constant(learning_rate, tf.float32),
+        epsilon=tf.constant(epsilon, tf.float32),
+        dropout_rate=tf.constant(dropout_rate, tf.float32),
+        mean=tf.constant(mean, tf.float32),
+        scale=tf.constant(scale, tf.float32),
+        seed=tf.constant(seed, tf.int64),
+    )
+
+
+def train(
+    state: State,
+    settings: Settings,
+    table: Any,
+    rows: np.ndarray,
+    targets: np.ndarray,
+    batch_size: int,
+    loss: float = 0.0,
+) -> Progress:
+    """Take one optimizer step for each batch of rows, in order; the last batch may be short.
+
+    This is the one place that batches.
+
+    Args:
+        state: changed in place.
+        settings: the trial's.
+        table: (any, width) float32 tensor of features.
+        rows: (films,) rows of the table, in the order in which they are trained.
+        targets: (films, 18) float32, in the same order.
+        batch_size: at least 1; more than ``films`` is one batch of all.
+        loss: what the epoch has summed up before.
+    """
+    tf = load_tensorflow()
+    total, steps, first = _programs().train(
+        state,
+        settings,
+        table,
+        tf.constant(rows, tf.int32),
+        tf.constant(targets, tf.float32),
+        tf.constant(min(batch_size, len(rows)), tf.int32),
+        tf.constant(loss, tf.float32),
+    )
+    return Progress(float(total), int(steps), int(first))
+
+
+def predict(state: State, settings: Settings, features: Any) -> np.ndarray:
+    """Return the scores of (films, width) features: (films, 18) float32 probabilities."""
+    scores: np.ndarray = _programs().predict(state.weights, settings, features).numpy()
+    return scores
+
+
+def traces() -> int:
+    """Return how many programs this process has traced so far."""
+    programs = _programs()
+    return int(programs.train.experimental_get_tracing_count() + programs.predict.experimental_get_tracing_count())
+
+
+@dataclass(frozen=True)
+class _Programs:
+    train: Any
+    predict: Any
+
+
+@functools.cache
+def _programs() -> _Programs:
+    """Return the two programs; not through XLA, which compiles anew for each size of the last batch."""
+    tf = load_tensorflow()
+    compiled = functools.partial(tf.function, reduce_retracing=True, jit_compile=False, autograph=False)
+    return _Programs(train=compiled(_train), predict=compiled(_predict))
+
+
+def _train(
+    state: State, settings: Settings, table: Any, rows: Any, targets: Any, batch_size: Any, loss: Any
+) -> tuple[Any, Any, Any]:
+    tf = load_tensorflow()
+    count = tf.shape(rows)[0]
+
+    def more(start: Any, *_: Any) -> Any:
+        return start < count
+
+    def step(start: Any, loss: Any, steps: Any, first: Any) -> tuple[Any, Any, Any, Any]:
+        stop = tf.minimum(start + batch_size, count)
+        batch = tf.gather(table, rows[start:stop])
+        loss += _step(state, settings, batch, targets[start:stop])
+        first = tf.where(start == 0, tf.shape(batch)[0], first)
+        return stop, loss, steps + 1, first
+
+    _, loss, steps, first = tf.while_loop(more, step, [0, loss, 0, 0], parallel_iterations=1)
+    return loss, steps, first
+
+
+def _step(state: State, settings: Settings, batch: Any, targets: Any) -> Any:
+    """Take one optimizer step and return the batch's loss before it."""
+    tf = load_tensorflow()
+    with tf.GradientTape() as tape:
+        logits = _forward(state.weights, settings, batch, dropout_step=state.steps)
+        each = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
+        loss = tf.reduce_mean(each)
+    gradients = tape.gradient(loss, state.weights)
+    state.steps.assign_add(1)
+    _update(state, settings, gradients)
+    return loss
+
+
+def _update(state: State, settings: Settings, gradients: Sequence[Any]) -> None:
+    """Apply Adam (Kingma and Ba 2015, arXiv:1412.6980) in Keras's form: ε is added to √v, not to √v̂."""
+    tf = load_tensorflow()
+    taken = tf.cast(state.steps, tf.float32)
+    power_1, power_2 = tf.pow(BETA_1, taken), tf.pow(BETA_2, taken)
+    slots = zip(state.weights, state.first_moments, state.second_moments, gradients, strict=True)
+    for weight, first, second, gradient in slots:
+        tf.raw_ops.ResourceApplyAdam(
+            var=weight.handle,
+            m=first.handle,
+            v=second.handle,
+            beta1_power=power_1,
+            beta2_power=power_2,
+            lr=settings.learning_rate,
+            beta1=BETA_1,
+            beta2=BETA_2,
+            epsilon=settings.epsilon,
+            grad=gradient,
+        )
+
+
+def _predict(weights: tuple[Any, ...], settings: Settings, features: Any) -> Any:
+    tf = load_tensorflow()
+    return tf.sigmoid(_forward(weights, settings, features, dropout_step=None))
+
+
+def _forward(weights: tuple[Any, ...], settings: Settings, features: Any, dropout_step: Any) -> Any:
+    """Return the logits; with dropout if the step is given whose masks are to be drawn."""
+    tf = load_tensorflow()
+    x = (features - settings.mean) * settings.scale
+    kernels, biases = weights[0::2], weights[1::2]
+    for layer, (kernel, bias) in enumerate(zip(kernels[:-1], biases[:-1], strict=True)):
+        x = tf.nn.relu(tf.nn.bias_add(tf.matmul(x, kernel), bias))
+        if dropout_step is not None:
+            stream = dropout_step * (len(kernels) - 1) + layer
+            x = dropped(x, settings.dropout_rate, tf.stack([settings.seed, stream]))
+    return tf.nn.bias_add(tf.matmul(x, kernels[-1]), biases[-1])
+
+
+def dropped(x: Any, rate: Any, seed: Any) -> Any:
+    """Return ``x`` with a share ``rate`` of its values zeroed and the others divided by 1 − rate (inverted dropout).
+
+    Args:
+        x: a float32 tensor.
+        rate: scalar tensor, 0 ≤ rate < 1.
+        seed: (2,) int64; the same seed drops the same values on every device.
+    """
+    tf = load_tensorflow()
+    draws = tf.random.stateless_uniform(tf.shape(x), seed, alg="philox")
+    factor = tf.where(draws >= rate, 1.0 / (1.0 - rate), 0.0)
+    return x * factor

@@ -1,0 +1,129 @@
+"""The one doorway to TensorFlow and Keras: loaded at first use, set up once, the same for every process.
+
+Importing any module of this layer loads neither, so commands that only read start fast and work where TensorFlow is
+not installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rust_optuna.errors import MissingExtraError
+
+NUMERICS_VERSION = 1
+"""Raised whenever a change of the code may change the values that a study computes; part of its fingerprint."""
+
+PACKAGES = ("rust_optuna", "optuna", "numpy", "keras", "tensorflow")
+
+
+@functools.cache
+def load_tensorflow() -> Any:
+    """Return the module ``tensorflow``, imported and set up.
+
+    GPUs take memory as they need it, so that several workers can share one, and compute in float32 proper (not
+    TensorFloat-32, whose products have 10 bits) and deterministically. Threads follow TensorFlow's own
+    ``TF_NUM_INTRAOP_THREADS`` and ``TF_NUM_INTEROP_THREADS``, devices ``CUDA_VISIBLE_DEVICES``; whoever starts a
+    process sets them in its environment.
+
+    Raises:
+        MissingExtraError: TensorFlow is not installed.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise MissingExtraError("TensorFlow", "cpu")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    with _without_chatter():
+        import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if gpus:
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        tf.config.experimental.enable_op_determinism()
+    return tf
+
+
+@functools.cache
+def load_keras() -> Any:
+    """Return the module ``keras`` on its TensorFlow backend.
+
+    Raises:
+        MissingExtraError: TensorFlow or Keras is not installed.
+    """
+    load_tensorflow()
+    if importlib.util.find_spec("keras") is None:
+        raise MissingExtraError("Keras", "cpu")
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError("keras was imported with another backend before rust_optuna.learn")
+    return keras
+
+
+def describe_device() -> str:
+    """Return the device that trains here, in words: the first GPU's name, else the processor's."""
+    tf = load_tensorflow()
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
+    return f"CPU: {_processor()}"
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions of `PACKAGES` and of Python, without importing any of them."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        # tensorflow-cpu is the same software under another name.
+        for name in (package, f"{package}-cpu"):
+            try:
+                found[package] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+            break
+    return found
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Drop what TensorFlow's libraries say at level INFO while they load, which no setting turns off.
+
+    They write to the file descriptor itself. Everything else that is written there meanwhile is written afterwards.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as spoken:
+            os.dup2(spoken.fileno(), 2)
+            try:
+                yield
+            finally:
+                sys.stderr.flush()
+                os.dup2(kept, 2)
+                spoken.seek(0)
+                for line in spoken:
+                    if not re.match(rb"I\d{4} |WARNING: All log messages before absl", line):
+                        os.write(2, line)
+    finally:
+        os.close(kept)
+
+
+def _processor() -> str:
+    """Return the processor's name where the system tells it, else its architecture."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,172 @@
+"""Where training takes features from: the cache, or the backbone at every step. Nothing else of a trial differs.
+
+Both are equal to the bit, for one function extracts (`Extractor.extract`) and one program trains.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from rust_optuna.learn.extraction import FLIPS, Extractor, decode
+from rust_optuna.learn.features import Features
+from rust_optuna.learn.head import Standardisation
+from rust_optuna.learn.runtime import load_tensorflow
+
+
+class FeatureSource(Protocol):
+    """The features of a development set's films, numbered in the order of its contents.
+
+    A source belongs to one thread; any number of trials may use it, one after another.
+    """
+
+    @property
+    def films(self) -> int:
+        """Number of films."""
+
+    @property
+    def width(self) -> int:
+        """Features of a film."""
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of all films' features in all flips, the same for equal features wherever they come from."""
+
+    @property
+    def batches_at_once(self) -> int | None:
+        """How many batches `gather` is to be asked for at a time; None for a whole epoch."""
+
+    def gather(self, films: np.ndarray, flips: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Return a (any, width) tensor of features and, for each film with its flip, its row there."""
+
+    def unflipped(self, films: np.ndarray) -> Any:
+        """Return a (films, width) tensor of the films as they are."""
+
+    def standardisation(self, films: np.ndarray) -> Standardisation:
+        """Return mean and scale over those films in all four flips."""
+
+
+class CachedFeatures:
+    """Features computed before, on the device as one table.
+
+    Args:
+        features: of all films of a development set, in its order.
+    """
+
+    batches_at_once: int | None = None
+
+    def __init__(self, features: Features) -> None:
+        self._features = features
+        self._standardisations = _Standardisations(lambda: features.table)
+
+    @property
+    def films(self) -> int:
+        """Number of films."""
+        return len(self._features.table)
+
+    @property
+    def width(self) -> int:
+        """Features of a film."""
+        return int(self._features.table.shape[-1])
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the table's bytes."""
+        return self._features.sha256
+
+    def gather(self, films: np.ndarray, flips: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Return the whole table, copied to the device once, and the rows of each film with its flip."""
+        return self._on_device, np.asarray(films) * FLIPS + flips
+
+    def unflipped(self, films: np.ndarray) -> Any:
+        """Return a (films, width) tensor of the films as they are."""
+        return load_tensorflow().gather(self._on_device, np.asarray(films) * FLIPS)
+
+    def standardisation(self, films: np.ndarray) -> Standardisation:
+        """Return mean and scale over those films in all four flips."""
+        return self._standardisations.of(films)
+
+    @functools.cached_property
+    def _on_device(self) -> Any:
+        return load_tensorflow().constant(self._features.table.reshape(-1, self.width))
+
+
+class LiveFeatures:
+    """The backbone, run at every step: what the published study did, at about a thousand times the cost.
+
+    Decoded films stay in memory (0.36 MB each at 299×299).
+
+    Args:
+        extractor: the backbone.
+        contents: the development set's films, in its order.
+        read: returns a film's bytes.
+
+    Raises:
+        DataError: a film cannot be read.
+    """
+
+    batches_at_once: int | None = 1
+
+    def __init__(self, extractor: Extractor, contents: Sequence[str], read: Callable[[str], bytes]) -> None:
+        self._extractor = extractor
+        size = extractor.backbone.image_size
+        self._images = np.empty((len(contents), size, size), dtype=np.float32)
+        for position, content in enumerate(contents):
+            self._images[position] = decode(extractor.backbone, read(content))
+        self._standardisations = _Standardisations(lambda: self._table)
+
+    @property
+    def films(self) -> int:
+        """Number of films."""
+        return len(self._images)
+
+    @property
+    def width(self) -> int:
+        """Features of a film."""
+        return self._extractor.width
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of all films' features in all flips; computed once, for this alone."""
+        return hashlib.sha256(self._table.data).hexdigest()
+
+    def gather(self, films: np.ndarray, flips: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Run the backbone on those films and return its output, a row for each."""
+        features = self._extractor.extract(self._images[films], flips)
+        return load_tensorflow().constant(features), np.arange(len(films))
+
+    def unflipped(self, films: np.ndarray) -> Any:
+        """Run the backbone on the films as they are."""
+        return self.gather(films, np.zeros(len(films), dtype=np.int64))[0]
+
+    def standardisation(self, films: np.ndarray) -> Standardisation:
+        """Return mean and scale over those films in all four flips."""
+        return self._standardisations.of(films)
+
+    @functools.cached_property
+    def _table(self) -> np.ndarray:
+        """All films in all flips, for the standardisation and the checksum; training never looks here."""
+        return self._extractor.extract_all_flips(self._images)
+
+
+class _Standardisations:
+    """Fits each set of films once: the folds of a study are those of all its trials.
+
+    Args:
+        table: returns (films, 4, width) float32.
+    """
+
+    def __init__(self, table: Callable[[], np.ndarray]) -> None:
+        self._table = table
+        self._fitted: dict[bytes, Standardisation] = {}
+
+    def of(self, films: np.ndarray) -> Standardisation:
+        """Return the standardisation fitted on those films."""
+        key = np.asarray(films, dtype=np.int64).tobytes()
+        if key not in self._fitted:
+            self._fitted[key] = Standardisation.fit(self._table()[films])
+        return self._fitted[key]

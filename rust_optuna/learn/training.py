@@ -1,0 +1,106 @@
+"""One head, trained epoch by epoch on one fold's training films."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rust_optuna.config import TrialConfiguration
+from rust_optuna.learn import program
+from rust_optuna.learn.extraction import HORIZONTAL, VERTICAL
+from rust_optuna.learn.head import Standardisation, initial_weights
+from rust_optuna.learn.sources import FeatureSource
+
+FLIP_BITS = {"both": HORIZONTAL | VERTICAL, "horizontal": HORIZONTAL, "vertical": VERTICAL, "none": 0}
+
+
+class FoldTrainer:
+    """The state of one fold's training: weights, optimizer, steps.
+
+    The seed alone decides initial weights, order, flips and dropout, so the same features give the same bits whatever
+    ran before or runs beside it.
+
+    Args:
+        source: the features.
+        labels: (all films, 18) of 0 and 1, in the order of the source.
+        films: (training films,) numbers of the films to train on.
+        trial: the hyperparameters.
+        seed: the fold's, at least 0.
+
+    Raises:
+        ValueError: there is no film to train on.
+    """
+
+    def __init__(
+        self, source: FeatureSource, labels: np.ndarray, films: np.ndarray, trial: TrialConfiguration, seed: int
+    ) -> None:
+        if not len(films):
+            raise ValueError("a fold without training films")
+        self.seed = seed
+        self.batch_size = min(trial.batch_size, len(films))
+        """The size of the batches that are trained; the last of an epoch may be short."""
+        self._source = source
+        self._targets = labels.astype(np.float32)
+        self._films = np.asarray(films)
+        self._flip_bits = FLIP_BITS[trial.flips]
+        standardisation = source.standardisation(films) if trial.standardize else Standardisation.identity(source.width)
+        self._state = program.new_state(initial_weights(source.width, trial.hidden_units, seed))
+        self._settings = program.new_settings(
+            learning_rate=trial.learning_rate,
+            epsilon=trial.epsilon,
+            dropout_rate=trial.dropout_rate,
+            mean=standardisation.mean,
+            scale=standardisation.scale,
+            seed=seed,
+        )
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken so far, as counted by the program that takes them."""
+        return int(self._state.steps.numpy())
+
+    @property
+    def weights(self) -> list[np.ndarray]:
+        """Copies of kernel, bias, kernel, bias, …, as they stand now."""
+        return [variable.numpy().copy() for variable in self._state.weights]
+
+    def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return an epoch's films in the order they are trained, and each one's flip.
+
+        Args:
+            epoch: from 1.
+        """
+        generator = np.random.default_rng((self.seed, epoch))
+        films = generator.permutation(self._films)
+        flips = generator.integers(0, HORIZONTAL | VERTICAL, size=len(films), endpoint=True)
+        return films, flips & self._flip_bits
+
+    def train_epoch(self, epoch: int) -> float:
+        """Train on every film once and return the mean of the batches' losses (not finite once training diverged).
+
+        Args:
+            epoch: from 1; each at most once, in order.
+
+        Raises:
+            RuntimeError: the first batch, as gathered, is not of the size asked for, or a batch was left out.
+        """
+        films, flips = self.order(epoch)
+        at_once = self._source.batches_at_once
+        stride = len(films) if at_once is None else at_once * self.batch_size
+        loss, steps = 0.0, 0
+        for start in range(0, len(films), stride):
+            chosen = films[start : start + stride]
+            table, rows = self._source.gather(chosen, flips[start : start + stride])
+            targets = self._targets[chosen]
+            done = program.train(self._state, self._settings, table, rows, targets, self.batch_size, loss)
+            loss, steps = done.loss, steps + done.steps
+            if start == 0 and done.first_batch != self.batch_size:
+                raise RuntimeError(f"a batch of {self.batch_size} was asked for, {done.first_batch} trained")
+        if steps != math.ceil(len(films) / self.batch_size):
+            raise RuntimeError(f"{steps} steps for {len(films)} films in batches of {self.batch_size}")
+        return loss / steps
+
+    def predict(self, films: np.ndarray) -> np.ndarray:
+        """Return the scores of films as they are, unflipped: (films, 18) float32."""
+        return program.predict(self._state, self._settings, self._source.unflipped(films))

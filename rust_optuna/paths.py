@@ -1,0 +1,78 @@
+"""Every file name under ``storage/``, in one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The root of all relative paths: ``--home``, else ``RUST_OPTUNA_HOME``, else the current directory."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, given: str | os.PathLike[str] | None = None) -> Home:
+        """Return the home that the option, the environment or the current directory names."""
+        return cls(Path(given or os.environ.get("RUST_OPTUNA_HOME") or ".").expanduser().resolve())
+
+    def resolve(self, path: str | os.PathLike[str]) -> Path:
+        """Return ``path`` as an absolute path, relative ones below this home."""
+        return (self.root / Path(path).expanduser()).resolve()
+
+    @property
+    def storage(self) -> Path:
+        """The folder that runs write to."""
+        return self.root / "storage"
+
+    @property
+    def database_url(self) -> str:
+        """The default database: an embedded SQLite file."""
+        return f"sqlite:///{self.storage / 'rust_optuna.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """The default artifact store."""
+        return self.storage / "artifacts"
+
+    @property
+    def features(self) -> Path:
+        """The cache of the backbone's features."""
+        return self.storage / "features"
+
+    @property
+    def film_index(self) -> Path:
+        """Where each film lies on this machine, by content: the only place that holds paths of films."""
+        return self.storage / "films.json"
+
+    @property
+    def logs(self) -> Path:
+        """The output of worker processes."""
+        return self.storage / "logs"
+
+    @property
+    def demo(self) -> Path:
+        """The demo's synthetic films."""
+        return self.storage / "demo"
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path`` and move it there once the block ends well.
+
+    A reader sees the old file or the whole new one, whatever dies when. The temporary file is removed if the block
+    raises.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What runs: a worker, a search on this machine, exports, the dashboard."""

@@ -1,0 +1,71 @@
+"""Computing the features of a study ahead of its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rust_optuna.config import BackboneConfiguration
+from rust_optuna.data.development import development_set
+from rust_optuna.data.film_index import FilmIndex
+from rust_optuna.data.manifest import read_manifest
+from rust_optuna.learn.features import FeatureCache
+from rust_optuna.paths import Home
+from rust_optuna.search import design
+from rust_optuna.search.database import Database
+from rust_optuna.search.studies import cached_backbones, load_development, load_parameters, load_study
+from rust_optuna.study_file import read_study_file
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The films and backbones whose features a study needs."""
+
+    contents: Sequence[str]
+    backbones: Sequence[BackboneConfiguration]
+
+
+def wanted_by_file(path: Path, home: Home) -> Wanted:
+    """Return what the study that a file describes will need; no database is touched.
+
+    Raises:
+        ConfigurationError: the file breaks its rules.
+        ManifestError: its manifest does.
+        DataError: films cannot be read.
+    """
+    configuration = read_study_file(path)
+    manifest = read_manifest(home.resolve(configuration.manifest or ""), require_split=True)
+    index = FilmIndex(home.film_index)
+    development = development_set(manifest, index, folds=configuration.folds, seed=configuration.seed)
+    return Wanted(development.content, cached_backbones(configuration, design.draw(configuration), {}, home))
+
+
+def wanted_by_study(database: Database, name: str, home: Home) -> Wanted:
+    """Return what a study needs that is in the database already.
+
+    Raises:
+        StudyError: there is no such study.
+    """
+    study = load_study(database, name)
+    points = load_parameters(database, study.id)
+    backbones = cached_backbones(study.configuration, points, study.inherited, home)
+    return Wanted(load_development(database, study).content, backbones)
+
+
+def build(wanted: Wanted, home: Home, progress: Progress | None = None) -> list[Path]:
+    """Compute what is missing; return the folder of each backbone's features.
+
+    Raises:
+        DataError: a film is not on this machine, or cannot be read.
+        WeightsError: weights are missing or do not fit.
+    """
+    index = FilmIndex(home.film_index)
+    folders = []
+    for backbone in wanted.backbones:
+        cache = FeatureCache(home.features, backbone)
+        cache.build(wanted.contents, index.read, progress)
+        folders.append(cache.folder)
+    return folders

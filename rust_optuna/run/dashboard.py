@@ -1,0 +1,48 @@
+"""optuna-dashboard over the same storage and artifacts, for reading only.
+
+optuna-dashboard has no authentication and no read-only mode: whoever reaches it can delete studies and complete waiting
+trials. So requests that could change anything never reach it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from rust_optuna.search.artifacts import ArtifactStore
+from rust_optuna.search.database import Database
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def application(database: Database, store: ArtifactStore) -> Application:
+    """Return optuna-dashboard's WSGI application behind the filter."""
+    import optuna_dashboard
+
+    return reading_only(optuna_dashboard.wsgi(database.storage, artifact_store=store))
+
+
+def reading_only(inner: Application) -> Application:
+    """Let only GET and HEAD through to ``inner``; everything else is answered 405."""
+
+    def filtered(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environment.get("REQUEST_METHOD") in ("GET", "HEAD"):
+            return inner(environment, start_response)
+        headers = [("Content-Type", "text/plain; charset=utf-8"), ("Allow", "GET, HEAD")]
+        start_response("405 Method Not Allowed", headers)
+        return [b"This dashboard is for reading only.\n"]
+
+    return filtered
+
+
+class _QuietHandler(WSGIRequestHandler):
+    """Logs no line per request: the page asks every few seconds."""
+
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 (the base class's name)
+        """Say nothing."""
+
+
+def serve(database: Database, store: ArtifactStore, port: int) -> WSGIServer:
+    """Return a server on 127.0.0.1; ``serve_forever`` runs it. Port 0 picks a free one."""
+    return make_server("127.0.0.1", port, application(database, store), handler_class=_QuietHandler)

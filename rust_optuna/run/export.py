@@ -1,0 +1,65 @@
+"""A study as plain files: a table of its trials and each one's out-of-fold scores."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from rust_optuna.errors import StudyError
+from rust_optuna.paths import atomic_write
+from rust_optuna.search.artifacts import ArtifactStore, download
+from rust_optuna.search.database import Database
+from rust_optuna.search.results import Point, complete_points
+from rust_optuna.search.studies import load_study
+
+NUMBERS = ("average_precision_16", "roc_auc_macro", "roc_auc_micro", "precision", "recall")
+
+
+def export_study(database: Database, name: str, store: ArtifactStore, folder: Path) -> tuple[Path, int]:
+    """Write ``trials.csv`` and, for each complete trial that has them, ``trial-NUMBER.npz``.
+
+    Files of an earlier export are replaced, each whole.
+
+    Returns:
+        The table's path and the number of trials in it.
+
+    Raises:
+        StudyError: no such study, or none of its trials is complete.
+        DataError: an artifact is not in the store.
+    """
+    study = load_study(database, name)
+    points = complete_points(database, study)
+    if not points:
+        raise StudyError(f"{name} has no complete trial yet")
+    for point in points:
+        if point.artifact is not None:
+            download(store, point.artifact, folder / f"trial-{point.trial}.npz")
+    searched = list(study.configuration.search_space)
+    folds = study.configuration.folds
+    header = ["number", "point", "value", "epoch", *searched, *(f"fold_{fold}" for fold in range(folds)), *NUMBERS]
+    header += [f"baseline_view_only_{key}" for key in ("average_precision", *NUMBERS)]
+    header += ["diverged", "seconds", "worker"]
+    table = folder / "trials.csv"
+    with atomic_write(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(_row(point, searched, folds) for point in points)
+    return table, len(points)
+
+
+def _row(point: Point, searched: list[str], folds: int) -> list[object]:
+    result = point.result
+    baseline = result.get("baseline_view_only", {})
+    return [
+        point.trial,
+        point.number,
+        point.value,
+        result.get("epoch"),
+        *(point.parameters[key] for key in searched),
+        *result.get("fold_values", [None] * folds),
+        *(result.get(key) for key in NUMBERS),
+        *(baseline.get(key) for key in ("average_precision", *NUMBERS)),
+        result.get("diverged"),
+        round(point.seconds, 3),
+        point.worker,
+    ]

@@ -1,0 +1,155 @@
+"""The whole search on this machine: each study in order, created or resumed, run by local worker processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from rust_optuna.errors import RustOptunaError
+from rust_optuna.learn.features import FeatureCache
+from rust_optuna.paths import Home
+from rust_optuna.run.devices import Slot, slots
+from rust_optuna.run.pool import WorkerPool, program
+from rust_optuna.search.creation import Creation, create_study
+from rust_optuna.search.database import Database, create_database
+from rust_optuna.search.ledger import Ledger
+from rust_optuna.search.mirror import Mirror
+from rust_optuna.search.results import Status, status
+from rust_optuna.search.studies import Study, cached_backbones, load_development, load_parameters, load_study
+from rust_optuna.study_file import read_study_file
+
+POLL_SECONDS = 0.5
+
+
+@dataclass
+class Listener:
+    """What a search tells whoever watches it; the defaults tell nobody.
+
+    Args:
+        on_hashed: films hashed while a study is created, and how many there are.
+        on_created: a study was created or found, its workers are about to start.
+        on_status: called a few times a second while workers run.
+    """
+
+    on_hashed: Callable[[int, int], None] | None = None
+    on_created: Callable[[Creation, Sequence[Slot]], None] = lambda creation, where: None
+    on_status: Callable[[Status], None] = lambda status: None
+
+
+def search(
+    files: Sequence[Path],
+    home: Home,
+    url: URL,
+    artifacts: str,
+    *,
+    workers: int | None = None,
+    gpus: str = "all",
+    objective: str | None = None,
+    listener: Listener | None = None,
+) -> list[Status]:
+    """Run studies, one after another, until every point of each is finished.
+
+    Whatever stops it (an interrupt, a crash, power), the same call goes on where it stopped.
+
+    Args:
+        files: study files, in order.
+        home: root of relative paths.
+        url: the database; made where it is missing.
+        artifacts: where out-of-fold scores go if the database is new.
+        workers: how many processes; None for one a GPU or one a core.
+        gpus: ``all``, ``none`` or ``0,1``.
+        objective: ``MODULE:FUNCTION`` of a stand-in.
+        listener: told how it goes.
+
+    Returns:
+        The final status of each study.
+
+    Raises:
+        RustOptunaError: any of this project's errors; among them that every worker died.
+        KeyboardInterrupt: passed on, once the workers are stopped and their points given back.
+    """
+    listener = listener or Listener()
+    configurations = [read_study_file(path) for path in files]
+    where = slots(gpus, workers)
+    with create_database(url, artifacts) as database:
+        finished = []
+        for configuration in configurations:
+            creation = create_study(database, configuration, home, listener.on_hashed)
+            listener.on_created(creation, where)
+            environment = child_environment(home, database.url, artifacts)
+            if objective is None:
+                _build_features(database, creation.study, home, environment)
+            _run_workers(database, creation.study, home, where, environment, objective, listener)
+            finished.append(status(database, load_study(database, configuration.name)))
+        return finished
+
+
+def child_environment(home: Home, url: URL, artifacts: str) -> dict[str, str]:
+    """Return the variables by which a child process finds home, storage and artifacts."""
+    return {
+        "RUST_OPTUNA_HOME": str(home.root),
+        "RUST_OPTUNA_STORAGE": url.render_as_string(hide_password=False),
+        "RUST_OPTUNA_ARTIFACTS": artifacts,
+    }
+
+
+def _build_features(database: Database, study: Study, home: Home, environment: dict[str, str]) -> None:
+    """Compute missing features in a process of its own, with all cores and the terminal's progress bar.
+
+    TensorFlow must not be loaded here: this process stays small and starts the workers.
+    """
+    contents = load_development(database, study).content
+    backbones = cached_backbones(study.configuration, load_parameters(database, study.id), study.inherited, home)
+    if not any(FeatureCache(home.features, backbone).missing(contents) for backbone in backbones):
+        return
+    child = subprocess.run(program(["features", "build", study.name]), env={**os.environ, **environment}, check=False)
+    if child.returncode:
+        raise RustOptunaError(f"The features of {study.name} were not built: see above")
+
+
+def _run_workers(
+    database: Database,
+    study: Study,
+    home: Home,
+    where: Sequence[Slot],
+    environment: dict[str, str],
+    objective: str | None,
+    listener: Listener,
+) -> None:
+    if study.state == "done":
+        Mirror(database, study).reconcile()
+        listener.on_status(status(database, study))
+        return
+    arguments = ["--objective", objective] if objective else []
+    pool = WorkerPool(Ledger(database), study.name, where, home.logs, environment, arguments)
+    try:
+        pool.start()
+        while True:
+            pool.watch()
+            study = load_study(database, study.name)
+            listener.on_status(status(database, study))
+            if study.state == "done" and pool.idle:
+                break
+            if study.state != "done" and pool.idle:
+                raise RustOptunaError(f"All workers of {study.name} ended early; logs: {home.logs}")
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        _stop(pool)
+        raise
+    finally:
+        Mirror(database, study).reconcile()
+
+
+def _stop(pool: WorkerPool) -> None:
+    """Stop the workers in good order; a second interrupt kills them."""
+    try:
+        pool.stop()
+    except KeyboardInterrupt:
+        pool.kill()
+        raise

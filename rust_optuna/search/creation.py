@@ -1,0 +1,308 @@
+"""Creating, extending and deleting studies. Each is resumable: killed anywhere, the same call finishes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import optuna
+import sqlalchemy as sa
+
+from rust_optuna.config import StudyConfiguration
+from rust_optuna.data.development import DevelopmentSet, development_set
+from rust_optuna.data.film_index import FilmIndex
+from rust_optuna.data.folds import labels_missing
+from rust_optuna.data.manifest import read_manifest
+from rust_optuna.errors import ConfigurationError, FingerprintError, Problem, StudyError
+from rust_optuna.learn.weights import weights_identity
+from rust_optuna.paths import Home
+from rust_optuna.search import design, tables
+from rust_optuna.search.database import Database
+from rust_optuna.search.ledger import add_points
+from rust_optuna.search.mirror import Mirror
+from rust_optuna.search.results import best_point
+from rust_optuna.search.studies import (
+    Study,
+    find_study,
+    load_parameters,
+    load_studies,
+    load_study,
+    trial_configuration,
+)
+from rust_optuna.study_file import to_document
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Creation:
+    """What ``create_study`` did: the study, and whether it was there already."""
+
+    study: Study
+    resumed: bool
+
+
+def create_study(
+    database: Database, configuration: StudyConfiguration, home: Home, progress: Progress | None = None
+) -> Creation:
+    """Create a study with its films, folds and whole design, or find the one that the same file created.
+
+    Args:
+        database: where; its tables exist.
+        configuration: the study file.
+        home: where relative paths begin.
+        progress: called while films are hashed.
+
+    Raises:
+        ManifestError: the manifest breaks its rules or is not split yet.
+        DataError: films cannot be read, or there are too few patients for the folds.
+        WeightsError: the weights file is missing.
+        StudyError: ``from_best_of`` names a study that is not there or not done.
+        FingerprintError: a study of this name exists with other contents.
+    """
+    manifest = read_manifest(home.resolve(configuration.manifest or ""), require_split=True)
+    index = FilmIndex(home.film_index)
+    development = development_set(
+        manifest, index, folds=configuration.folds, seed=configuration.seed, progress=progress
+    )
+    known = find_study(database, configuration.name)
+    source = known.source if known else _source(database, configuration)
+    parameters = design.draw(configuration)
+    fingerprint = {
+        "settings": _settings(configuration, source),
+        "films": development.fingerprint(),
+        "weights": _weights(configuration, parameters, source, home),
+    }
+    with database.exclusive(f"study:{configuration.name}"):
+        known = find_study(database, configuration.name)
+        if known is None:
+            notes = _notes(configuration, development, parameters, source, home)
+            _insert(database, configuration, development, parameters, fingerprint, source, notes)
+        else:
+            _compare(database, known, configuration, fingerprint)
+        study = _open(database, configuration.name)
+    return Creation(study, resumed=known is not None and known.state != "drawing")
+
+
+def extend_study(database: Database, name: str, n_trials: int) -> Study:
+    """Give a random study more points: the next ones of the same stream.
+
+    Raises:
+        StudyError: no such study, a grid, or no more points than it has.
+    """
+    with database.exclusive(f"study:{name}"):
+        study = load_study(database, name)
+        if study.configuration.sampler != "random":
+            raise StudyError(f"{name} is a grid, which runs each of its cells once: it cannot be extended")
+        points = len(load_parameters(database, study.id))
+        if n_trials < points:
+            raise StudyError(f"{name} has {points} points already: a study is never shortened")
+        longer = study.configuration.with_trials(n_trials)
+        new = design.draw(longer)[points:]
+
+        def extend(connection: sa.Connection) -> None:
+            values = {"configuration": json.dumps(to_document(longer)), "state": "drawing"}
+            connection.execute(tables.study.update().where(tables.study.c.id == study.id).values(**values))
+            add_points(connection, study.id, new, first=points)
+
+        # Nothing to add means that an earlier call was killed before it opened the study again, or a no-op.
+        if new:
+            database.transact(extend)
+        return _open(database, name)
+
+
+def delete_study(database: Database, name: str, *, force: bool = False) -> list[str]:
+    """Delete a study, here and in Optuna; return the identifiers of its artifacts, which are the caller's to remove.
+
+    Raises:
+        StudyError: no such study, or workers are running points of it and ``force`` is not set.
+    """
+    with database.exclusive(f"study:{name}"):
+        study = load_study(database, name)
+        point, attempt = tables.point, tables.attempt
+        running = sa.select(sa.func.count()).where(point.c.study_id == study.id, point.c.state == "running")
+        busy = database.transact(lambda c: c.execute(running).scalar_one())
+        if busy and not force:
+            raise StudyError(f"{name} has {busy} running points: stop its workers first, or use --force")
+        kept = sa.select(attempt.c.artifact).join(point).where(point.c.study_id == study.id)
+        rows = database.transact(lambda c: c.execute(kept.where(attempt.c.artifact.is_not(None))).all())
+        # Optuna's side first: killed in between, the name is still known here and the call can be repeated.
+        with suppress(KeyError):
+            optuna.delete_study(study_name=name, storage=database.storage)
+        database.transact(lambda c: _delete_rows(c, study.id))
+    return [row.artifact for row in rows]
+
+
+def _delete_rows(connection: sa.Connection, study_id: int) -> None:
+    points = sa.select(tables.point.c.id).where(tables.point.c.study_id == study_id)
+    connection.execute(tables.attempt.delete().where(tables.attempt.c.point_id.in_(points)))
+    for table in (tables.point, tables.film):
+        connection.execute(table.delete().where(table.c.study_id == study_id))
+    connection.execute(tables.study.delete().where(tables.study.c.id == study_id))
+
+
+def _source(database: Database, configuration: StudyConfiguration) -> dict[str, Any] | None:
+    """Return the best point of the study that ``from_best_of`` names; ties go to the lowest point."""
+    name = configuration.from_best_of
+    if name is None:
+        return None
+    study = find_study(database, name)
+    if study is None:
+        there = ", ".join(other.name for other in load_studies(database)) or "none yet"
+        raise StudyError(
+            f"{configuration.name} takes the best of {name}, which is not in {database} (there are: {there}): "
+            "search that study first"
+        )
+    best = best_point(database, study)
+    if study.state != "done" or best is None:
+        raise StudyError(
+            f"{configuration.name} takes the best of {name}, which is not done: "
+            f"run rust-optuna worker run {name} until it is"
+        )
+    taken = {key: value for key, value in best.parameters.items() if key not in configuration.search_space}
+    open_keys = configuration.open_hyperparameters({**study.inherited, **_fixed(study), **taken})
+    if open_keys:
+        problems = [Problem(key, f"has no value: neither here nor in {name}") for key in open_keys]
+        raise ConfigurationError(f"study {configuration.name}", problems)
+    taken = {**study.inherited, **_fixed(study), **taken}
+    given = {*configuration.search_space, *configuration.fixed}
+    params = {key: value for key, value in taken.items() if key not in given}
+    return {"study": name, "number": best.trial, "point": best.number, "value": best.value, "params": params}
+
+
+def _fixed(study: Study) -> Mapping[str, Any]:
+    return study.configuration.fixed
+
+
+def _settings(configuration: StudyConfiguration, source: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the settings that a study's numbers depend on: not the number of trials, paths or the lease."""
+    document = to_document(configuration)
+    values = configuration.values({}, (source or {}).get("params"))
+    values.pop("weights")
+    return {
+        **{key: list(value) if isinstance(value, tuple) else value for key, value in values.items()},
+        "sampler": configuration.sampler,
+        "sampler_seed": configuration.sampler_seed,
+        "search_space": {k: v for k, v in document["search_space"].items() if k != "weights"},
+        "folds": configuration.folds,
+        "seed": configuration.seed,
+    }
+
+
+def _weights(
+    configuration: StudyConfiguration,
+    design: Sequence[Mapping[str, Any]],
+    source: Mapping[str, Any] | None,
+    home: Home,
+) -> list[str]:
+    """Return the identities of all weights that the study's points use."""
+    inherited = (source or {}).get("params", {})
+    trials = (trial_configuration(configuration, point, inherited, home) for point in design)
+    return sorted({weights_identity(backbone) for backbone in {trial.backbone for trial in trials}})
+
+
+def _notes(
+    configuration: StudyConfiguration,
+    development: DevelopmentSet,
+    parameters: Sequence[Mapping[str, Any]],
+    source: Mapping[str, Any] | None,
+    home: Home,
+) -> list[str]:
+    """Return what a user should know about this design before it runs."""
+    notes = []
+    if missing := labels_missing(development.folds, development.labels):
+        notes.append(
+            f"some fold has no positive film of {', '.join(missing)}: "
+            "these labels are scored in the folds that have one, alike for all trials"
+        )
+    sizes = [len(development.content) - count for count in np.bincount(development.folds)]
+    inherited = (source or {}).get("params", {})
+    batch_sizes = [trial_configuration(configuration, point, inherited, home).batch_size for point in parameters]
+    large = sum(size > min(sizes) for size in batch_sizes)
+    if large:
+        notes.append(
+            f"{large} of {len(parameters)} points ask for a batch larger than a training fold ({min(sizes):,} to "
+            f"{max(sizes):,} films): there the whole fold is one batch; both sizes are stored with the trial"
+        )
+    return notes
+
+
+def _insert(
+    database: Database,
+    configuration: StudyConfiguration,
+    development: DevelopmentSet,
+    parameters: Sequence[Mapping[str, Any]],
+    fingerprint: Mapping[str, Any],
+    source: Mapping[str, Any] | None,
+    notes: Sequence[str],
+) -> None:
+    """Enter the study, its films and all its points in one transaction."""
+
+    def enter(connection: sa.Connection) -> None:
+        row = tables.study.insert().values(
+            name=configuration.name,
+            state="drawing",
+            configuration=json.dumps(to_document(configuration)),
+            fingerprint=json.dumps(fingerprint),
+            source=None if source is None else json.dumps(source),
+            notes=json.dumps(notes),
+            lease_seconds=configuration.lease_seconds,
+            created_at=tables.database_now(),
+        )
+        study_id = connection.execute(row).inserted_primary_key[0]  # type: ignore[index]
+        labels = ("".join(map(str, label)) for label in development.labels.tolist())
+        columns = zip(
+            development.content,
+            development.patients,
+            development.views,
+            labels,
+            development.folds.tolist(),
+            strict=True,
+        )
+        names = ("content", "patient", "view", "label", "fold")
+        films = [{"study_id": study_id, **dict(zip(names, film, strict=True))} for film in columns]
+        connection.execute(tables.film.insert(), films)
+        add_points(connection, study_id, parameters, first=0)
+
+    database.transact(enter)
+
+
+def _open(database: Database, name: str) -> Study:
+    """Show every point in Optuna, then let workers at the study."""
+    study = load_study(database, name)
+    Mirror(database, study).enqueue()
+    if study.state == "drawing":
+        opened = tables.study.update().where(tables.study.c.id == study.id, tables.study.c.state == "drawing")
+        database.transact(lambda connection: connection.execute(opened.values(state="open")))
+        study = replace(study, state="open")
+    return study
+
+
+def _compare(
+    database: Database, known: Study, configuration: StudyConfiguration, fingerprint: Mapping[str, Any]
+) -> None:
+    """Raise FingerprintError, saying in what, unless the study file would create this very study."""
+    differences = []
+    ours, theirs = fingerprint["settings"], known.fingerprint["settings"]
+    for key in sorted({*ours, *theirs}):
+        if ours.get(key) != theirs.get(key):
+            differences.append(f"{key} is {ours.get(key)!r} here and {theirs.get(key)!r} there")
+    if fingerprint["films"] != known.fingerprint["films"]:
+        differences.append("the development films, their labels or their patients differ")
+    if fingerprint["weights"] != known.fingerprint["weights"]:
+        differences.append("the weights differ")
+    if differences:
+        raise FingerprintError(
+            f"Study {known.name} in {database} was created otherwise: {'; '.join(differences)}. "
+            f"Give the study another name, or delete that one: rust-optuna study delete {known.name}"
+        )
+    asked, has = configuration.n_trials, known.configuration.n_trials
+    if asked is not None and has is not None and asked > has:
+        raise StudyError(
+            f"{known.name} has {has} points, its file asks for {asked}: "
+            f"rust-optuna study extend {known.name} --trials {asked}"
+        )

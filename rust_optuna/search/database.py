@@ -1,0 +1,285 @@
+"""Opens the one database: SQLite, PostgreSQL or MariaDB/MySQL, for the ledger's tables and for Optuna's.
+
+Commands that only read go through the ledger's engine alone, so that they start without importing Optuna.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import sqlalchemy as sa
+from filelock import FileLock
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
+
+from rust_optuna.errors import MissingExtraError, StorageError
+from rust_optuna.search import tables
+
+if TYPE_CHECKING:
+    import optuna
+
+    from rust_optuna.paths import Home
+
+T = TypeVar("T")
+
+BUSY_SECONDS = 60
+"""How long an SQLite writer waits for another."""
+TRIES = 6
+"""Tries of a transaction that the database broke off (a dropped connection, a deadlock); waits double from 0.1 s."""
+
+
+def parse_url(text: str, home: Home) -> URL:
+    """Return the SQLAlchemy URL of a storage; a relative SQLite file lies below the home.
+
+    Raises:
+        StorageError: for a malformed URL, an unsupported database or an in-memory one, which workers cannot share.
+    """
+    try:
+        url = sa.make_url(text)
+    except ArgumentError:
+        raise StorageError(
+            "The storage is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or postgresql://user@host/name"
+        ) from None
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        if not url.database or url.database == ":memory:":
+            raise StorageError("An in-memory SQLite database cannot be shared with workers: name a file")
+        return url.set(drivername="sqlite", database=str(home.resolve(url.database)))
+    if backend == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if backend in ("mysql", "mariadb"):
+        # Under the dialect name "mariadb" Optuna skips its MySQL upsert.
+        return url.set(drivername="mysql+pymysql")
+    raise StorageError(f"{backend} is not supported: use sqlite, postgresql or mysql")
+
+
+class Database:
+    """One database, with the ledger's engine and, when asked for, Optuna's storage.
+
+    Safe to share between threads, never across a fork. Use ``open_database`` to make one.
+
+    Args:
+        url: from ``parse_url``.
+        read_only: refuse to write; on SQLite, readers then never take the writer's lock.
+    """
+
+    def __init__(self, url: URL, *, read_only: bool = False) -> None:
+        self.url = url
+        self.read_only = read_only
+        self.engine = self._engine()
+
+    def __str__(self) -> str:
+        """Return the URL with its password hidden, and an SQLite file's path plainly."""
+        return self.url.render_as_string(hide_password=True)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is an embedded SQLite file."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def _engine_arguments(self) -> dict[str, Any]:
+        if self.is_sqlite:
+            return {"connect_args": {"timeout": BUSY_SECONDS}}
+        if self.url.get_backend_name() == "postgresql":
+            connect: dict[str, Any] = {"options": "-c timezone=UTC"}
+        else:
+            connect = {"init_command": "SET time_zone = '+00:00'"}
+        # One connection for the work at hand and one for the thread that renews the lease.
+        pool = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 1}
+        return {"connect_args": connect, "isolation_level": "READ COMMITTED", **pool}
+
+    def _engine(self) -> Engine:
+        try:
+            engine = sa.create_engine(self.url, **self._engine_arguments)
+        except NoSuchModuleError:
+            raise StorageError(f"{self.url.drivername} is not a database that SQLAlchemy knows") from None
+        except ImportError as error:
+            extra = "postgresql" if self.url.get_backend_name() == "postgresql" else "mysql"
+            raise MissingExtraError(str(error.name), extra) from None
+        self._prepare(engine)
+        return engine
+
+    def _prepare(self, engine: Engine) -> None:
+        """Make SQLite transactions what the ledger needs: write-ahead log, and the writer's lock taken at BEGIN.
+
+        Python's driver begins transactions late and deferred, where a read followed by a write fails at once with
+        "database is locked" instead of waiting.
+        """
+        if not self.is_sqlite:
+            return
+        begin = "BEGIN" if self.read_only else "BEGIN IMMEDIATE"
+
+        @sa.event.listens_for(engine, "connect")
+        def connect(connection: Any, record: Any) -> None:
+            connection.isolation_level = None
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+            cursor.execute("PRAGMA foreign_keys = ON")
+            if self.read_only:
+                cursor.execute("PRAGMA query_only = ON")
+            else:
+                cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.close()
+
+        @sa.event.listens_for(engine, "begin")
+        def immediate(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+    @cached_property
+    def storage(self) -> optuna.storages.RDBStorage:
+        """Optuna's storage in the same database, with the same rules for its connections."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        text = self.url.render_as_string(hide_password=False)
+        try:
+            # Its tables are there: ``create`` made them, under a lock.
+            storage = optuna.storages.RDBStorage(text, engine_kwargs=self._engine_arguments, skip_table_creation=True)
+        except RuntimeError as error:
+            raise StorageError(f"{self} was written by another version of Optuna: {error}") from error
+        storage.engine.dispose()
+        self._prepare(storage.engine)
+        return storage
+
+    def create(self, artifacts: str) -> None:
+        """Make the tables where they are missing; safe to call from many processes at once."""
+        import optuna
+
+        if self.is_sqlite:
+            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+        with self.exclusive("schema"):
+            if self.version() is None:
+                text = self.url.render_as_string(hide_password=False)
+                optuna.storages.RDBStorage(text, engine_kwargs=self._engine_arguments).engine.dispose()
+                with self.engine.begin() as connection:
+                    tables.metadata.create_all(connection)
+                    connection.execute(
+                        tables.schema.insert().values(version=tables.SCHEMA_VERSION, artifacts=artifacts)
+                    )
+
+    def version(self) -> int | None:
+        """Return the version of the ledger's tables here, None where there are none."""
+        with self.engine.connect() as connection:
+            if not sa.inspect(connection).has_table(tables.schema.name):
+                return None
+            return connection.execute(sa.select(tables.schema.c.version)).scalar()
+
+    def artifacts(self) -> str:
+        """Return where this storage's artifacts lie, as recorded at its creation."""
+        return self.transact(lambda c: str(c.execute(sa.select(tables.schema.c.artifacts)).scalar_one()))
+
+    def transact(self, function: Callable[[Connection], T]) -> T:
+        """Run ``function`` in one transaction, again where the database broke it off.
+
+        ``function`` must be safe to repeat after a commit whose answer was lost.
+
+        Raises:
+            StorageError: the database cannot be reached.
+        """
+        for attempt in range(1, TRIES + 1):
+            try:
+                with self.engine.begin() as connection:
+                    return function(connection)
+            except OperationalError as error:
+                if attempt == TRIES:
+                    raise StorageError(f"{self} does not answer: {_first_line(error)}") from error
+                time.sleep(0.1 * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Hold a lock that every process on this database respects and that its holder's death releases.
+
+        It is no transaction: Optuna's storage can write meanwhile.
+        """
+        if self.is_sqlite:
+            with FileLock(f"{self.url.database}.{name_digest(name)}.lock"):
+                yield
+            return
+        with self.engine.connect() as connection:
+            key = int(name_digest(f"{self.url.database}:{name}"), 16)
+            if self.url.get_backend_name() == "postgresql":
+                take, free = f"SELECT pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"
+            else:
+                take, free = f"SELECT GET_LOCK('{key}', -1)", f"SELECT RELEASE_LOCK('{key}')"
+            connection.exec_driver_sql(take)
+            connection.commit()
+            try:
+                yield
+            finally:
+                connection.exec_driver_sql(free)
+                connection.commit()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+        if "storage" in self.__dict__:
+            self.storage.engine.dispose()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def name_digest(name: str) -> str:
+    """Return 12 hexadecimal digits (48 bits: within a signed 64-bit lock key) that stand for ``name``."""
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+def open_database(url: URL, *, read_only: bool = False) -> Database:
+    """Open an existing database.
+
+    Raises:
+        StorageError: there is none, it cannot be reached, or another version of this program made it.
+    """
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
+        raise StorageError(f"No database at {url.database}: rust-optuna study create STUDY.toml makes one")
+    database = Database(url, read_only=read_only)
+    _check_version(database)
+    return database
+
+
+def create_database(url: URL, artifacts: str) -> Database:
+    """Open a database, with its tables made where they are missing.
+
+    Raises:
+        StorageError: it cannot be reached, or another version of this program made it.
+    """
+    database = Database(url)
+    try:
+        database.create(artifacts)
+    except SQLAlchemyError as error:
+        raise StorageError(f"{database} cannot be used: {_first_line(error)}") from error
+    _check_version(database)
+    return database
+
+
+def _check_version(database: Database) -> None:
+    """Raise StorageError unless the ledger's tables are there, in this program's version."""
+    try:
+        version = database.version()
+    except SQLAlchemyError as error:
+        raise StorageError(f"{database} cannot be read: {_first_line(error)}") from error
+    if version is None:
+        raise StorageError(f"{database} holds no studies yet: rust-optuna study create STUDY.toml makes one")
+    if version != tables.SCHEMA_VERSION:
+        raise StorageError(
+            f"{database} has tables of version {version}; this program knows version {tables.SCHEMA_VERSION}: "
+            "use the version of rust_optuna that made it"
+        )
+
+
+def _first_line(error: SQLAlchemyError) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    lines = str(cause).strip().splitlines()
+    return lines[0] if lines else type(cause).__name__

@@ -1,0 +1,87 @@
+"""The design of a study: every point it will run, drawn once by the study's own Optuna sampler.
+
+Drawn centrally, a design is the same for one worker and for a hundred. Left to Optuna's samplers in each worker it is
+not: workers of one seed repeat each other's random points, and a grid's cells are run twice or never.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rust_optuna.config import Range, StudyConfiguration
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+
+
+def distributions(configuration: StudyConfiguration) -> dict[str, BaseDistribution]:
+    """Return the Optuna distribution of each searched key."""
+    return {name: _distribution(axis) for name, axis in configuration.search_space.items()}
+
+
+def _distribution(axis: Range) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if axis.type == "int":
+        return IntDistribution(int(axis.low or 0), int(axis.high or 0), log=axis.log, step=int(axis.step or 1))
+    if axis.type == "float":
+        return FloatDistribution(float(axis.low or 0), float(axis.high or 0), log=axis.log, step=axis.step)
+    numbers = [v for v in axis.choices if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) < len(axis.choices) or len(numbers) < 2:
+        return CategoricalDistribution(axis.choices)  # type: ignore[arg-type]
+    # Numbers stay numbers, so that dashboards draw an axis; one that spans decades is drawn in logarithms.
+    low, high = min(numbers), max(numbers)
+    log = low > 0 and high / low >= 100
+    if all(isinstance(v, int) for v in numbers):
+        return IntDistribution(int(low), int(high), log=log)
+    return FloatDistribution(low, high, log=log)
+
+
+def draw(configuration: StudyConfiguration) -> list[dict[str, Any]]:
+    """Return the parameters of every point, in order.
+
+    A random design is the beginning of its seed's endless stream, so drawing more continues it. A grid has each cell
+    once, in the order of its seed.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=_sampler(configuration))
+    # The trials are asked for and never told: a running cell of a grid counts as taken, while telling one would make
+    # GridSampler stop the study.
+    return [_ask(study, configuration) for _ in range(size(configuration))]
+
+
+def size(configuration: StudyConfiguration) -> int:
+    """Return the number of points of the whole design."""
+    if configuration.n_trials is not None:
+        return configuration.n_trials
+    return math.prod(len(axis.choices) for axis in configuration.search_space.values())
+
+
+def _sampler(configuration: StudyConfiguration) -> BaseSampler:
+    import optuna
+
+    if configuration.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=configuration.sampler_seed)
+    axes = {name: list(axis.choices) for name, axis in configuration.search_space.items()}
+    return optuna.samplers.GridSampler(axes, seed=configuration.sampler_seed)  # type: ignore[arg-type]
+
+
+def _ask(study: Any, configuration: StudyConfiguration) -> dict[str, Any]:
+    """Let the sampler draw one point.
+
+    A listed axis is asked for as the list it is; only the recorded distribution may show it as an interval.
+    """
+    trial = study.ask()
+    parameters: dict[str, Any] = {}
+    for name, axis in configuration.search_space.items():
+        if axis.type == "categorical":
+            parameters[name] = trial.suggest_categorical(name, axis.choices)
+        elif axis.type == "int":
+            parameters[name] = trial.suggest_int(name, axis.low, axis.high, log=axis.log, step=int(axis.step or 1))
+        else:
+            parameters[name] = trial.suggest_float(name, axis.low, axis.high, log=axis.log, step=axis.step)
+    return parameters

@@ -1,0 +1,292 @@
+"""Who runs which design point: claim, lease, finish. The truth of execution; Optuna's trials mirror it.
+
+Every function is one short transaction. At most one attempt at a point is live at any time, whatever dies: a claim is
+atomic (``FOR UPDATE SKIP LOCKED``, or SQLite's one writer), a lease ends by the database's clock, and a result is taken
+from the lease's holder only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rust_optuna.errors import LeaseLostError
+from rust_optuna.search.database import Database
+from rust_optuna.search.tables import attempt, database_now, point, study, worker
+
+MAX_FAILURES = 3
+"""Errors of the objective after which a point is a hole."""
+MAX_LOSSES = 20
+"""Lost leases and releases after which a point is a hole."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A point that this worker, and nobody else, may run until its lease ends.
+
+    Args:
+        point_id: the point's row.
+        study_id: the study's row.
+        study: the study's name.
+        number: the point's number in the design, from 0.
+        attempt: the number of this attempt at it, from 1.
+        worker: the holder.
+        parameters: the point itself.
+        trial: the number of the waiting Optuna trial that shows it, None where one must still be made.
+        lease_seconds: the lease's length.
+    """
+
+    point_id: int
+    study_id: int
+    study: str
+    number: int
+    attempt: int
+    worker: str
+    parameters: Mapping[str, Any]
+    trial: int | None
+    lease_seconds: int
+
+
+class Ledger:
+    """The ledger of one database. Safe to share between threads."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def register(self, worker_id: str, *, host: str, process: int, device: str) -> None:
+        """Enter a worker, or its new device."""
+
+        def enter(connection: Connection) -> None:
+            connection.execute(worker.delete().where(worker.c.id == worker_id))
+            values = {"id": worker_id, "host": host, "process": process, "device": device}
+            now = database_now()
+            connection.execute(worker.insert().values(**values, started_at=now, beat_at=now))
+
+        self.database.transact(enter)
+
+    def claim(self, study_ids: Sequence[int], worker_id: str) -> Claim | None:
+        """Take the first waiting point of the first of the studies that has one.
+
+        Points whose lease has ended go back to the queue first. Cheap however many points wait.
+        """
+
+        def take(connection: Connection) -> Claim | None:
+            for study_id in study_ids:
+                _expire(connection, study_id)
+                claimed = _claim_in(connection, study_id, worker_id)
+                if claimed:
+                    return claimed
+            return None
+
+        return self.database.transact(take)
+
+    def renew(self, claim: Claim) -> None:
+        """Extend the lease by its full length.
+
+        Raises:
+            LeaseLostError: the point is no longer this worker's.
+        """
+
+        def extend(connection: Connection) -> bool:
+            connection.execute(worker.update().where(worker.c.id == claim.worker).values(beat_at=database_now()))
+            end = database_now() + claim.lease_seconds
+            held = connection.execute(point.update().where(_held(claim)).values(lease_end=end))
+            return held.rowcount == 1
+
+        if not self.database.transact(extend):
+            raise LeaseLostError(f"Point {claim.number} of {claim.study} is no longer this worker's")
+
+    def show_waiting(self, point_id: int, trial: int) -> None:
+        """Note which waiting Optuna trial shows a point that nobody has tried yet."""
+        note = point.update().where(point.c.id == point_id, point.c.attempt == 0).values(trial=trial)
+        self.database.transact(lambda connection: connection.execute(note))
+
+    def record_trial(self, claim: Claim, trial: int) -> None:
+        """Note which Optuna trial shows this attempt.
+
+        Raises:
+            LeaseLostError: the point is no longer this worker's.
+        """
+
+        def note(connection: Connection) -> bool:
+            held = connection.execute(point.update().where(_held(claim)).values(trial=trial))
+            if held.rowcount == 1:
+                connection.execute(attempt.update().where(_attempt_of(claim)).values(trial=trial))
+            return held.rowcount == 1
+
+        if not self.database.transact(note):
+            raise LeaseLostError(f"Point {claim.number} of {claim.study} is no longer this worker's")
+
+    def finish(
+        self, claim: Claim, outcome: str, value: float | None, result: Mapping[str, Any] | None, artifact: str | None
+    ) -> None:
+        """End a point for good, ``complete`` or ``pruned``, with its value and result.
+
+        Raises:
+            LeaseLostError: the point is no longer this worker's; nothing was written.
+        """
+
+        def end(connection: Connection) -> bool:
+            held = connection.execute(
+                point.update().where(_held(claim)).values(state=outcome, value=value, lease_owner=None, lease_end=None)
+            )
+            if held.rowcount != 1:
+                # A commit whose answer was lost is repeated: then the attempt stands ended as it should.
+                return connection.execute(_outcome(claim)).scalar() == outcome
+            text = None if result is None else json.dumps(result)
+            values = {"outcome": outcome, "ended_at": database_now(), "result": text, "artifact": artifact}
+            connection.execute(attempt.update().where(_attempt_of(claim)).values(**values))
+            return True
+
+        if not self.database.transact(end):
+            raise LeaseLostError(f"Point {claim.number} of {claim.study} is no longer this worker's")
+        self.close(claim.study_id)
+
+    def fail(self, claim: Claim, reason: str) -> None:
+        """End an attempt with an error of the objective; the point waits again, or is a hole after its last attempt."""
+        self._give_up(claim, "failed", reason)
+
+    def release(self, claim: Claim, reason: str) -> None:
+        """Give a point back untried, for others at once."""
+        self._give_up(claim, "released", reason)
+
+    def abandon(self, worker_id: str, reason: str) -> int:
+        """Requeue whatever a worker known to be dead was running; return how many points that was."""
+
+        def requeue(connection: Connection) -> int:
+            rows = connection.execute(_live().where(point.c.lease_owner == worker_id).with_for_update()).all()
+            for row in rows:
+                _end_attempt(connection, row, "lost", reason)
+            return len(rows)
+
+        return self.database.transact(requeue)
+
+    def expire(self, study_id: int) -> int:
+        """Requeue the points of a study whose lease has ended; return how many."""
+        return self.database.transact(lambda connection: _expire(connection, study_id))
+
+    def close(self, study_id: int) -> bool:
+        """Mark an open study done once no point of it waits or runs; return whether it is done."""
+        unfinished = sa.exists().where(point.c.study_id == study_id, point.c.state.in_(("waiting", "running")))
+
+        def mark(connection: Connection) -> bool:
+            done = study.update().where(study.c.id == study_id, study.c.state == "open", ~unfinished)
+            connection.execute(done.values(state="done"))
+            state = connection.execute(sa.select(study.c.state).where(study.c.id == study_id)).scalar()
+            return state == "done"
+
+        return self.database.transact(mark)
+
+    def _give_up(self, claim: Claim, outcome: str, reason: str) -> None:
+        def end(connection: Connection) -> None:
+            row = connection.execute(_live().where(_held(claim)).with_for_update()).first()
+            if row is not None:  # else the lease had ended, and the point is another's business
+                _end_attempt(connection, row, outcome, reason)
+
+        self.database.transact(end)
+        self.close(claim.study_id)
+
+
+def add_points(connection: Connection, study_id: int, design: Iterable[Mapping[str, Any]], first: int) -> None:
+    """Enter new waiting points, numbered from ``first``."""
+    rows = [
+        {"study_id": study_id, "number": number, "parameters": json.dumps(parameters), "state": "waiting"}
+        | {"attempt": 0, "failures": 0, "losses": 0}
+        for number, parameters in enumerate(design, first)
+    ]
+    if rows:
+        connection.execute(point.insert(), rows)
+
+
+def _claim_in(connection: Connection, study_id: int, worker_id: str) -> Claim | None:
+    row = connection.execute(
+        sa.select(point, study.c.name, study.c.lease_seconds)
+        .join(study, study.c.id == point.c.study_id)
+        .where(point.c.study_id == study_id, study.c.state == "open", point.c.state == "waiting")
+        .order_by(point.c.number)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=point)
+    ).first()
+    if row is None:
+        return None
+    end = database_now() + row.lease_seconds
+    number = row.attempt + 1
+    connection.execute(
+        point.update()
+        .where(point.c.id == row.id)
+        .values(state="running", attempt=number, lease_owner=worker_id, lease_end=end)
+    )
+    connection.execute(
+        attempt.insert().values(
+            point_id=row.id,
+            number=number,
+            worker=worker_id,
+            started_at=database_now(),
+            outcome="running",
+            # The waiting trial made at creation shows the first attempt; later attempts get their own.
+            trial=row.trial if number == 1 else None,
+        )
+    )
+    return Claim(
+        point_id=row.id,
+        study_id=study_id,
+        study=row.name,
+        number=row.number,
+        attempt=number,
+        worker=worker_id,
+        parameters=json.loads(row.parameters),
+        trial=row.trial if number == 1 else None,
+        lease_seconds=row.lease_seconds,
+    )
+
+
+def _live() -> sa.Select[Any]:
+    return sa.select(point.c.id, point.c.attempt, point.c.failures, point.c.losses).where(point.c.state == "running")
+
+
+def _held(claim: Claim) -> sa.ColumnElement[bool]:
+    """The fence: this very attempt still holds the point."""
+    return sa.and_(
+        point.c.id == claim.point_id,
+        point.c.state == "running",
+        point.c.attempt == claim.attempt,
+        point.c.lease_owner == claim.worker,
+    )
+
+
+def _attempt_of(claim: Claim) -> sa.ColumnElement[bool]:
+    return sa.and_(attempt.c.point_id == claim.point_id, attempt.c.number == claim.attempt)
+
+
+def _outcome(claim: Claim) -> sa.Select[Any]:
+    return sa.select(attempt.c.outcome).where(_attempt_of(claim), attempt.c.worker == claim.worker)
+
+
+def _expire(connection: Connection, study_id: int) -> int:
+    ended = _live().where(point.c.study_id == study_id, point.c.lease_end < database_now())
+    rows = connection.execute(ended.with_for_update(skip_locked=True)).all()
+    for row in rows:
+        _end_attempt(connection, row, "lost", "the lease ended without a word from the worker")
+    return len(rows)
+
+
+def _end_attempt(connection: Connection, row: sa.Row[Any], outcome: str, reason: str) -> None:
+    """End a locked point's live attempt without a result: the point waits again, or is a hole."""
+    failures = row.failures + (outcome == "failed")
+    losses = row.losses + (outcome != "failed")
+    state = "hole" if failures >= MAX_FAILURES or losses >= MAX_LOSSES else "waiting"
+    connection.execute(
+        attempt.update()
+        .where(attempt.c.point_id == row.id, attempt.c.number == row.attempt)
+        .values(outcome=outcome, reason=reason, ended_at=database_now())
+    )
+    connection.execute(
+        point.update()
+        .where(point.c.id == row.id)
+        .values(state=state, failures=failures, losses=losses, lease_owner=None, lease_end=None)
+    )

@@ -1,0 +1,159 @@
+"""Optuna's side of a study: each attempt is an Optuna trial, so that dashboards and notebooks read everything.
+
+The ledger decides; this module repeats its decisions in Optuna's tables. No transaction spans both, so after a crash at
+any line ``Mirror.reconcile`` brings Optuna's trials back in step. It may run anywhere, any number of times.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.trial import FrozenTrial, TrialState
+
+from rust_optuna.search import design, tables
+from rust_optuna.search.database import Database
+from rust_optuna.search.ledger import Claim, Ledger
+from rust_optuna.search.studies import Study
+
+POINT, ATTEMPT, RESULT = "point", "attempt", "result"
+"""Names of a trial's user attributes."""
+
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+
+
+class Mirror:
+    """The Optuna study that shows one of ours, made where it is missing.
+
+    It is loaded with ``RandomSampler`` whatever sampler drew the design: a sampler that only sees finished draws must
+    not act on them (``GridSampler`` would stop the study).
+    """
+
+    def __init__(self, database: Database, study: Study) -> None:
+        self.database = database
+        self.ledger = Ledger(database)
+        self.study = study
+        self.storage = database.storage
+        self.shown = optuna.create_study(
+            study_name=study.name,
+            storage=self.storage,
+            direction="maximize",
+            sampler=optuna.samplers.RandomSampler(seed=0),
+            load_if_exists=True,
+        )
+        self.shown_id = self.storage.get_study_id_from_name(study.name)
+        self.distributions = design.distributions(study.configuration)
+
+    def enqueue(self) -> None:
+        """Make the waiting trial of every point that has none, in order.
+
+        The caller holds the study's exclusive lock. Killed halfway and called again, it goes on where it stopped: a
+        trial made but not yet noted in the ledger is recognised by its attributes.
+        """
+        rows = self._points_without_trial()
+        if not rows:
+            return
+        trials = self.shown.get_trials(deepcopy=False)
+        known = {t.user_attrs[POINT]: t.number for t in trials if t.user_attrs.get(ATTEMPT) == 1}
+        for row in rows:
+            number = known.get(row.number)
+            if number is None:
+                number = self._add(TrialState.WAITING, json.loads(row.parameters), row.number, 1)
+            self.ledger.show_waiting(row.id, number)
+
+    def start(self, claim: Claim) -> optuna.Trial:
+        """Return the running trial that shows a claimed attempt.
+
+        Raises:
+            LeaseLostError: the claim is no longer valid.
+        """
+        number = claim.trial
+        if number is None:
+            number = self._add(TrialState.RUNNING, claim.parameters, claim.number, claim.attempt)
+            self.ledger.record_trial(claim, number)
+        else:
+            self.storage.set_trial_state_values(self._trial_id(number), TrialState.RUNNING)
+        return optuna.Trial(self.shown, self._trial_id(number))
+
+    def tell(self, number: int, outcome: str, value: float | None, result: Mapping[str, Any] | None) -> None:
+        """Show how an attempt ended; leave a trial alone that is finished already (a reconciler was quicker).
+
+        Args:
+            number: the trial's number.
+            outcome: the attempt's outcome in the ledger.
+            value: its value where the outcome has one.
+            result: the trial's ``result`` attribute.
+        """
+        state = _STATES.get(outcome, TrialState.FAIL)
+        trial_id = self._trial_id(number)
+        try:
+            if result is not None:
+                self.storage.set_trial_user_attr(trial_id, RESULT, dict(result))
+            values = [value] if state is not TrialState.FAIL and value is not None else None
+            self.storage.set_trial_state_values(trial_id, state, values)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return
+
+    def reconcile(self) -> None:
+        """Bring unfinished trials in step with the ledger.
+
+        A trial whose attempt ended is told so; a running one that no attempt owns (its maker died between making and
+        noting it) is failed. A trial without our attributes is somebody else's, and left alone.
+        """
+        with self.database.exclusive(f"mirror:{self.study.name}"):
+            # Trials first, ledger second: an attempt that ends in between is then seen as ended.
+            trials = self.shown.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
+            attempts = self._attempts() if trials else {}
+            for trial in trials:
+                if POINT in trial.user_attrs and ATTEMPT in trial.user_attrs:
+                    row = attempts.get((trial.user_attrs[POINT], trial.user_attrs[ATTEMPT]))
+                    self._reconcile(trial, row)
+
+    def _reconcile(self, trial: FrozenTrial, row: sa.Row[Any] | None) -> None:
+        if row is None:
+            orphan = trial.state is TrialState.RUNNING
+        elif row.outcome == "running":
+            # An attempt that has not noted its trial yet may be about to.
+            orphan = row.trial is not None and row.trial != trial.number
+        else:
+            orphan = row.trial != trial.number
+            if not orphan:
+                result = json.loads(row.result) if row.result else None
+                self.tell(trial.number, row.outcome, row.value, result)
+        if orphan:
+            self.tell(trial.number, "failed", None, None)
+
+    def _points_without_trial(self) -> list[Any]:
+        point = tables.point
+        query = sa.select(point.c.id, point.c.number, point.c.parameters)
+        query = query.where(point.c.study_id == self.study.id, point.c.trial.is_(None), point.c.attempt == 0)
+        return self.database.transact(lambda c: list(c.execute(query.order_by(point.c.number)).all()))
+
+    def _attempts(self) -> dict[tuple[int, int], sa.Row[Any]]:
+        point, attempt = tables.point, tables.attempt
+        query = (
+            sa.select(point.c.number, point.c.value, attempt.c.number.label("attempt"), attempt.c.outcome)
+            .add_columns(attempt.c.trial, attempt.c.result)
+            .join(attempt, attempt.c.point_id == point.c.id)
+            .where(point.c.study_id == self.study.id)
+        )
+        rows = self.database.transact(lambda c: c.execute(query).all())
+        return {(row.number, row.attempt): row for row in rows}
+
+    def _add(self, state: TrialState, parameters: Mapping[str, Any], number: int, attempt: int) -> int:
+        """Add a trial and return its number; parameters are checked against the distributions."""
+        template = optuna.create_trial(
+            state=state,
+            params=dict(parameters),
+            distributions=self.distributions,
+            user_attrs={POINT: number, ATTEMPT: attempt},
+        )
+        return self.storage.get_trial_number_from_id(
+            self.storage.create_new_trial(self.shown_id, template_trial=template)
+        )
+
+    def _trial_id(self, number: int) -> int:
+        return self.storage.get_trial_id_from_study_id_trial_number(self.shown_id, number)

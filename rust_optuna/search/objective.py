@@ -1,0 +1,167 @@
+"""The objective: from a design point to its value, with everything that is kept of the trial."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+from optuna.artifacts import upload_artifact
+
+from rust_optuna.config import BackboneConfiguration
+from rust_optuna.data.development import DevelopmentSet
+from rust_optuna.data.film_index import FilmIndex
+from rust_optuna.errors import FingerprintError, RustOptunaError
+from rust_optuna.learn.cross_validation import cross_validate, save_out_of_fold
+from rust_optuna.learn.extraction import Extractor
+from rust_optuna.learn.features import FeatureCache
+from rust_optuna.learn.runtime import NUMERICS_VERSION, versions
+from rust_optuna.learn.sources import CachedFeatures, FeatureSource, LiveFeatures
+from rust_optuna.learn.weights import weights_identity
+from rust_optuna.paths import Home
+from rust_optuna.search.artifacts import ArtifactStore
+from rust_optuna.search.ledger import Claim
+from rust_optuna.search.studies import Study
+
+Progress = Callable[[int, int], None]
+OnEpoch = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an objective made of a point.
+
+    Args:
+        value: finite; None only for a trial that was pruned before its first intermediate value.
+        result: kept with the trial as one JSON attribute, None for a stand-in.
+        artifact: the identifier of the stored out-of-fold scores, None for a stand-in.
+    """
+
+    value: float | None
+    result: dict[str, Any] | None = None
+    artifact: str | None = None
+
+
+class Objective(Protocol):
+    """From a claimed point to its value."""
+
+    def runtime(self) -> dict[str, Any]:
+        """Return what must be equal for all workers of a study."""
+
+    def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch) -> Outcome:
+        """Run the point; ``on_epoch`` is called with each intermediate value and may raise to end it."""
+
+
+@dataclass
+class CrossValidationObjective:
+    """The real objective: mean average precision of a cross-validation.
+
+    Features are loaded at first use and kept: all points of a study that share a backbone share them.
+
+    Args:
+        study: whose points.
+        development: its films.
+        home: where the features' cache and the index of films lie.
+        store: takes the out-of-fold scores.
+        progress: called while features are computed.
+    """
+
+    study: Study
+    development: DevelopmentSet
+    home: Home
+    store: ArtifactStore
+    progress: Progress | None = None
+    _sources: dict[tuple[BackboneConfiguration, str], FeatureSource] = field(default_factory=dict)
+
+    def runtime(self) -> dict[str, Any]:
+        """Return the versions that decide the numbers."""
+        installed = versions()
+        minor = {name: ".".join(installed[name].split(".")[:2]) for name in ("tensorflow", "keras")}
+        return {"objective": "cross-validation", "numerics": NUMERICS_VERSION, **minor}
+
+    def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch) -> Outcome:
+        """Cross-validate the point and store its out-of-fold scores.
+
+        Raises:
+            FingerprintError: the weights here are not those the study was created with.
+            DataError: films are not on this machine, or have changed.
+            WeightsError: the weights do not fit.
+        """
+        configuration = self.study.trial_configuration(claim.parameters, self.home)
+        identity = weights_identity(configuration.backbone)
+        if identity not in self.study.fingerprint["weights"]:
+            raise FingerprintError(
+                f"The weights at {configuration.backbone.weights} are not those that {self.study.name} was created with"
+            )
+        found = cross_validate(
+            self.development,
+            self._source(configuration.backbone, configuration.features),
+            configuration,
+            seed=self.study.configuration.seed,
+            point=claim.number,
+            on_epoch=on_epoch,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"point-{claim.number}-attempt-{claim.attempt}.npz"
+            save_out_of_fold(path, found)
+            artifact = upload_artifact(artifact_store=self.store, file_path=str(path), study_or_trial=trial)
+        result = {**found.report(), "weights": identity, "artifact": artifact}
+        return Outcome(found.value, result, artifact)
+
+    def _source(self, backbone: BackboneConfiguration, features: str) -> FeatureSource:
+        key = (backbone, features)
+        if key not in self._sources:
+            index = FilmIndex(self.home.film_index)
+            contents = self.development.content
+            if features == "live":
+                self._sources[key] = LiveFeatures(Extractor(backbone), contents, index.read)
+            else:
+                cache = FeatureCache(self.home.features, backbone)
+                cache.build(contents, index.read, self.progress)
+                self._sources[key] = CachedFeatures(cache.load(contents))
+        return self._sources[key]
+
+
+@dataclass(frozen=True)
+class StandInObjective:
+    """Any Optuna objective in place of the real one, for tests and benchmarks of everything around it.
+
+    Args:
+        name: ``MODULE:FUNCTION``; the function takes an ``optuna.Trial`` and returns a number.
+        function: the function itself.
+    """
+
+    name: str
+    function: Callable[[optuna.Trial], float]
+
+    @classmethod
+    def load(cls, name: str) -> StandInObjective:
+        """Import a stand-in from the current directory or the installed packages.
+
+        Raises:
+            RustOptunaError: there is no such module or function.
+        """
+        module, _, function = name.partition(":")
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        try:
+            return cls(name, getattr(importlib.import_module(module), function))
+        except (ImportError, AttributeError, ValueError) as error:
+            raise RustOptunaError(f"No objective {name!r}, which should read MODULE:FUNCTION: {error}") from error
+
+    def runtime(self) -> dict[str, Any]:
+        """Return the stand-in's name: its values are no real ones wherever they are shown."""
+        return {"objective": f"STAND-IN {self.name}"}
+
+    def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch) -> Outcome:
+        """Call the function; what it reports goes to Optuna as it is."""
+        value = float(self.function(trial))
+        if not math.isfinite(value):
+            raise ValueError(f"the objective returned {value!r}, which is not finite")
+        return Outcome(value)

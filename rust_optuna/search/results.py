@@ -1,0 +1,161 @@
+"""What a study has found so far, read from the ledger alone: no Optuna, no TensorFlow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from rust_optuna.search.database import Database
+from rust_optuna.search.studies import Study, find_study
+from rust_optuna.search.tables import attempt, point
+
+STATES = ("waiting", "running", "complete", "pruned", "hole")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A finished point.
+
+    Args:
+        number: its number in the design, from 0.
+        trial: the number of the Optuna trial that shows it.
+        parameters: the point itself.
+        value: the highest mean average precision over its epochs.
+        result: every number kept with it; empty for a stand-in objective.
+        artifact: the identifier of its out-of-fold scores, or None.
+        seconds: how long its last attempt took, by the database's clock.
+        worker: who ran it.
+    """
+
+    number: int
+    trial: int
+    parameters: Mapping[str, Any]
+    value: float
+    result: Mapping[str, Any]
+    artifact: str | None
+    seconds: float
+    worker: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a study is; counts are of points.
+
+    Args:
+        study: the study.
+        counts: points by state.
+        best_value: the highest value so far, or None.
+        stale: the study that ``from_best_of`` names has a better point by now than the one taken.
+    """
+
+    study: Study
+    counts: Mapping[str, int]
+    best_value: float | None
+    stale: bool
+
+    @property
+    def points(self) -> int:
+        """All points of the design."""
+        return sum(self.counts.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``rust-optuna status --json`` prints."""
+        named = {"hole": "holes"}
+        document: dict[str, Any] = {
+            "study": self.study.name,
+            "sampler": self.study.configuration.sampler,
+            "state": self.study.state,
+            "points": self.points,
+            **{named.get(state, state): self.counts[state] for state in ("complete", "pruned", "running", "waiting")},
+            "holes": self.counts["hole"],
+            "best_value": self.best_value,
+            "stale": self.stale,
+        }
+        if self.study.stand_in:
+            document["objective"] = self.study.stand_in
+        return document
+
+
+def status(database: Database, study: Study) -> Status:
+    """Return how far a study is."""
+    query = sa.select(point.c.state, sa.func.count(), sa.func.max(point.c.value))
+    query = query.where(point.c.study_id == study.id).group_by(point.c.state)
+    rows = database.transact(lambda connection: connection.execute(query).all())
+    counts = dict.fromkeys(STATES, 0) | {state: count for state, count, _ in rows}
+    best = next((value for state, _, value in rows if state == "complete"), None)
+    return Status(study, counts, best, is_stale(database, study))
+
+
+def is_stale(database: Database, study: Study) -> bool:
+    """Say whether the study that this one took its fixed parameters from has another best point by now."""
+    if study.source is None:
+        return False
+    origin = find_study(database, study.source["study"])
+    best = best_point(database, origin) if origin else None
+    return best is None or (best.number, best.value) != (study.source["point"], study.source["value"])
+
+
+def best_point(database: Database, study: Study) -> Point | None:
+    """Return the complete point of the highest value, the lowest number among equals, or None."""
+    query = _complete(study).order_by(point.c.value.desc(), point.c.number).limit(1)
+    row = database.transact(lambda connection: connection.execute(query).first())
+    return None if row is None else _point(row)
+
+
+def complete_points(database: Database, study: Study) -> list[Point]:
+    """Return all complete points, in order."""
+    query = _complete(study).order_by(point.c.number)
+    rows = database.transact(lambda connection: connection.execute(query).all())
+    return [_point(row) for row in rows]
+
+
+def describe_best(database: Database, study: Study) -> dict[str, Any] | None:
+    """Return what ``rust-optuna best --json`` prints of a study, or None while nothing is complete."""
+    best = best_point(database, study)
+    if best is None:
+        return None
+    result = best.result
+    baseline = result.get("baseline_view_only", {})
+    document = {
+        "study": study.name,
+        "number": best.trial,
+        "point": best.number,
+        "value": best.value,
+        "epoch": result.get("epoch"),
+        "params": dict(best.parameters),
+        "inherited": {key: value for key, value in study.inherited.items() if key not in best.parameters},
+        "fold_values": result.get("fold_values"),
+        "baseline_view_only": baseline.get("average_precision"),
+        "average_precision_16": result.get("average_precision_16"),
+        "fold_values_16": result.get("folds", {}).get("average_precision_16"),
+        "baseline_view_only_16": baseline.get("average_precision_16"),
+        "baseline_view_only_fold_values_16": baseline.get("folds", {}).get("average_precision_16"),
+        "weights": study.configuration.values(best.parameters, study.inherited)["weights"],
+    }
+    if study.stand_in:
+        document["objective"] = study.stand_in
+    return document
+
+
+def _complete(study: Study) -> sa.Select[Any]:
+    columns = (attempt.c.result, attempt.c.artifact, attempt.c.started_at, attempt.c.ended_at, attempt.c.worker)
+    newest = sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt)
+    query = sa.select(point.c.number, point.c.trial, point.c.parameters, point.c.value, *columns).join(attempt, newest)
+    return query.where(point.c.study_id == study.id, point.c.state == "complete")
+
+
+def _point(row: sa.Row[Any]) -> Point:
+    return Point(
+        number=row.number,
+        trial=row.trial,
+        parameters=json.loads(row.parameters),
+        value=row.value,
+        result=json.loads(row.result) if row.result else {},
+        artifact=row.artifact,
+        seconds=row.ended_at - row.started_at,
+        worker=row.worker,
+    )

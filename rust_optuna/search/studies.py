@@ -1,0 +1,152 @@
+"""Reading studies and their development sets back from the database. Needs neither Optuna nor TensorFlow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from rust_optuna.config import HYPERPARAMETERS, BackboneConfiguration, StudyConfiguration, TrialConfiguration
+from rust_optuna.data.development import DevelopmentSet
+from rust_optuna.errors import StudyError
+from rust_optuna.paths import Home
+from rust_optuna.search import tables
+from rust_optuna.search.database import Database
+from rust_optuna.study_file import parse_study
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as its database holds it.
+
+    Args:
+        id: its row.
+        name: its unique name.
+        state: ``drawing`` (not created to the end yet), ``open`` or ``done``.
+        configuration: the validated study file, without the manifest's path.
+        fingerprint: what the study's numbers depend on, fixed at creation.
+        runtime: the libraries and the objective of its first worker, None before one came.
+        source: the point that ``from_best_of`` took (study, number, point, value, params), or None.
+        notes: what creation warned about.
+    """
+
+    id: int
+    name: str
+    state: str
+    configuration: StudyConfiguration
+    fingerprint: Mapping[str, Any]
+    runtime: Mapping[str, Any] | None
+    source: Mapping[str, Any] | None
+    notes: Sequence[str]
+
+    @property
+    def stand_in(self) -> str | None:
+        """The stand-in objective that computed this study's values, None for the real one."""
+        objective = str((self.runtime or {}).get("objective", ""))
+        return objective if objective.startswith("STAND-IN") else None
+
+    @property
+    def inherited(self) -> Mapping[str, Any]:
+        """The parameters that ``from_best_of`` took."""
+        return dict(self.source["params"]) if self.source else {}
+
+    def trial_configuration(self, parameters: Mapping[str, Any], home: Home) -> TrialConfiguration:
+        """Return what a point is trained with, a weights file's path made absolute."""
+        return trial_configuration(self.configuration, parameters, self.inherited, home)
+
+
+def trial_configuration(
+    configuration: StudyConfiguration, parameters: Mapping[str, Any], inherited: Mapping[str, Any], home: Home
+) -> TrialConfiguration:
+    """Merge a point with what its study fixes and inherits; a weights file's path becomes absolute."""
+    values = configuration.values(parameters, inherited)
+    if values["weights"] not in ("imagenet", "random"):
+        values["weights"] = str(home.resolve(values["weights"]))
+    return TrialConfiguration.from_values(values)
+
+
+def cached_backbones(
+    configuration: StudyConfiguration,
+    design: Sequence[Mapping[str, Any]],
+    inherited: Mapping[str, Any],
+    home: Home,
+) -> list[BackboneConfiguration]:
+    """Return each backbone whose cached features the points of a design use, once."""
+    # A backbone does not depend on hyperparameters, which may still be open.
+    some = dict.fromkeys(HYPERPARAMETERS, 1)
+    trials = (trial_configuration(configuration, {**some, **point}, inherited, home) for point in design)
+    return list(dict.fromkeys(trial.backbone for trial in trials if trial.features == "cached"))
+
+
+def find_study(database: Database, name: str) -> Study | None:
+    """Return the study of that name, or None."""
+    return next(iter(_read(database, tables.study.c.name == name)), None)
+
+
+def load_study(database: Database, name: str) -> Study:
+    """Return the study of that name.
+
+    Raises:
+        StudyError: there is none; the message lists those there are.
+    """
+    found = find_study(database, name)
+    if found is None:
+        names = ", ".join(study.name for study in load_studies(database)) or "none yet"
+        raise StudyError(f"No study {name!r} in {database}; there are: {names}")
+    return found
+
+
+def load_studies(database: Database) -> list[Study]:
+    """Return all studies, oldest first."""
+    return _read(database, sa.true())
+
+
+def _read(database: Database, condition: sa.ColumnElement[bool]) -> list[Study]:
+    query = sa.select(tables.study).where(condition).order_by(tables.study.c.id)
+    rows = database.transact(lambda connection: connection.execute(query).all())
+    return [
+        Study(
+            id=row.id,
+            name=row.name,
+            state=row.state,
+            configuration=parse_study(json.loads(row.configuration), f"study {row.name}", stored=True),
+            fingerprint=json.loads(row.fingerprint),
+            runtime=json.loads(row.runtime) if row.runtime else None,
+            source=json.loads(row.source) if row.source else None,
+            notes=json.loads(row.notes),
+        )
+        for row in rows
+    ]
+
+
+def load_parameters(database: Database, study_id: int) -> list[dict[str, Any]]:
+    """Return the parameters of every point of a study, in order."""
+    query = sa.select(tables.point.c.parameters).where(tables.point.c.study_id == study_id)
+    rows = database.transact(lambda c: c.execute(query.order_by(tables.point.c.number)).all())
+    return [json.loads(row.parameters) for row in rows]
+
+
+def load_development(database: Database, study: Study) -> DevelopmentSet:
+    """Return a study's development films, labels and folds as stored at its creation.
+
+    Raises:
+        StudyError: the rows are not those that the study's fingerprint was taken of.
+        DataError: a patient straddles two folds.
+    """
+    film = tables.film
+    query = sa.select(film).where(film.c.study_id == study.id).order_by(film.c.content)
+    rows = database.transact(lambda connection: connection.execute(query).all())
+    development = DevelopmentSet(
+        content=tuple(row.content for row in rows),
+        patients=tuple(row.patient for row in rows),
+        views=tuple(row.view for row in rows),
+        labels=np.array([[int(digit) for digit in row.label] for row in rows], dtype=np.uint8).reshape(len(rows), -1),
+        folds=np.array([row.fold for row in rows], dtype=np.int64),
+    )
+    if development.fingerprint() != study.fingerprint["films"]:
+        raise StudyError(f"The films of {study.name} in {database} are not those it was created with")
+    return development

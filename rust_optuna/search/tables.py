@@ -1,0 +1,150 @@
+"""The ledger's tables, beside Optuna's in the same database, and the database's clock.
+
+Times are seconds since 1970 by the database's own clock, as plain numbers: no time zone and no worker's clock enters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+_PREFIX = "rust_optuna_"
+
+schema = Table(
+    f"{_PREFIX}schema",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("artifacts", Text, nullable=False),
+)
+"""One row: the version of these tables, and where this storage's artifacts lie."""
+
+study = Table(
+    f"{_PREFIX}study",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(100), nullable=False, unique=True),
+    Column("state", String(16), CheckConstraint("state IN ('drawing', 'open', 'done')"), nullable=False),
+    Column("configuration", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("runtime", Text),
+    Column("source", Text),
+    Column("notes", Text, nullable=False),
+    Column("lease_seconds", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+"""``fingerprint`` is fixed at creation, ``runtime`` (libraries, objective) by the first worker; ``source`` is the point
+that ``from_best_of`` took; ``notes`` lists what creation warned about."""
+
+film = Table(
+    f"{_PREFIX}film",
+    metadata,
+    Column("study_id", ForeignKey(study.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("content", String(64), primary_key=True),
+    Column("patient", String(64), nullable=False),
+    Column("view", String(16), nullable=False),
+    Column("label", String(18), nullable=False),
+    Column("fold", Integer, nullable=False),
+)
+"""A study's development films, by content hash. Hold-out films are never stored here."""
+
+point = Table(
+    f"{_PREFIX}point",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_id", ForeignKey(study.c.id, ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("parameters", Text, nullable=False),
+    Column(
+        "state",
+        String(16),
+        CheckConstraint("state IN ('waiting', 'running', 'complete', 'pruned', 'hole')"),
+        nullable=False,
+    ),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("lease_owner", String(64)),
+    Column("lease_end", Double),
+    Column("trial", Integer),
+    Column("value", Double),
+    UniqueConstraint("study_id", "number"),
+    Index(f"ix_{_PREFIX}point_queue", "study_id", "state", "number"),
+)
+"""A design point. ``attempt`` is the number of its newest attempt (0: none yet), ``trial`` the number of the Optuna
+trial that shows it: the waiting one, then the newest attempt's."""
+
+attempt = Table(
+    f"{_PREFIX}attempt",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("point_id", ForeignKey(point.c.id, ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("worker", String(64), nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column(
+        "outcome",
+        String(16),
+        CheckConstraint("outcome IN ('running', 'complete', 'pruned', 'failed', 'lost', 'released')"),
+        nullable=False,
+    ),
+    Column("reason", Text),
+    Column("trial", Integer),
+    Column("result", Text),
+    Column("artifact", String(64)),
+    UniqueConstraint("point_id", "number"),
+)
+"""One try at a point: who made it, how it ended, and its result."""
+
+worker = Table(
+    f"{_PREFIX}worker",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("process", Integer, nullable=False),
+    Column("device", String(255), nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("beat_at", Double, nullable=False),
+)
+"""The processes that ever claimed points."""
+
+
+class database_now(FunctionElement[float]):  # noqa: N801 (reads like the SQL function it is)
+    """Seconds since 1970 by the database's clock."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(database_now, "sqlite")
+def _sqlite_now(element: database_now, compiler: Any, **options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(database_now, "postgresql")
+def _postgresql_now(element: database_now, compiler: Any, **options: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+@compiles(database_now, "mysql")
+@compiles(database_now, "mariadb")
+def _mysql_now(element: database_now, compiler: Any, **options: Any) -> str:
+    return "(unix_timestamp(sysdate(6)) + 0e0)"

@@ -1,0 +1,284 @@
+"""Study files: TOML to ``StudyConfiguration`` and back, with every problem of a file reported at once."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rust_optuna.config import HYPERPARAMETERS, KEYS, Key, Range, StudyConfiguration, Value
+from rust_optuna.errors import ConfigurationError, Problem
+
+SECTIONS = ("sampler", "search_space", "fixed", "model", "cross_validation")
+TOP_LEVEL = ("name", "manifest", "lease_seconds")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def read_study_file(path: Path) -> StudyConfiguration:
+    """Read and validate a study file.
+
+    Raises:
+        ConfigurationError: with every problem found, each with its key.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(str(path), [Problem("file", "does not exist")]) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(str(path), [Problem("file", f"is not readable TOML: {error}")]) from None
+    return parse_study(document, str(path))
+
+
+def parse_study(document: Mapping[str, Any], source: str, *, stored: bool = False) -> StudyConfiguration:
+    """Validate a study given as nested dictionaries.
+
+    Args:
+        document: the study file's contents.
+        source: what to call it in messages.
+        stored: it comes from the database, where the manifest's path is not kept.
+
+    Raises:
+        ConfigurationError: with every problem found.
+    """
+    reader = _Reader(document)
+    configuration = reader.read(stored)
+    if reader.problems or configuration is None:
+        raise ConfigurationError(source, reader.problems)
+    return configuration
+
+
+def to_document(configuration: StudyConfiguration) -> dict[str, Any]:
+    """Return the nested dictionaries that ``parse_study(…, stored=True)`` turns back into the same configuration.
+
+    Ranges are written out in full and the manifest's path is left out: this is the form a database keeps.
+    """
+    sampler: dict[str, Any] = {"type": configuration.sampler, "seed": configuration.sampler_seed}
+    if configuration.n_trials is not None:
+        sampler["n_trials"] = configuration.n_trials
+    sections: dict[str, dict[str, Any]] = {"model": {}, "cross_validation": {}}
+    for name, value in configuration.model.items():
+        sections[KEYS[name].section][name] = list(value) if isinstance(value, tuple) else value
+    sections["cross_validation"] |= {"folds": configuration.folds, "seed": configuration.seed}
+    fixed = {name: list(v) if isinstance(v, tuple) else v for name, v in configuration.fixed.items()}
+    if configuration.from_best_of is not None:
+        fixed["from_best_of"] = configuration.from_best_of
+    return {
+        "name": configuration.name,
+        "lease_seconds": configuration.lease_seconds,
+        "sampler": sampler,
+        "search_space": {name: _range_document(axis) for name, axis in configuration.search_space.items()},
+        "fixed": fixed,
+        **sections,
+    }
+
+
+def _range_document(axis: Range) -> dict[str, Any] | list[Value]:
+    if axis.type == "categorical":
+        return list(axis.choices)
+    absent = {"log": False, "step": None, "choices": ()}
+    return {name: value for name, value in asdict(axis).items() if name not in absent or value != absent[name]}
+
+
+class _Reader:
+    """Reads one document, collecting problems instead of stopping at the first."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = document
+        self.problems: list[Problem] = []
+
+    def problem(self, where: str, what: str) -> None:
+        self.problems.append(Problem(where, what))
+
+    def section(self, name: str, required: bool = False) -> dict[str, Any]:
+        table = self.document.get(name)
+        if table is None:
+            if required:
+                self.problem(f"[{name}]", "is missing")
+            return {}
+        if not isinstance(table, dict):
+            self.problem(name, f"{table!r} is not a section; write [{name}]")
+            return {}
+        return dict(table)
+
+    def take(self, table: dict[str, Any], where: str, key: Key) -> Any:
+        """Remove and return one checked value, its default where it is absent, None where it is wrong."""
+        name = where.rpartition(".")[2]
+        if name not in table:
+            if key.default is None:
+                self.problem(where, "is missing")
+            return key.default
+        value = table.pop(name)
+        violation = key.violation(value)
+        if violation:
+            self.problem(where, violation)
+            return None
+        return key.convert(value)
+
+    def refuse_rest(self, table: Mapping[str, Any], prefix: str, known: tuple[str, ...]) -> None:
+        for name in table:
+            self.problem(f"{prefix}{name}", f"is not a key here; the keys are {', '.join(known)}")
+
+    def read(self, stored: bool) -> StudyConfiguration | None:
+        top = {name: v for name, v in self.document.items() if name not in SECTIONS}
+        name = self.take(top, "name", Key("", str))
+        if name is not None and not NAME.fullmatch(name):
+            self.problem("name", f"{name!r} may only hold letters, digits, dots, dashes and underscores (at most 100)")
+        manifest = None if stored else self.take(top, "manifest", Key("", str))
+        lease = self.take(top, "lease_seconds", Key("", int, 120, low=2))
+        self.refuse_rest(top, "", (*TOP_LEVEL, *(f"[{s}]" for s in SECTIONS)))
+        sampler, sampler_seed, n_trials = self.read_sampler()
+        search_space = self.read_search_space(sampler)
+        fixed, from_best_of = self.read_fixed(search_space)
+        model, folds, seed = self.read_model({*search_space, *fixed})
+        named = {key for s in ("search_space", "fixed") if isinstance(t := self.document.get(s), dict) for key in t}
+        if from_best_of is None:
+            for missing in (key for key in HYPERPARAMETERS if key not in named):
+                self.problem(missing, "has no value: name it in [search_space] or in [fixed]")
+        elif from_best_of == name:
+            self.problem("fixed.from_best_of", "names this very study")
+        if self.problems:
+            return None
+        return StudyConfiguration(
+            name=name,
+            manifest=manifest,
+            sampler=sampler,
+            sampler_seed=sampler_seed,
+            n_trials=n_trials,
+            search_space=search_space,
+            fixed=fixed,
+            from_best_of=from_best_of,
+            model=model,
+            folds=folds,
+            seed=seed,
+            lease_seconds=lease,
+        )
+
+    def read_sampler(self) -> tuple[Any, Any, Any]:
+        table = self.section("sampler", required=True)
+        if not table:
+            return None, None, None
+        kind = self.take(table, "sampler.type", Key("", str, choices=("random", "grid")))
+        seed = self.take(table, "sampler.seed", Key("", int, 0, low=0, high=2**32 - 1))
+        n_trials = None
+        if kind == "grid" and "n_trials" in table:
+            self.problem("sampler.n_trials", "does not go with a grid, which runs each of its cells once")
+            table.pop("n_trials")
+        elif kind == "random":
+            n_trials = self.take(table, "sampler.n_trials", Key("", int, low=1, high=1_000_000))
+        else:
+            table.pop("n_trials", None)
+        self.refuse_rest(table, "sampler.", ("type", "seed", "n_trials"))
+        return kind, seed, n_trials
+
+    def read_search_space(self, sampler: str | None) -> dict[str, Range]:
+        table = self.section("search_space", required=True)
+        if not table and isinstance(self.document.get("search_space"), dict):
+            self.problem("[search_space]", "is empty: name at least one key to search")
+        axes: dict[str, Range] = {}
+        for name, given in table.items():
+            where = f"search_space.{name}"
+            if name not in KEYS:
+                self.problem(where, f"is not a key that can be searched; those are {', '.join(KEYS)}")
+                continue
+            axis = self.read_axis(where, KEYS[name], given)
+            if axis is None:
+                continue
+            if sampler == "grid" and axis.type != "categorical":
+                self.problem(where, "a grid needs a list of values, as in [1e-4, 1e-3]")
+            axes[name] = axis
+        return axes
+
+    def read_axis(self, where: str, key: Key, given: Any) -> Range | None:
+        if isinstance(given, dict) and given.get("type") == "categorical":
+            self.refuse_rest(
+                {k: v for k, v in given.items() if k not in ("type", "choices")}, f"{where}.", ("choices",)
+            )
+            given = given.get("choices")
+        if isinstance(given, list):
+            return self.read_choices(where, key, given)
+        if not isinstance(given, dict):
+            self.problem(where, f"{given!r} is neither a list of values nor a range like {{type, low, high}}")
+            return None
+        return self.read_interval(where, key, dict(given))
+
+    def read_choices(self, where: str, key: Key, given: list[Any]) -> Range | None:
+        if not given:
+            self.problem(where, "the list of values is empty")
+            return None
+        if key.type is tuple:
+            self.problem(where, "a list of lists cannot be searched: fix this key")
+            return None
+        violations = [v for v in map(key.violation, given) if v]
+        for violation in violations:
+            self.problem(where, violation)
+        if violations:
+            return None
+        values = tuple(key.convert(v) for v in given)
+        if len(set(values)) < len(values):
+            self.problem(where, f"names a value twice: {given}")
+            return None
+        return Range("categorical", choices=values)
+
+    def read_interval(self, where: str, key: Key, table: dict[str, Any]) -> Range | None:
+        before = len(self.problems)
+        if key.type not in (int, float):
+            self.problem(where, "takes no numbers: give a list of values")
+            return None
+        kind = self.take(table, f"{where}.type", Key("", str, choices=("int", "float")))
+        if kind is not None and kind != key.type.__name__:
+            self.problem(f"{where}.type", f"{kind!r} does not fit: this key is of type {key.type.__name__}")
+        low = self.take(
+            table, f"{where}.low", Key("", key.type, None, key.low, key.high, key.exclusive_low, key.exclusive_high)
+        )
+        high = self.take(
+            table, f"{where}.high", Key("", key.type, None, key.low, key.high, key.exclusive_low, key.exclusive_high)
+        )
+        log = self.take(table, f"{where}.log", Key("", bool, False))
+        step = (
+            self.take(table, f"{where}.step", Key("", key.type, low=0, exclusive_low=True)) if "step" in table else None
+        )
+        self.refuse_rest(table, f"{where}.", ("type", "low", "high", "log", "step"))
+        if low is not None and high is not None and low >= high:
+            self.problem(where, f"the range is empty: low {low!r} is not below high {high!r}")
+        if log and (step is not None or (low is not None and low <= 0)):
+            self.problem(f"{where}.log", "needs a low above 0 and no step")
+        if len(self.problems) > before:
+            return None
+        return Range(kind, low=low, high=high, log=log, step=step)
+
+    def read_fixed(self, search_space: Mapping[str, Range]) -> tuple[dict[str, Value], str | None]:
+        table = self.section("fixed")
+        source = self.take(table, "fixed.from_best_of", Key("", str)) if "from_best_of" in table else None
+        fixed: dict[str, Value] = {}
+        for name in list(table):
+            if name not in KEYS:
+                continue
+            if name in search_space:
+                self.problem(f"fixed.{name}", "is searched too: take it out of [fixed] or of [search_space]")
+            value = self.take(table, f"fixed.{name}", KEYS[name])
+            if value is not None:
+                fixed[name] = value
+        self.refuse_rest(table, "fixed.", (*KEYS, "from_best_of"))
+        return fixed, source
+
+    def read_model(self, elsewhere: set[str]) -> tuple[dict[str, Value], Any, Any]:
+        given: dict[str, Value] = {}
+        tables = {name: self.section(name) for name in ("model", "cross_validation")}
+        for name, key in KEYS.items():
+            if not key.section or name not in tables[key.section]:
+                continue
+            where = f"{key.section}.{name}"
+            if name in elsewhere:
+                self.problem(where, "is given in [search_space] or [fixed] too: name it once")
+            value = self.take(tables[key.section], where, key)
+            if value is not None:
+                given[name] = value
+        folds = self.take(tables["cross_validation"], "cross_validation.folds", Key("", int, 6, low=2, high=1000))
+        seed = self.take(tables["cross_validation"], "cross_validation.seed", Key("", int, 1337, low=0, high=2**32 - 1))
+        names = {s: tuple(n for n, k in KEYS.items() if k.section == s) for s in tables}
+        self.refuse_rest(tables["model"], "model.", names["model"])
+        self.refuse_rest(tables["cross_validation"], "cross_validation.", ("folds", "seed", *names["cross_validation"]))
+        return given, folds, seed

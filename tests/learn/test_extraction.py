@@ -1,0 +1,76 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from material import BACKBONE, SIZE
+
+from rust_optuna.learn.extraction import MICRO_BATCH, Extractor
+from rust_optuna.learn.weights import build_backbone
+
+pytestmark = pytest.mark.tensorflow
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = np.random.default_rng(1)
+    return generator.uniform(-1, 1, (2 * MICRO_BATCH + 5, SIZE, SIZE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def features(extractor, images):
+    return extractor.extract(images, np.arange(len(images)) % 4)
+
+
+def test_a_films_features_do_not_depend_on_its_neighbours(extractor, images, features):
+    shuffled = np.random.default_rng(2).permutation(len(images))
+    np.testing.assert_array_equal(extractor.extract(images[shuffled], shuffled % 4), features[shuffled])
+
+
+@pytest.mark.parametrize("count", [1, 3, MICRO_BATCH, MICRO_BATCH + 1])
+def test_nor_on_how_many_there_are(extractor, images, features, count):
+    np.testing.assert_array_equal(extractor.extract(images[:count], np.arange(count) % 4), features[:count])
+
+
+def test_no_films_have_no_features(extractor):
+    assert extractor.extract(np.zeros((0, SIZE, SIZE), np.float32), np.zeros(0, int)).shape == (0, extractor.width)
+
+
+@pytest.mark.parametrize("output", ["mixed2", "mixed10"])
+@pytest.mark.parametrize(("pooling", "reduce"), [("max", np.max), ("average", np.mean)])
+def test_features_are_those_of_an_ordinary_batched_forward_pass(images, output, pooling, reduce):
+    backbone = replace(BACKBONE, output=output, pooling=pooling)
+    flips = np.arange(len(images)) % 4
+    ours = Extractor(backbone).extract(images, flips)
+    flipped = [
+        image[:: -1 if flip & 2 else 1, :: -1 if flip & 1 else 1] for image, flip in zip(images, flips, strict=True)
+    ]
+    colours = np.repeat(np.stack(flipped)[..., None], 3, axis=-1)
+    expected = reduce(build_backbone(backbone).predict(colours, batch_size=len(images), verbose=0), axis=(1, 2))
+    # Feature by feature, on the scale of that feature: 1e-5 of its largest value.
+    scale = np.abs(expected).max(axis=0)
+    assert (np.abs(ours - expected) <= 1e-5 * scale).all()
+
+
+def test_the_four_flips_are_four_different_views_of_a_film(extractor, images):
+    every = extractor.extract_all_flips(images[:2])
+    assert every.shape == (2, 4, extractor.width)
+    mirrored = extractor.extract_all_flips(images[:2, ::-1, ::-1])
+    np.testing.assert_array_equal(every, mirrored[:, ::-1])
+    assert len(np.unique(every[0], axis=0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "flips"), [((2, SIZE, SIZE), [0]), ((1, SIZE, SIZE), [4]), ((1, SIZE, SIZE), [-1]), ((1, 99, 99), [0])]
+)
+def test_what_is_no_film_or_flip_is_refused(extractor, shape, flips):
+    with pytest.raises(ValueError, match=r"is not|from 0 to 3"):
+        extractor.extract(np.zeros(shape, np.float32), np.array(flips))
+
+
+def test_the_identity_tells_all_that_features_depend_on(extractor):
+    identity = extractor.identity()
+    for change in ({"weights_seed": 4}, {"output": "mixed1"}, {"pooling": "average"}, {"image_size": 76}):
+        from rust_optuna.learn.extraction import extraction_identity
+
+        assert extraction_identity(replace(BACKBONE, **change)) != identity
+    assert extraction_identity(replace(BACKBONE, resize="pad")) != identity
