@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ RANDOM_WEIGHTS = "random-he-normal-1"
 SUFFIXES = (".weights.h5", ".h5", ".hdf5", ".keras")
 DOWNLOAD_TIMEOUT = 30.0
 CHANNELS = 3
+MISFIT = "does not fit InceptionV3 without its top"
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,9 @@ def build_backbone(backbone: BackboneConfiguration) -> Any:
     if backbone.weights == "random":
         _randomise(layers, backbone.weights_seed)
     else:
-        _load(whole, _weights_file(backbone))
+        path = _weights_file(backbone)
+        _inspect(path)
+        _load(whole, path)
     cut = keras.Model(whole.inputs, layer.output)
     cut.trainable = False
     return cut
@@ -135,6 +139,7 @@ def check_weights(path: Path) -> WeightsReport:
     Raises:
         WeightsError: it does not fit, with the reason.
     """
+    _inspect(path)
     model = _inception(299)
     _load(model, path)
     loaded = _kernels(_layers_by_name(model))
@@ -253,31 +258,42 @@ def _randomise(layers: dict[str, Any], seed: int) -> None:
 
 
 def _load(model: Any, path: Path) -> None:
-    """Load a file into the whole backbone and make sure that it filled all of it.
+    """Load a file that `_inspect` passed into the whole backbone, and make sure that it filled all of it.
 
     Raises:
         WeightsError: it did not.
+    """
+    for variable in model.weights:
+        variable.assign(np.full(variable.shape, np.nan, dtype=np.float32))
+    try:
+        with warnings.catch_warnings():
+            # Keras warns of what it leaves unfilled, among much else; here that is counted.
+            warnings.simplefilter("ignore", UserWarning)
+            model.load_weights(str(path))
+    # Whatever a strange file makes h5py or Keras raise, the answer is that it does not fit.
+    except Exception as error:
+        raise WeightsError(f"{path.name} {MISFIT}: {_one_line(error)}") from error
+    unfilled = [v.path for v in model.weights if not np.isfinite(np.asarray(v)).all()]
+    if unfilled:
+        raise WeightsError(
+            f"{path.name} {MISFIT}: {len(unfilled)} of its {len(model.weights)} arrays are missing from the file or "
+            f"not finite, such as {unfilled[0]}"
+        )
+
+
+def _inspect(path: Path) -> None:
+    """Refuse a file that plainly does not fit, with a better reason than Keras would give, and sooner.
+
+    Raises:
+        WeightsError: it does not.
     """
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}")
     if not path.name.endswith(SUFFIXES):
         raise WeightsError(f"{path.name} is not a weights file: its name must end in {', '.join(SUFFIXES)}")
-    for variable in model.weights:
-        variable.assign(np.full(variable.shape, np.nan, dtype=np.float32))
     reason = _unfit(path)
     if reason:
-        raise WeightsError(f"{path.name} does not fit InceptionV3 without its top: {reason}")
-    try:
-        model.load_weights(str(path))
-    # Whatever a strange file makes h5py or Keras raise, the answer is that it does not fit.
-    except Exception as error:
-        raise WeightsError(f"{path.name} does not fit InceptionV3 without its top: {_one_line(error)}") from error
-    unfilled = [v.path for v in model.weights if not np.isfinite(np.asarray(v)).all()]
-    if unfilled:
-        raise WeightsError(
-            f"{path.name} does not fit InceptionV3 without its top: {len(unfilled)} of its {len(model.weights)} arrays "
-            f"are missing from the file or not finite, such as {unfilled[0]}"
-        )
+        raise WeightsError(f"{path.name} {MISFIT}: {reason}")
 
 
 def _unfit(path: Path) -> str | None:

@@ -201,7 +201,8 @@ class Database:
         It is no transaction: Optuna's storage can write meanwhile.
         """
         if self.is_sqlite:
-            with FileLock(f"{self.url.database}.{name_digest(name)}.lock"):
+            # One lock for all names: they are held briefly, and one file beside the database is enough.
+            with FileLock(f"{self.url.database}.lock"):
                 yield
             return
         with self.engine.connect() as connection:

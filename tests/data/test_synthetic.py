@@ -83,9 +83,7 @@ def test_refuses_a_directory_that_holds_a_manifest(drawn):
     assert bytes_of(drawn) == before
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"patients": 0}, {"seed": -1}, {"contrast": -0.5}, {"contrast": float("nan")}]
-)
+@pytest.mark.parametrize("wrong", [{"patients": 0}, {"seed": -1}, {"contrast": -0.5}, {"contrast": float("nan")}])
 def test_refuses_arguments_out_of_range(tmp_path, wrong):
     with pytest.raises(DataError, match="must"):
         synthesize(tmp_path / "new", **({"patients": 1, "seed": 0} | wrong))
@@ -162,17 +160,13 @@ def with_scores(film, first, second):
 
 def test_without_contrast_films_carry_no_trace_of_the_scores():
     for place, film in enumerate(draw_cohort(4, seed=1)):
-        drawn = [
-            draw_film(with_scores(film, *scores), seed=1, place=place, contrast=0) for scores in ((1, 1), (3, 4))
-        ]
+        drawn = [draw_film(with_scores(film, *scores), seed=1, place=place, contrast=0) for scores in ((1, 1), (3, 4))]
         assert np.array_equal(*drawn)
 
 
 def test_contrast_changes_nothing_far_from_the_fracture():
     film = with_scores(draw_cohort(1, seed=1)[0], 2, 3)
-    plain, exaggerated = (
-        draw_film(film, seed=1, place=0, contrast=contrast).astype(float) for contrast in (0.0, 3.0)
-    )
+    plain, exaggerated = (draw_film(film, seed=1, place=0, contrast=contrast).astype(float) for contrast in (0.0, 3.0))
     difference = np.abs(plain - exaggerated)
     assert difference[:40].mean() < 5  # gamma alone, which answers to the whole film
     assert difference.max() > 60

@@ -8,9 +8,9 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 import numpy as np
 import pytest
-from material import BACKBONE, Films, hashes, make_development
 
 from rust_optuna.config import TrialConfiguration
+from tests.learn.material import BACKBONE, Films, hashes, make_development
 
 
 def pytest_collection_modifyitems(items):

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def build_in_a_child(folder, films):
     """Build the features of that many films, saying on standard output how far it is."""
     from rust_optuna.learn.features import FeatureCache
 
-    material = Films(films, log=Path(folder) / f"reads-{hashlib.sha256(str(id(films)).encode()).hexdigest()[:4]}.txt")
+    material = Films(films, log=Path(folder) / f"reads-{os.getpid()}.txt")
     cache = FeatureCache(Path(folder) / "features", BACKBONE)
     cache.build(material.contents, material.read, lambda done, total: print(done, total, flush=True))
 

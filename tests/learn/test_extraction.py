@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from material import BACKBONE, SIZE
 
 from rust_optuna.learn.extraction import MICRO_BATCH, Extractor
 from rust_optuna.learn.weights import build_backbone
+from tests.learn.material import BACKBONE, SIZE
 
 pytestmark = pytest.mark.tensorflow
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from material import BACKBONE, Films
 
 from rust_optuna.errors import DataError
 from rust_optuna.learn import features as module
 from rust_optuna.learn.features import FeatureCache
+from tests.learn.material import BACKBONE, Films
 
-MATERIAL = Path(__file__).with_name("material.py")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -158,19 +158,18 @@ def test_each_identity_has_its_own_folder(tmp_path):
 @pytest.mark.tensorflow
 def test_a_complete_cache_needs_no_tensorflow(built, films):
     code = (
-        "import sys, json\nfrom pathlib import Path\nsys.modules['tensorflow'] = None\n"
-        "from material import BACKBONE\nfrom rust_optuna.learn.features import FeatureCache\n"
+        "import sys\nfrom pathlib import Path\nsys.modules['tensorflow'] = None\n"
+        "from tests.learn.material import BACKBONE\nfrom rust_optuna.learn.features import FeatureCache\n"
         f"cache = FeatureCache(Path({str(built.folder.parent)!r}), BACKBONE)\n"
         f"contents = {films.contents!r}\ncache.build(contents, None)\nprint(cache.load(contents).sha256)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=MATERIAL.parent
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stdout.strip() == built.load(films.contents).sha256, done.stderr
 
 
 def child(folder, films):
-    return subprocess.Popen([sys.executable, str(MATERIAL), str(folder), str(films)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tests.learn.material", str(folder), str(films)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 @pytest.mark.tensorflow
@@ -201,7 +200,7 @@ def test_two_processes_extract_each_film_once(tmp_path):
     assert [process.returncode for process in processes] == [0, 0]
     reads = [line for log in tmp_path.glob("reads-*.txt") for line in log.read_text().split()]
     assert sorted(reads) == Films(48).contents
-    assert all(report[-1] == "48 48" for report in reports if report)
+    assert [report[-1] for report in reports] == ["48 48", "48 48"]
 
 
 @pytest.mark.tensorflow
@@ -225,5 +224,6 @@ def test_who_waits_reports_the_builders_progress(cache, films, extractor, monkey
         time.sleep(0.01)
     reopened(cache).build(films.contents, lambda content: pytest.fail("read twice"), progress)
     builder.join()
-    assert reported
+    assert reported[-1] == (30, 30)
+    assert len(reported) > 1
     assert all(done <= total == 30 for done, total in reported)

@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine: `make demo` runs the whole story, `make test` all tests.
+# Both make a virtual environment in .venv first. Python 3.11 or newer: `make demo PYTHON=python3.12`.
+# On a machine with NVIDIA GPUs: `make demo EXTRA=gpu`.
+
+PYTHON ?= python3
+EXTRA ?= cpu
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := setup.cfg pyproject.toml constraints.txt
+
+.PHONY: demo test lint format clean help
+
+help:
+	@sed -n 's/^# //p' Makefile | head -3; echo "Targets: demo test lint format clean"
+
+demo: $(VENV)/installed-$(EXTRA)
+	$(BIN)/rust-optuna demo
+
+test: $(VENV)/installed-$(EXTRA)-dev
+	$(BIN)/python -m pytest -n 2 $(ARGUMENTS)
+
+lint: $(VENV)/installed-$(EXTRA)-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-$(EXTRA)-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is not Python 3.11 or newer: make ... PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-$(EXTRA): $(SOURCES) | $(BIN)/python
+	@echo "Installing into $(VENV) (a few hundred megabytes, once) ..."
+	$(INSTALL) --editable '.[$(EXTRA)]'
+	@touch $@
+
+$(VENV)/installed-$(EXTRA)-dev: $(SOURCES) | $(BIN)/python
+	@echo "Installing into $(VENV) (a few hundred megabytes, once) ..."
+	$(INSTALL) --editable '.[$(EXTRA),postgresql,dev]'
+	@touch $@ $(VENV)/installed-$(EXTRA)
