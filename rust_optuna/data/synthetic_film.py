@@ -102,8 +102,8 @@ def draw_film(film: SyntheticFilm, *, seed: int, place: int, contrast: float) ->
 def _expose(attenuation: Array, exposure: Exposure, rng: np.random.Generator) -> Array:
     """Return the detector's logarithmic signal (HEIGHT, WIDTH) for the attenuation at twice that size."""
     rays = np.exp(-attenuation)
-    averaged: Array = (rays[::2, ::2] + rays[::2, 1::2] + rays[1::2, ::2] + rays[1::2, 1::2]) / 4
-    signal = _blur(averaged + SCATTER, exposure.blur)
+    averaged = (rays[::2, ::2] + rays[::2, 1::2] + rays[1::2, ::2] + rays[1::2, 1::2]) / 4
+    signal = _blur((averaged + SCATTER).astype(np.float32), exposure.blur)
     # Poisson noise; at hundreds of photons a pixel and more, that is normal noise.
     signal += rng.standard_normal(signal.shape, dtype=np.float32) * np.sqrt(signal / exposure.photons)
     logarithm: Array = -np.log(np.maximum(signal, np.float32(SCATTER / 4)))

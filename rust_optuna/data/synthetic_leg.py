@@ -173,8 +173,8 @@ def texture(rng: np.random.Generator, like: Array, grains: tuple[int, int]) -> A
 def soft_tissue(view: str, leg: Leg, rays: Rays, rng: np.random.Generator) -> Array:
     """Return the path through the calf, fat counted by its lower density: the shin lies close under the skin."""
     behind = (0.22 if view == "anteroposterior" else 0.42) * leg.soft_radius
-    taper = 1 + rng.normal(0, 1e-3) * rays.along - rng.uniform(0, 2e-5) * rays.along**2
-    calf: Array = leg.soft_radius * taper
+    taper = rng.normal(0, 1e-3) * rays.along - rng.uniform(0, 2e-5) * rays.along**2
+    calf = (leg.soft_radius * (1 + taper)).astype(np.float32)
     fat = rng.uniform(4.0, 9.0)
     across = rays.across - behind
     path = 0.8 * chord(calf, across)

@@ -108,7 +108,14 @@ def _build_features(database: Database, study: Study, home: Home, environment: d
     backbones = cached_backbones(study.configuration, load_parameters(database, study.id), study.inherited, home)
     if not any(FeatureCache(home.features, backbone).missing(contents) for backbone in backbones):
         return
-    child = subprocess.run(program(["features", "build", study.name]), env={**os.environ, **environment}, check=False)
+    # Its progress bar, on stderr, is this search's own; what it would print to a user is not.
+    child = subprocess.run(
+        program(["features", "build", study.name]),
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
     if child.returncode:
         raise RustOptunaError(f"The features of {study.name} were not built: see above")
 

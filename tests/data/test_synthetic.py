@@ -173,8 +173,11 @@ def test_contrast_changes_nothing_far_from_the_fracture():
 
 
 def summaries(patients, contrast, seed):
-    """Return (films, 4) view, mean and variance of each film, (films, 16) subscores, and (films,) patients."""
-    films = draw_cohort(patients, seed)
+    """Return (films, 4) view, mean and variance of each film, (films, 16) subscores, and (films,) patients.
+
+    Films with a hidden cortex are left out: the bar that hides it shows, and rightly so.
+    """
+    films = [film for film in draw_cohort(patients, seed) if not any(film.hidden)]
     rows, labels = [], np.zeros((len(films), 16), int)
     for place, film in enumerate(films):
         levels = draw_film(film, seed=seed, place=place, contrast=contrast) / 255.0
@@ -187,7 +190,8 @@ def summaries(patients, contrast, seed):
 def gain_over_view(model, rows, labels, patients, folds=5):
     """Return by how much ``model`` on view, mean and variance beats the label frequencies of each view.
 
-    Out-of-fold scores of patient-grouped folds, macro average precision over the sixteen subscores.
+    Out-of-fold scores of patient-grouped folds, macro average precision over the sixteen subscores. Even noise gains
+    some 0.03 with so few films: frequencies tie, and ties have the lowest average precision to be expected.
     """
     scores, baseline = np.zeros(labels.shape), np.zeros(labels.shape)
     for fold in range(folds):
@@ -202,8 +206,17 @@ def gain_over_view(model, rows, labels, patients, folds=5):
     return macro[0] - macro[1]
 
 
-@pytest.mark.parametrize("contrast", [1.0, 3.0])
-def test_mean_and_variance_of_a_film_do_not_tell_its_scores(contrast):
-    rows, labels, patients = summaries(100, contrast, seed=3)
+@pytest.fixture(scope="module")
+def blank_summaries():
+    """Summaries of films that show neither callus nor fracture line."""
+    return summaries(80, 0.0, seed=3)
+
+
+@pytest.mark.parametrize("contrast", [1.0, 4.0])
+def test_mean_and_variance_of_a_film_do_not_tell_its_scores(blank_summaries, contrast):
+    seen = summaries(80, contrast, seed=3)
     for model in (LogisticRegression(), DecisionTreeClassifier(max_depth=3, min_samples_leaf=15, random_state=0)):
-        assert gain_over_view(model, rows, labels, patients) < 0.04
+        gain = gain_over_view(model, *seen)
+        chance = gain_over_view(model, *blank_summaries)
+        assert chance < 0.06
+        assert gain < chance + 0.03

@@ -58,7 +58,9 @@ def test_single_steps_are_those_of_keras(learning_rate, epsilon, standardised):
         # Keras computes the loss from probabilities, clipped at 1e-7.
         assert done.loss == pytest.approx(float(np.ravel(expected)[0]), abs=1e-5)
         for ours, theirs in zip(state.weights, model.get_weights(), strict=True):
-            np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-6 if step == 0 else 3e-5 * max(1, learning_rate / 1e-3))
+            np.testing.assert_allclose(
+                ours.numpy(), theirs, atol=1e-6 if step == 0 else 3e-5 * max(1, learning_rate / 1e-3)
+            )
         # Rounding is amplified by training: each step starts from the same weights.
         for ours, theirs in zip(state.weights, model.get_weights(), strict=True):
             ours.assign(theirs)

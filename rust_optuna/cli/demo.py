@@ -1,0 +1,89 @@
+"""``rust-optuna demo``: the whole story on synthetic films."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from rust_optuna.cli.options import common_options, settings
+from rust_optuna.cli.output import progress_bar
+
+
+@click.command()
+@click.option("--seed", default=1, show_default=True, help="Another seed makes up other patients.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a GPU, or one a core]")
+@click.option("--weights", help="imagenet, random, or a file.  [default: imagenet where they can be had]")
+@click.option("--shuffle-scores", is_flag=True, help="Negative control: scores that no film shows.")
+@common_options
+def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bool) -> None:
+    r"""Draw SYNTHETIC films, search both regimes in small, show the best trials beside their baselines.
+
+    Everything goes below storage/. Called again it goes on where it stopped.
+
+    \b
+    Example:
+      rust-optuna demo
+    """
+    from rust_optuna.cli.live import LiveTable
+    from rust_optuna.cli.results import print_best
+    from rust_optuna.run import demo as story
+    from rust_optuna.run.local import search
+    from rust_optuna.search.results import describe_best
+
+    where = settings()
+    chosen = story.Demo(seed=seed, shuffle_scores=shuffle_scores, weights=weights)
+    used = story.choose_weights(chosen)
+    remark = _remark(used)
+    click.echo(remark)
+    with progress_bar("Drawing films") as progress:
+        manifest = story.draw_films(chosen, where.home, progress)
+    files = story.write_studies(used, where.home)
+    click.echo(f"{_short(manifest)}: SYNTHETIC films of {chosen.patients} made-up patients")
+    with LiveTable() as table:
+        finished = search(files, where.home, where.url, where.artifacts, workers=workers, listener=table.listener)
+    click.echo()
+    with where.open_to_read() as database:
+        for status in finished:
+            best = describe_best(database, status.study)
+            if best is not None:
+                print_best(best)
+    click.echo(
+        "\nThe values are selection scores: the best epoch of the best of several trials. "
+        "All films are SYNTHETIC: no number here says anything about patients."
+    )
+    click.echo(f"Results: {where.home.storage}")
+    commands = [
+        "rust-optuna status",
+        "rust-optuna best demo-regime-1 --json",
+        "rust-optuna study export demo-regime-1 storage/reports/demo-regime-1",
+        "rust-optuna dashboard",
+    ]
+    click.echo("\n".join(["Next:", *(f"  {_prefix()}{command}" for command in commands)]))
+    click.echo(remark)
+
+
+def _remark(weights: str) -> str:
+    if weights == "random":
+        return (
+            "NOTE: RANDOM backbone weights, as ImageNet's could not be had here: "
+            "scores are far below what pretrained weights reach."
+        )
+    return f"Backbone weights: {weights}."
+
+
+def _prefix() -> str:
+    """Return what to put before the program's name where it is not on the PATH (a virtual environment's, say)."""
+    import shutil
+    import sys
+
+    program = Path(sys.argv[0])
+    if shutil.which("rust-optuna") or not program.is_file():
+        return ""
+    return f"{_short(program.resolve().parent)}{os.sep}"
+
+
+def _short(path: Path) -> str:
+    """Return a path relative to the current directory where it lies below it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
