@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from rust_optuna.data.synthetic_cohort import SyntheticFilm, draw_cohort
+from rust_optuna.data.synthetic_cohort import CORTICES_OF_VIEW, SyntheticFilm, draw_cohort
 from rust_optuna.data.synthetic_film import HEIGHT, WIDTH, draw_film
 
 COLUMNS, ROWS, CAPTION = 8, 3, 26
@@ -18,7 +18,7 @@ COLUMNS, ROWS, CAPTION = 8, 3, 26
 
 def caption(film: SyntheticFilm) -> str:
     """Return the film's view and subscores, a dash for an unreadable cortex."""
-    names = {"anteroposterior": ("medial", "lateral"), "lateral": ("anterior", "posterior")}[film.view]
+    names = CORTICES_OF_VIEW[film.view]
     return f"{film.view}\n" + "  ".join(f"{name} {film.readable.get(name, '-')}" for name in names)
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--contrast", type=float, default=1.0)
-    parser.add_argument("--scale", type=float, default=0.6, help="size of a film on the sheet")
+    parser.add_argument("--scale", type=float, default=0.7, help="size of a film on the sheet")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "images" / "synthetic_contact_sheet.png")
     options = parser.parse_args()
     width, height = int(WIDTH * options.scale), int(HEIGHT * options.scale)
@@ -45,8 +45,8 @@ def main() -> None:
             font=ImageFont.load_default_imagefont(),
         )
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    # 32 grey levels keep the file small; the films themselves have 256.
-    sheet.quantize(32).save(options.output, optimize=True)
+    # 64 grey levels keep the file small; the films themselves have 256.
+    sheet.quantize(64).save(options.output, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """The configuration of a study and of one trial: every key there is, its type, its range and its default.
 
-``study_file`` reads these from TOML. A *trial key* (those of ``KEYS``) may stand in its own section, in ``[fixed]`` or in
-``[search_space]``, in one of them only.
+``study_file`` reads these from TOML. A *trial key* (those of ``KEYS``) may stand in its own section, in ``[fixed]`` or
+in ``[search_space]``, in one of them only.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -25,6 +26,7 @@ class Key:
         low: the lowest value; ``exclusive_low`` says that it must be exceeded.
         high: the highest value; ``exclusive_high`` likewise.
         choices: the only values, for a string.
+        named: how to speak of ``choices`` where there are too many to list.
     """
 
     section: Literal["", "model", "cross_validation"]
@@ -35,6 +37,7 @@ class Key:
     exclusive_low: bool = False
     exclusive_high: bool = False
     choices: tuple[str, ...] = ()
+    named: str = ""
 
     def violation(self, value: object) -> str | None:
         """Say what is wrong with ``value``, or None."""
@@ -46,10 +49,12 @@ class Key:
             names = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
             return f"{value!r} is not {names[self.type]}"
         if self.choices and value not in self.choices:
-            return f"{value!r} is not one of {', '.join(self.choices)}"
+            return f"{value!r} is not {self.named or 'one of ' + ', '.join(self.choices)}"
         return self._out_of_range(value) if isinstance(value, int | float) else None
 
     def _out_of_range(self, value: float) -> str | None:
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{value!r} is not a finite number"
         above = self.low is None or (value > self.low if self.exclusive_low else value >= self.low)
         below = self.high is None or (value < self.high if self.exclusive_high else value <= self.high)
         if above and below:
@@ -67,6 +72,21 @@ class Key:
         return converted
 
 
+def _numbered(kind: str, count: int) -> tuple[str, ...]:
+    """Return the names that Keras gives to ``count`` unnamed layers of one kind."""
+    return (kind, *(f"{kind}_{number}" for number in range(1, count)))
+
+
+LAYERS = (
+    *(f"mixed{number}" for number in range(11)),
+    *("mixed9_0", "mixed9_1"),
+    *(name for kind in ("conv2d", "batch_normalization", "activation") for name in _numbered(kind, 94)),
+    *_numbered("max_pooling2d", 4),
+    *_numbered("average_pooling2d", 9),
+    *_numbered("concatenate", 2),
+)
+"""The layers of InceptionV3 without its top that have features, by the names they have in a fresh process."""
+
 KEYS: Mapping[str, Key] = {
     "batch_size": Key("", int, low=1),
     "dropout_rate": Key("", float, low=0, high=1, exclusive_high=True),
@@ -74,7 +94,9 @@ KEYS: Mapping[str, Key] = {
     "epsilon": Key("", float, low=0, exclusive_low=True),
     "weights": Key("model", str, "imagenet"),
     "weights_seed": Key("model", int, 0, low=0),
-    "output": Key("model", str, "mixed10"),
+    "output": Key(
+        "model", str, "mixed10", choices=LAYERS, named="a layer of InceptionV3: mixed0 to mixed10 are the usual ones"
+    ),
     "pooling": Key("model", str, "max", choices=("max", "average")),
     "image_size": Key("model", int, 299, low=75, high=2048),
     "resize": Key("model", str, "stretch", choices=("stretch", "pad")),

@@ -103,6 +103,11 @@ class _Reader:
             return {}
         return dict(table)
 
+    def names(self, section: str) -> set[str]:
+        """Return the keys that a section names, whether their values are right or wrong."""
+        table = self.document.get(section)
+        return set(table) if isinstance(table, dict) else set()
+
     def take(self, table: dict[str, Any], where: str, key: Key) -> Any:
         """Remove and return one checked value, its default where it is absent, None where it is wrong."""
         name = where.rpartition(".")[2]
@@ -131,11 +136,11 @@ class _Reader:
         self.refuse_rest(top, "", (*TOP_LEVEL, *(f"[{s}]" for s in SECTIONS)))
         sampler, sampler_seed, n_trials = self.read_sampler()
         search_space = self.read_search_space(sampler)
-        fixed, from_best_of = self.read_fixed(search_space)
-        model, folds, seed = self.read_model({*search_space, *fixed})
-        named = {key for s in ("search_space", "fixed") if isinstance(t := self.document.get(s), dict) for key in t}
+        searched, named_fixed = self.names("search_space"), self.names("fixed")
+        fixed, from_best_of = self.read_fixed(searched)
+        model, folds, seed = self.read_model(searched | named_fixed)
         if from_best_of is None:
-            for missing in (key for key in HYPERPARAMETERS if key not in named):
+            for missing in (key for key in HYPERPARAMETERS if key not in searched | named_fixed):
                 self.problem(missing, "has no value: name it in [search_space] or in [fixed]")
         elif from_best_of == name:
             self.problem("fixed.from_best_of", "names this very study")
@@ -157,9 +162,10 @@ class _Reader:
         )
 
     def read_sampler(self) -> tuple[Any, Any, Any]:
-        table = self.section("sampler", required=True)
-        if not table:
+        if not isinstance(self.document.get("sampler"), dict):
+            self.section("sampler", required=True)
             return None, None, None
+        table = self.section("sampler")
         kind = self.take(table, "sampler.type", Key("", str, choices=("random", "grid")))
         seed = self.take(table, "sampler.seed", Key("", int, 0, low=0, high=2**32 - 1))
         n_trials = None
@@ -249,14 +255,14 @@ class _Reader:
             return None
         return Range(kind, low=low, high=high, log=log, step=step)
 
-    def read_fixed(self, search_space: Mapping[str, Range]) -> tuple[dict[str, Value], str | None]:
+    def read_fixed(self, searched: set[str]) -> tuple[dict[str, Value], str | None]:
         table = self.section("fixed")
         source = self.take(table, "fixed.from_best_of", Key("", str)) if "from_best_of" in table else None
         fixed: dict[str, Value] = {}
         for name in list(table):
             if name not in KEYS:
                 continue
-            if name in search_space:
+            if name in searched:
                 self.problem(f"fixed.{name}", "is searched too: take it out of [fixed] or of [search_space]")
             value = self.take(table, f"fixed.{name}", KEYS[name])
             if value is not None:

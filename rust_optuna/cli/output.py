@@ -22,23 +22,32 @@ def print_next(command: str) -> None:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function of (done, total) that shows a bar with rate on stderr, or a line now and then in a log."""
+    """Yield a function of (done, total) that shows a bar with its rate on stderr, or a few lines in a log.
+
+    Nothing is shown before its first call, nor once all is done.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     rate = TextColumn("{task.fields[rate]}")
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None, rate="")
-        quarters = 0
+    bar = Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), console=console)
+    task = bar.add_task(what, total=None, rate="")
+    quarters = 0
 
-        def show(done: int, total: int) -> None:
-            nonlocal quarters
+    def show(done: int, total: int) -> None:
+        nonlocal quarters
+        if console.is_terminal:
+            bar.start()
             speed = bar.tasks[0].speed
             bar.update(task, completed=done, total=total, rate=f"{speed:.1f}/s" if speed else "")
-            if not console.is_terminal and total and done * 4 // total > quarters:
-                quarters = done * 4 // total
-                click.echo(f"{what}: {done:,} of {total:,}", err=True)
+            if done >= total:
+                bar.stop()
+        elif done * 4 // max(total, 1) > quarters:
+            quarters = done * 4 // total
+            click.echo(f"{what}: {done:,} of {total:,}", err=True)
 
+    try:
         yield show
+    finally:
+        bar.stop()

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rust_optuna.cli.options import home_option, settings
 from rust_optuna.errors import WeightsError
-from rust_optuna.paths import Home
 
 if TYPE_CHECKING:
-    from rust_optuna.learn.weights import WeightsReport
+    from rust_optuna.learn.backbone import WeightsReport
 
 
 @click.group()
@@ -25,17 +25,17 @@ def weights() -> None:
 @weights.command(epilog="\b\nExample:\n  rust-optuna weights check RadImageNet-InceptionV3_notop.h5")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@home_option
 @click.pass_context
 def check(context: click.Context, path: Path, as_json: bool) -> None:
     """Say whether PATH fits InceptionV3 without its top.
 
     Exit code 0 if it does, 1 if not, with the reason.
     """
-    from rust_optuna.learn.weights import check_weights
+    from rust_optuna.learn.backbone import check_weights
 
-    home = context.find_object(Home) or Home.find()
     try:
-        report = check_weights(home.resolve(path))
+        report = check_weights(settings().home.resolve(path))
     except WeightsError as error:
         if not as_json:
             raise

@@ -1,7 +1,8 @@
 """Synthetic films with known RUST scores, for demonstrations and tests.
 
 Nothing learnt from them says anything about patients: the films, their metadata and the patients' names all say
-SYNTHETIC. What is drawn is decided in ``synthetic_cohort``, how in ``synthetic_film``.
+SYNTHETIC. What is drawn is decided in ``synthetic_cohort``, how in ``synthetic_film`` (the exposure),
+``synthetic_leg`` and ``synthetic_fracture``.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def synthesize(
         patients: how many patients; each has about 2.4 films.
         seed: decides everything about the data set.
         contrast: how plainly callus and fracture line show: 0 not at all (the films then carry no trace of the scores),
-            1 as in a real film, above 1 exaggerated. Nothing else about the films depends on it.
+            1 as in a real film, above 1 exaggerated. Nothing else depends on it but window and gamma, which suit the
+            whole film.
         shuffle_scores: a negative control: draw the same films, but permute the scores in the manifest among the films
             of the same view, so that nothing can be learnt from them.
         processes: how many processes draw; by default as many as there are CPUs to run on, and films to occupy them.

@@ -17,16 +17,16 @@ FILMS_PER_PATIENT = {1: 45, 2: 944, 3: 17, 4: 123, 5: 8, 6: 70}
 # Of the visits with one film only, how many have the anteroposterior one: 1,493 of all films are anteroposterior.
 LONE_FILMS_ANTEROPOSTERIOR = 60 / 70
 # The two cortices that each view shows, in the anatomical mapping.
-CORTICES = {"anteroposterior": ("medial", "lateral"), "lateral": ("anterior", "posterior")}
+CORTICES_OF_VIEW = {"anteroposterior": ("medial", "lateral"), "lateral": ("anterior", "posterior")}
 # Films of each subscore 1 to 4, by cortex.
-SUBSCORES = {
+SUBSCORE_COUNTS = {
     "medial": (149, 404, 478, 251),
     "lateral": (121, 365, 498, 257),
     "anterior": (169, 378, 464, 265),
     "posterior": (115, 376, 551, 285),
 }
 # Films on which both, only the first, only the second or neither of the view's cortices is unreadable. Together they
-# give the published 252 films without and 242 with one readable cortex, and the totals of SUBSCORES.
+# give the published 252 films without and 242 with one readable cortex, and the totals of SUBSCORE_COUNTS.
 UNREADABLE = {"anteroposterior": (156, 55, 96, 1186), "lateral": (96, 71, 20, 1256)}
 HIDDEN_CORTICES = ((True, True), (True, False), (False, True), (False, False))
 
@@ -44,7 +44,7 @@ class SyntheticFilm:
         patient: the patient's number, from 1.
         visit: the patient's visit, from 1.
         view: ``anteroposterior`` or ``lateral``.
-        subscores: the true subscores, 1 to 4, of the view's two cortices in the order of ``CORTICES``.
+        subscores: the true subscores, 1 to 4, of the view's two cortices in the order of ``CORTICES_OF_VIEW``.
         hidden: whether each of the two cortices is covered and so unreadable.
     """
 
@@ -68,7 +68,7 @@ class SyntheticFilm:
     @property
     def readable(self) -> dict[str, int]:
         """The subscore of each cortex that a reader could score."""
-        triples = zip(CORTICES[self.view], self.subscores, self.hidden, strict=True)
+        triples = zip(CORTICES_OF_VIEW[self.view], self.subscores, self.hidden, strict=True)
         return {cortex: score for cortex, score, hidden in triples if not hidden}
 
 
@@ -95,7 +95,7 @@ def shuffle_readings(films: Sequence[SyntheticFilm], seed: int) -> list[dict[str
     """Return what a reader would note of each film, permuted among the films of the same view."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
     readings = [film.readable for film in films]
-    for view in CORTICES:
+    for view in CORTICES_OF_VIEW:
         places = [i for i, film in enumerate(films) if film.view == view]
         moved = [films[i].readable for i in rng.permutation(places)]
         for place, reading in zip(places, moved, strict=True):
@@ -112,7 +112,7 @@ def _draw_film_counts(patients: int, rng: np.random.Generator) -> list[int]:
 
 def _draw_visits(count: int, rng: np.random.Generator) -> list[tuple[str, ...]]:
     """Return the views taken at each visit: pairs, and after them one lone film if ``count`` is odd."""
-    visits: list[tuple[str, ...]] = [tuple(CORTICES)] * (count // 2)
+    visits: list[tuple[str, ...]] = [tuple(CORTICES_OF_VIEW)] * (count // 2)
     if count % 2:
         visits.append(("anteroposterior" if rng.random() < LONE_FILMS_ANTEROPOSTERIOR else "lateral",))
     return visits
@@ -131,10 +131,10 @@ def _score(
     """Return the films with their subscores; ``stages`` has the healing stage of each."""
     noise = rng.normal(scale=CORTEX_NOISE, size=(len(films), 2))
     scores = np.zeros((len(films), 2), int)
-    for view, cortices in CORTICES.items():
+    for view, cortices in CORTICES_OF_VIEW.items():
         rows = [i for i, film in enumerate(films) if film.view == view]
         for column, cortex in enumerate(cortices):
-            scores[rows, column] = _cut(stages[rows] + noise[rows, column], SUBSCORES[cortex], rng)
+            scores[rows, column] = _cut(stages[rows] + noise[rows, column], SUBSCORE_COUNTS[cortex], rng)
     pairs: list[tuple[int, int]] = [(int(first), int(second)) for first, second in scores]
     return [replace(film, subscores=pair) for film, pair in zip(films, pairs, strict=True)]
 

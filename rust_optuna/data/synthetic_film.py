@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from rust_optuna.data.synthetic_cohort import SyntheticFilm
-from rust_optuna.data.synthetic_leg import Array, Leg, Rays, fibula, metal, soft_tissue, tibia
+from rust_optuna.data.synthetic_fracture import tibia
+from rust_optuna.data.synthetic_leg import Array, Leg, Rays, fibula, metal, soft_tissue
 
 HEIGHT, WIDTH = 320, 256
 """Pixels of a film, along and across the bone."""
@@ -20,8 +21,8 @@ HEIGHT, WIDTH = 320, 256
 SOFT_TISSUE, BONE, METAL = 0.021, 0.046, 0.33
 # Scattered radiation, as a share of the unattenuated: it is why metal is not infinitely white.
 SCATTER = 0.035
-# A ray that met this much has passed through the leg.
-THROUGH_LEG = 0.3
+# Logarithmic signals from which on a ray has passed through the leg, and through metal.
+THROUGH_LEG, THROUGH_METAL = 0.3, 2.85
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Exposure:
         level: distance of the fracture below the film's middle, in millimetres.
         blur: standard deviation of the point spread, in pixels.
         photons: in an unattenuated pixel.
-        window: percentiles of the signal that are shown black and white.
+        window: percentiles of the leg's signal, metal aside, that are shown black and white.
         brightness: mean grey level of the leg, 0 to 1.
     """
 
@@ -62,7 +63,7 @@ class Exposure:
             level=rng.uniform(-0.12, 0.12) * field,
             blur=rng.uniform(0.5, 1.0),
             photons=rng.uniform(8e3, 3e4),
-            window=(rng.uniform(0.5, 6.0), rng.uniform(94.0, 99.0)),
+            window=(rng.uniform(0.5, 6.0), rng.uniform(97.5, 99.8)),
             brightness=rng.uniform(0.40, 0.58),
         )
 
@@ -131,7 +132,7 @@ def _develop(signal: Array, exposure: Exposure) -> NDArray[np.uint8]:
     film then cannot tell how much callus there is.
     """
     leg = signal > THROUGH_LEG
-    low, high = np.percentile(signal[leg], exposure.window).tolist()
+    low, high = np.percentile(signal[leg & (signal < THROUGH_METAL)], exposure.window).tolist()
     levels = np.clip((signal - low) / (high - low), 0, 1)
     levels **= _gamma_for(levels[leg], exposure.brightness)
     grey: NDArray[np.uint8] = np.rint(levels * 255).astype(np.uint8)

@@ -13,8 +13,9 @@ import numpy as np
 
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.data.radiographs import Resize, read_radiograph
+from rust_optuna.learn.backbone import build_backbone
 from rust_optuna.learn.runtime import load_keras, load_tensorflow
-from rust_optuna.learn.weights import build_backbone, weights_identity
+from rust_optuna.learn.weights import weights_identity
 
 MICRO_BATCH = 16
 """Films in one run of the backbone, the last run padded. Never the training batch: rounding depends on it, so a change
@@ -51,6 +52,10 @@ class Extractor:
     Args:
         backbone: which one, and where it is tapped.
 
+    Attributes:
+        model: the backbone as a Keras model, before pooling.
+        width: features of a film.
+
     Raises:
         MissingExtraError: TensorFlow is not installed.
         WeightsError: the weights are missing or do not fit, or there is no such layer.
@@ -58,10 +63,9 @@ class Extractor:
 
     def __init__(self, backbone: BackboneConfiguration) -> None:
         self.backbone = backbone
-        model = build_backbone(backbone)
-        self.width = int(model.output.shape[-1])
-        """Features of a film."""
-        self._run = _compile(model, backbone)
+        self.model = build_backbone(backbone)
+        self.width = int(self.model.output.shape[-1])
+        self._run = _compile(self.model, backbone)
 
     def identity(self) -> dict[str, str | int]:
         """Return all that determines the features."""

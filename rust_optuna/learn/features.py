@@ -66,7 +66,8 @@ class _Shard:
 class FeatureCache:
     """The features of one backbone, on disk.
 
-    Any number of processes may use one folder at a time. An object belongs to one thread.
+    Any number of processes may use one folder at a time; over a network, where its file system has locks. An object
+    belongs to one thread.
 
     Args:
         folder: the cache's folder, of all backbones.

@@ -164,6 +164,7 @@ def _train(
     state: State, settings: Settings, table: Any, rows: Any, targets: Any, batch_size: Any, loss: Any
 ) -> tuple[Any, Any, Any]:
     tf = load_tensorflow()
+    table, rows, targets = map(_of_any_length, (table, rows, targets))
     count = tf.shape(rows)[0]
 
     def more(start: Any, *_: Any) -> Any:
@@ -216,7 +217,17 @@ def _update(state: State, settings: Settings, gradients: Sequence[Any]) -> None:
 
 def _predict(weights: tuple[Any, ...], settings: Settings, features: Any) -> Any:
     tf = load_tensorflow()
-    return tf.sigmoid(_forward(weights, settings, features, dropout_step=None))
+    return tf.sigmoid(_forward(weights, settings, _of_any_length(features), dropout_step=None))
+
+
+def _of_any_length(tensor: Any) -> Any:
+    """Hide how many rows there are.
+
+    TensorFlow traces for the first length it meets and once more, for any length, at the second. Both must be the
+    same program, or a point's bits could depend on what its process ran before.
+    """
+    tf = load_tensorflow()
+    return tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=[None, *tensor.shape[1:]])
 
 
 def _forward(weights: tuple[Any, ...], settings: Settings, features: Any, dropout_step: Any) -> Any:

@@ -163,8 +163,12 @@ class Worker:
                 state, outcome = _evaluate(objective, claim, trial, on_epoch)
                 self.ledger.finish(claim, state, outcome.value, outcome.result, outcome.artifact)
             mirror.tell(trial.number, state, outcome.value, outcome.result)
-        except (LeaseLostError, optuna.exceptions.UpdateFinishedTrialError):
+        except LeaseLostError:
             log.warning("%s: point %d was lost to another worker; its result is dropped", claim.study, claim.number)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            # By a reconciler, where the lease was lost; by somebody outside, where it was not.
+            self.ledger.release(claim, "its trial was finished by somebody else")
+            log.warning("%s: the trial of point %d was finished elsewhere", claim.study, claim.number)
         except StopRequestedError:
             self._give_back(mirror, claim, number, "the worker was asked to stop")
             log.info("%s: point %d given back", claim.study, claim.number)

@@ -43,7 +43,7 @@ def parse_url(text: str, home: Home) -> URL:
     """
     try:
         url = sa.make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise StorageError(
             "The storage is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or postgresql://user@host/name"
         ) from None
@@ -76,8 +76,9 @@ class Database:
         self.engine = self._engine()
 
     def __str__(self) -> str:
-        """Return the URL with its password hidden, and an SQLite file's path plainly."""
-        return self.url.render_as_string(hide_password=True)
+        """Return the URL with its passwords hidden, those among its query parameters too."""
+        hidden = {name: "***" for name in self.url.query if "pass" in name.lower()}
+        return self.url.update_query_dict(hidden).render_as_string(hide_password=True)
 
     @property
     def is_sqlite(self) -> bool:

@@ -171,14 +171,14 @@ class Ledger:
         return self.database.transact(lambda connection: _expire(connection, study_id))
 
     def close(self, study_id: int) -> bool:
-        """Mark an open study done once no point of it waits or runs; return whether it is done."""
+        """Mark an open study done once no point of it waits or runs; return whether it is done, or deleted."""
         unfinished = sa.exists().where(point.c.study_id == study_id, point.c.state.in_(("waiting", "running")))
 
         def mark(connection: Connection) -> bool:
             done = study.update().where(study.c.id == study_id, study.c.state == "open", ~unfinished)
             connection.execute(done.values(state="done"))
             state = connection.execute(sa.select(study.c.state).where(study.c.id == study_id)).scalar()
-            return state == "done"
+            return state in ("done", None)
 
         return self.database.transact(mark)
 

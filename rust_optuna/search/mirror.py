@@ -88,7 +88,10 @@ class Mirror:
             result: the trial's ``result`` attribute.
         """
         state = _STATES.get(outcome, TrialState.FAIL)
-        trial_id = self._trial_id(number)
+        try:
+            trial_id = self._trial_id(number)
+        except KeyError:
+            return  # the study was deleted meanwhile
         try:
             if result is not None:
                 self.storage.set_trial_user_attr(trial_id, RESULT, dict(result))
@@ -105,7 +108,10 @@ class Mirror:
         """
         with self.database.exclusive(f"mirror:{self.study.name}"):
             # Trials first, ledger second: an attempt that ends in between is then seen as ended.
-            trials = self.shown.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
+            try:
+                trials = self.shown.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
+            except KeyError:
+                return  # the study was deleted meanwhile
             attempts = self._attempts() if trials else {}
             for trial in trials:
                 if POINT in trial.user_attrs and ATTEMPT in trial.user_attrs:

@@ -11,7 +11,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from rust_optuna.data.manifest import CORTICES, read_manifest
 from rust_optuna.data.synthetic import synthesize
-from rust_optuna.data.synthetic_cohort import SUBSCORES, draw_cohort, shuffle_readings
+from rust_optuna.data.synthetic_cohort import SUBSCORE_COUNTS, draw_cohort, shuffle_readings
 from rust_optuna.data.synthetic_film import HEIGHT, WIDTH, draw_film
 from rust_optuna.errors import DataError
 
@@ -126,7 +126,7 @@ def test_cohort_has_the_published_frequencies():
     readable = Counter(len(film.readable) for film in films)
     assert readable[0] / 4 == pytest.approx(252, rel=0.12)
     assert readable[1] / 4 == pytest.approx(242, rel=0.12)
-    for cortex, published in SUBSCORES.items():
+    for cortex, published in SUBSCORE_COUNTS.items():
         counts = Counter(film.readable.get(cortex) for film in films)
         assert [counts[score] / 4 for score in (1, 2, 3, 4)] == pytest.approx(list(published), rel=0.12)
 
@@ -135,7 +135,7 @@ def test_small_cohorts_have_the_same_frequencies_on_average():
     films = [film for seed in range(400) for film in draw_cohort(3, seed)]
     counts = Counter(film.readable.get("medial") for film in films)
     shares = np.array([counts[score] for score in (1, 2, 3, 4)]) / sum(counts[score] for score in (1, 2, 3, 4))
-    assert shares == pytest.approx(np.array(SUBSCORES["medial"]) / sum(SUBSCORES["medial"]), abs=0.04)
+    assert shares == pytest.approx(np.array(SUBSCORE_COUNTS["medial"]) / sum(SUBSCORE_COUNTS["medial"]), abs=0.04)
 
 
 def test_healing_agrees_between_cortices_and_rises_over_visits():

@@ -1,0 +1,159 @@
+"""The backbone: InceptionV3 without its top, frozen, cut at a named layer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rust_optuna.config import BackboneConfiguration
+from rust_optuna.errors import WeightsError
+from rust_optuna.learn.runtime import load_keras
+from rust_optuna.learn.weights import digest, inspect_weights, load_weights, weights_file, weights_layout
+
+CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What `check_weights` found in a file that fits.
+
+    Args:
+        path: the file.
+        sha256: of its bytes; features and fingerprints go by it.
+        layout: how it is laid out, in words.
+        layers: layers that carry weights.
+        parameters: numbers in them.
+        mean_change: mean absolute difference between the file's kernels and He-normal random ones.
+        kernel_deviation: standard deviation of the file's kernels.
+    """
+
+    path: Path
+    sha256: str
+    layout: str
+    layers: int
+    parameters: int
+    mean_change: float
+    kernel_deviation: float
+
+
+def build_backbone(backbone: BackboneConfiguration) -> Any:
+    """Return the frozen backbone: (films, size, size, 3) in [−1, 1] to the output of the named layer.
+
+    Weights are loaded into the whole no-top InceptionV3, then it is cut at the layer: a file holds the whole of it.
+    Layers carry the names they have in the first model that a process builds (``conv2d``, ``conv2d_1``, …, ``mixed0``
+    to ``mixed10``), however many were built before.
+
+    Raises:
+        WeightsError: no such layer, a layer that is not an image, or weights that are missing or do not fit.
+    """
+    keras = load_keras()
+    whole = _inception(backbone.image_size)
+    layers = _layers_by_name(whole)
+    if backbone.output not in layers:
+        mixed = ", ".join(f"mixed{i}" for i in range(11))
+        raise WeightsError(
+            f"InceptionV3 has no layer {backbone.output!r}: the usual outputs are {mixed}; every other name is in "
+            "`keras.applications.InceptionV3(include_top=False, weights=None).summary()`"
+        )
+    layer = layers[backbone.output]
+    if layer is whole.layers[0]:
+        raise WeightsError(f"the layer {backbone.output!r} is the input: there are no features to take there")
+    if backbone.weights == "random":
+        _randomise(layers, backbone.weights_seed)
+    else:
+        path = weights_file(backbone)
+        inspect_weights(path)
+        load_weights(whole, path)
+    cut = keras.Model(whole.input, layer.output)
+    cut.trainable = False
+    return cut
+
+
+def check_weights(path: Path) -> WeightsReport:
+    """Say what a weights file holds, if it fits the backbone.
+
+    Raises:
+        MissingExtraError: TensorFlow is not installed.
+        WeightsError: it does not fit, with the reason.
+    """
+    load_keras()
+    inspect_weights(path)
+    model = _inception(299)
+    load_weights(model, path)
+    loaded = _kernels(_layers_by_name(model))
+    random = _random_kernels([kernel.shape for kernel in loaded], seed=0)
+    changes = sum(float(np.abs(a - b).sum(dtype=np.float64)) for a, b in zip(loaded, random, strict=True))
+    flat = np.concatenate([kernel.ravel() for kernel in loaded])
+    return WeightsReport(
+        path=path,
+        sha256=digest(path, "sha256"),
+        layout=weights_layout(path),
+        layers=sum(1 for layer in model.layers if layer.weights),
+        parameters=int(model.count_params()),
+        mean_change=changes / flat.size,
+        kernel_deviation=float(flat.std(dtype=np.float64)),
+    )
+
+
+def _inception(size: int) -> Any:
+    keras = load_keras()
+    # Weights files hold no image size; only the layers' shapes, which depend on the three channels, must agree.
+    return keras.applications.InceptionV3(
+        include_top=False, weights=None, input_shape=(size, size, CHANNELS), name="inception_v3"
+    )
+
+
+def _layers_by_name(model: Any) -> dict[str, Any]:
+    """Return the layers in order of creation, by the names they would have in the first model of a process.
+
+    Keras numbers unnamed layers through a counter of the process; within one model the numbers still tell the order.
+    Only the ``mixed`` layers are named by InceptionV3 itself.
+    """
+    named: dict[str, Any] = {}
+    unnamed: dict[str, list[tuple[int, Any]]] = {}
+    for layer in model.layers:
+        found = re.fullmatch(r"(.+?)(?:_(\d+))?", layer.name)
+        if layer.name.startswith("mixed") or found is None:
+            named[layer.name] = layer
+        else:
+            unnamed.setdefault(found[1], []).append((int(found[2] or 0), layer))
+    for kind, layers in unnamed.items():
+        for position, (_, layer) in enumerate(sorted(layers, key=lambda numbered: numbered[0])):
+            named[f"{kind}_{position}" if position else kind] = layer
+    return named
+
+
+def _convolutions(layers: dict[str, Any]) -> list[Any]:
+    """Return the convolutions in order of creation."""
+    return [layer for layer in layers.values() if type(layer).__name__ == "Conv2D"]
+
+
+def _kernels(layers: dict[str, Any]) -> list[np.ndarray]:
+    return [layer.kernel.numpy() for layer in _convolutions(layers)]
+
+
+def _random_kernels(shapes: list[tuple[int, ...]], seed: int) -> list[np.ndarray]:
+    """Return kernels of deviation √(2/fan-in) (He et al. 2015, arXiv:1502.01852), the same on every device.
+
+    Args:
+        shapes: (height, width, channels in, channels out) of each, in order of creation.
+        seed: of NumPy's generator, which no version of Keras changes.
+    """
+    generator = np.random.default_rng(seed)
+    deviations = [np.float32(np.sqrt(2.0 / np.prod(shape[:-1]))) for shape in shapes]
+    return [
+        generator.standard_normal(shape, dtype=np.float32) * deviation
+        for shape, deviation in zip(shapes, deviations, strict=True)
+    ]
+
+
+def _randomise(layers: dict[str, Any], seed: int) -> None:
+    """Draw the convolutions; batch normalisations are created as the identity and stay so."""
+    convolutions = _convolutions(layers)
+    kernels = _random_kernels([tuple(layer.kernel.shape) for layer in convolutions], seed)
+    for layer, kernel in zip(convolutions, kernels, strict=True):
+        layer.kernel.assign(kernel)
