@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rust_optuna.cli.options import common_options, settings
 from rust_optuna.cli.output import progress_bar
+
+if TYPE_CHECKING:
+    from rust_optuna.run.demo import Demo
 
 
 @click.command()
@@ -33,13 +37,12 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     from rust_optuna.search.results import describe_best
 
     where = settings()
-    chosen = story.Demo(seed=seed, shuffle_scores=shuffle_scores, weights=weights)
-    used = story.choose_weights(chosen)
-    remark = _remark(used)
+    chosen = story.Demo(seed=seed, shuffle_scores=shuffle_scores, weights=weights).with_weights()
+    remark = _remark(chosen)
     click.echo(remark)
     with progress_bar("Drawing films") as progress:
         manifest = story.draw_films(chosen, where.home, progress)
-    files = story.write_studies(used, where.home)
+    files = story.write_studies(chosen, where.home)
     click.echo(f"{_short(manifest)}: SYNTHETIC films of {chosen.patients} made-up patients")
     with LiveTable() as table:
         finished = search(files, where.home, where.url, where.artifacts, workers=workers, listener=table.listener)
@@ -64,13 +67,14 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     click.echo(remark)
 
 
-def _remark(weights: str) -> str:
-    if weights == "random":
-        return (
-            "NOTE: RANDOM backbone weights, as ImageNet's could not be had here: "
-            "scores are far below what pretrained weights reach."
-        )
-    return f"Backbone weights: {weights}."
+def _remark(chosen: Demo) -> str:
+    """Return the demo's first and last line: with which weights its numbers were made."""
+    if chosen.weights != "random":
+        return f"Backbone weights: {chosen.weights}."
+    return (
+        "NOTE: backbone weights are RANDOM (ImageNet's could not be had), so the films' contrast is raised to "
+        f"{chosen.contrast:g}: pretrained weights do better on ordinary films."
+    )
 
 
 def _prefix() -> str:

@@ -109,25 +109,23 @@ def print_best(document: dict[str, Any]) -> None:
             click.echo(f"  {key} = {shown}" + ("  (inherited)" if title == "inherited" else ""))
     if "objective" in document:
         return
+    ours, trivial = document["fold_values_16"], document["baseline_view_only_untied_fold_values_16"]
     spread = _spread(document["fold_values"])
-    _print_score("average precision, 18 labels", document["value"], spread, document["baseline_view_only"])
-    ours, trivial = document["fold_values_16"], document["baseline_view_only_fold_values_16"]
-    _print_score(
-        "average precision, 16 subscores",
-        document["average_precision_16"],
-        _spread(ours),
-        document["baseline_view_only_16"],
-    )
+    _print_score("18 labels", document["value"], spread, document["baseline_view_only"])
+    _print_score("16 subscores", document["average_precision_16"], _spread(ours), document["baseline_view_only_16"])
     lifts = [a - b for a, b in zip(ours, trivial, strict=True)]
     error = _spread(lifts) / math.sqrt(len(lifts))
     click.echo(
-        f"  lift over the view-only baseline, 16 subscores: {statistics.fmean(lifts):+.4f} "
-        f"± {error:.4f} (standard error over folds)"
+        f"    lift {statistics.fmean(lifts):+.4f} ± {error:.4f} (standard error over folds) over that baseline "
+        f"with its ties broken at random ({document['baseline_view_only_untied_16']:.4f})"
     )
 
 
 def _print_score(name: str, value: float, spread: float, baseline: float) -> None:
-    click.echo(f"  {name}: {value:.4f} ± {spread:.4f} over folds; view-only baseline {baseline:.4f}")
+    click.echo(
+        f"  average precision, {name}: {value:.4f} ± {spread:.4f} (deviation over folds); "
+        f"view-only baseline {baseline:.4f}"
+    )
 
 
 def _spread(values: Sequence[float]) -> float:

@@ -44,11 +44,11 @@ def build_backbone(backbone: BackboneConfiguration) -> Any:
     """Return the frozen backbone: (films, size, size, 3) in [−1, 1] to the output of the named layer.
 
     Weights are loaded into the whole no-top InceptionV3, then it is cut at the layer: a file holds the whole of it.
-    Layers carry the names they have in the first model that a process builds (``conv2d``, ``conv2d_1``, …, ``mixed0``
-    to ``mixed10``), however many were built before.
+    Layers are found by the names they have in the first model that a process builds (``conv2d``, ``conv2d_1``, …,
+    ``mixed0`` to ``mixed10``), however many were built before.
 
     Raises:
-        WeightsError: no such layer, a layer that is not an image, or weights that are missing or do not fit.
+        WeightsError: no such layer, the input layer, or weights that are missing or do not fit.
     """
     keras = load_keras()
     whole = _inception(backbone.image_size)

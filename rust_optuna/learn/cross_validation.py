@@ -24,6 +24,7 @@ from rust_optuna.data.metrics import (
     macro_average_precision,
     summarise,
     summarise_folds,
+    summarise_untied,
     view_only_scores,
 )
 from rust_optuna.learn.runtime import describe_device, versions
@@ -223,16 +224,18 @@ class _Best:
 def _metrics(development: DevelopmentSet, scores: np.ndarray) -> dict[str, Any]:
     """Return the folds' metrics of the scores, of the view-only baseline, and the labels left out of each fold's."""
     views = np.asarray(development.views)
-    ours, baseline, left_out = [], [], []
+    ours, baseline, untied, left_out = [], [], [], []
     for fold in np.unique(development.folds):
         here = development.folds == fold
         labels = development.labels[here]
         trivial = view_only_scores(list(views[~here]), development.labels[~here], list(views[here]))
         ours.append(summarise(labels, scores[here], development.cortices))
         baseline.append(summarise(labels, trivial, development.cortices))
+        untied.append(summarise_untied(labels, trivial))
         left_out.append(labels_without_positives(labels))
     return {
         **summarise_folds(ours),
         "baseline_view_only": summarise_folds(baseline),
+        "baseline_view_only_untied": summarise_folds(untied),
         "labels_left_out": left_out,
     }

@@ -80,6 +80,11 @@ def imagenet_file() -> Path:
 
 
 def weights_file(backbone: BackboneConfiguration) -> Path:
+    """Return the file that a backbone's weights are in, unless they are random.
+
+    Raises:
+        WeightsError: there is none, or ImageNet weights could not be had.
+    """
     if backbone.weights == "imagenet":
         return imagenet_file()
     path = Path(backbone.weights)
@@ -128,6 +133,7 @@ def load_weights(model: Any, path: Path) -> None:
 
 
 def weights_layout(path: Path) -> str:
+    """Return how a file that fits is laid out, in words."""
     if path.suffix == ".keras":
         return "Keras 3 archive"
     if path.name.endswith(".weights.h5"):
@@ -145,7 +151,7 @@ def digest(path: Path, algorithm: str) -> str:
 @functools.lru_cache(maxsize=16)
 def _digest_of_version(path: Path, algorithm: str, _changed: int, _size: int) -> str:
     with path.open("rb") as file:
-        return hashlib.filedigest(file, algorithm).hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _keras_home() -> Path:

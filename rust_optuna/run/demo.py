@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -18,6 +18,10 @@ Progress = Callable[[int, int], None]
 
 STUDIES = ("regime_1.toml", "regime_2.toml")
 HOLDOUT = 0.15
+PRETRAINED_OUTPUT, RANDOM_OUTPUT = "mixed3", "mixed0"
+"""The layers that suit the films best: random weights lose more with each layer, pretrained ones gain at first."""
+RANDOM_CONTRAST = 2.0
+"""How plainly the scores must show for random weights to see them; pretrained ones see them on ordinary films."""
 
 
 @dataclass(frozen=True)
@@ -27,22 +31,28 @@ class Demo:
     Args:
         patients: how many to make up.
         seed: of the films and of the split.
-        contrast: how plainly callus and fracture line show.
+        contrast: how plainly callus and fracture line show; None for what suits the weights.
         shuffle_scores: negative control: scores that no film shows.
         weights: ``imagenet``, ``random``, a file, or None for ImageNet's where they can be had, else random ones.
     """
 
-    patients: int = 160
+    patients: int = 300
     seed: int = 1
-    contrast: float = 1.0
+    contrast: float | None = None
     shuffle_scores: bool = False
     weights: str | None = None
 
+    def with_weights(self) -> Demo:
+        """Return the same demo with its weights chosen and, where it was open, the contrast that suits them."""
+        weights = self.weights or _weights_at_hand()
+        contrast = self.contrast
+        if contrast is None:
+            contrast = RANDOM_CONTRAST if weights == "random" else 1.0
+        return replace(self, weights=weights, contrast=contrast)
 
-def choose_weights(demo: Demo) -> str:
-    """Return the weights to use: random ones where ImageNet's are neither here nor can be downloaded."""
-    if demo.weights is not None:
-        return demo.weights
+
+def _weights_at_hand() -> str:
+    """Return ImageNet weights where they are here or can be downloaded, else random ones."""
     try:
         imagenet_file()
     except WeightsError:
@@ -73,7 +83,7 @@ def draw_films(demo: Demo, home: Home, progress: Progress | None = None) -> Path
             home.demo,
             patients=demo.patients,
             seed=demo.seed,
-            contrast=demo.contrast,
+            contrast=1.0 if demo.contrast is None else demo.contrast,
             shuffle_scores=demo.shuffle_scores,
             progress=progress,
         )
@@ -82,16 +92,21 @@ def draw_films(demo: Demo, home: Home, progress: Progress | None = None) -> Path
     return manifest
 
 
-def write_studies(weights: str, home: Home) -> list[Path]:
-    """Write the demo's study files, with the weights chosen, beside its films."""
+def write_studies(demo: Demo, home: Home) -> list[Path]:
+    """Write the demo's study files, with its weights and the layer that suits them, beside its films."""
+    weights = demo.weights or "imagenet"
+    lines = {'weights = "imagenet"': f'weights = "{weights}"'}
+    if weights == "random":
+        lines[f'output = "{PRETRAINED_OUTPUT}"'] = f'output = "{RANDOM_OUTPUT}"'
     paths = []
     for name in STUDIES:
         text = resources.files("rust_optuna").joinpath("demo_studies", name).read_text(encoding="utf-8")
-        line = 'weights = "imagenet"'
-        if text.count(line) != 1:
-            raise ValueError(f"{name} of the demo does not read {line} once")
+        for line, instead in lines.items():
+            if text.count(line) != 1:
+                raise ValueError(f"{name} of the demo does not read {line} once")
+            text = text.replace(line, instead)
         path = home.demo / name
         with atomic_write(path) as temporary:
-            temporary.write_text(text.replace(line, f'weights = "{weights}"'), encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
         paths.append(path)
     return paths

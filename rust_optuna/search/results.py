@@ -119,7 +119,7 @@ def describe_best(database: Database, study: Study) -> dict[str, Any] | None:
     if best is None:
         return None
     result = best.result
-    baseline = result.get("baseline_view_only", {})
+    baseline, untied = (result.get(f"baseline_view_only{kind}", {}) for kind in ("", "_untied"))
     document = {
         "study": study.name,
         "number": best.trial,
@@ -133,7 +133,8 @@ def describe_best(database: Database, study: Study) -> dict[str, Any] | None:
         "average_precision_16": result.get("average_precision_16"),
         "fold_values_16": result.get("folds", {}).get("average_precision_16"),
         "baseline_view_only_16": baseline.get("average_precision_16"),
-        "baseline_view_only_fold_values_16": baseline.get("folds", {}).get("average_precision_16"),
+        "baseline_view_only_untied_16": untied.get("average_precision_16"),
+        "baseline_view_only_untied_fold_values_16": untied.get("folds", {}).get("average_precision_16"),
         "weights": study.configuration.values(best.parameters, study.inherited)["weights"],
     }
     if study.stand_in:

@@ -14,7 +14,7 @@ def check(*arguments):
 
 @pytest.fixture(scope="module")
 def fitting(tmp_path_factory):
-    keras = pytest.importorskip("rust_optuna.learn.runtime").load_keras()
+    keras = pytest.importorskip("keras")
     model = keras.applications.InceptionV3(include_top=False, weights=None, input_shape=(75, 75, 3))
     path = tmp_path_factory.mktemp("weights") / "fitting.h5"
     model.save(path)
@@ -38,6 +38,7 @@ def test_json_says_the_same(fitting):
     assert np.isfinite(found["mean_change"])
 
 
+@pytest.mark.tensorflow
 def test_a_file_that_does_not_fit_is_refused(tmp_path):
     (tmp_path / "broken.h5").write_bytes(b"not HDF5")
     done = check(tmp_path / "broken.h5")
@@ -49,6 +50,7 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path):
     assert json.loads(as_json.output)["fits"] is False
 
 
+@pytest.mark.tensorflow
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     assert "no weights file" in str(check(tmp_path / "absent.h5").exception)
 

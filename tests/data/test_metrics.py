@@ -1,3 +1,4 @@
+import itertools
 import math
 import warnings
 
@@ -10,6 +11,7 @@ from sklearn.metrics import average_precision_score, precision_score, recall_sco
 from rust_optuna.data.manifest import CORTICES, LABELS, VIEWS
 from rust_optuna.data.metrics import (
     average_precision,
+    expected_average_precision,
     labels_without_positives,
     macro,
     macro_average_precision,
@@ -173,3 +175,25 @@ def test_labels_without_positives_are_named():
     labels, _ = random_fold(3)
     labels[:, LABELS.index("posterior_4")] = 0
     assert labels_without_positives(labels) == ["posterior_4"]
+
+
+@given(labels=st.lists(st.integers(0, 1), min_size=1, max_size=6).filter(any), data=st.data())
+@settings(deadline=None)
+def test_expected_average_precision_is_the_mean_over_all_ways_to_break_ties(labels, data):
+    scores = data.draw(st.lists(st.integers(0, 2), min_size=len(labels), max_size=len(labels)))
+    orders = np.array(list(itertools.permutations(range(len(labels))))).T
+    # A hundredth decides between equal scores and never between different ones.
+    broken = np.array(scores)[:, None] + orders / 100
+    column = np.array(labels)[:, None]
+    mean = average_precision(np.repeat(column, broken.shape[1], axis=1), broken).mean()
+    assert expected_average_precision(column, np.array(scores)[:, None])[0] == pytest.approx(mean, abs=1e-12)
+
+
+def test_without_ties_expected_average_precision_is_average_precision():
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 2, (40, 5)), rng.random((40, 5))
+    np.testing.assert_allclose(expected_average_precision(labels, scores), average_precision(labels, scores))
+
+
+def test_expected_average_precision_of_a_label_without_positives_is_not_defined():
+    assert np.isnan(expected_average_precision(np.zeros((3, 1)), np.ones((3, 1)))).all()

@@ -77,10 +77,11 @@ def make_development(contents, folds=3, seed=0):
 
 def build_in_a_child(folder, films):
     """Build the features of that many films, saying on standard output how far it is."""
-    from rust_optuna.learn.features import FeatureCache
+    from rust_optuna.learn import features
 
+    features.SHARD_FILMS = 8
     material = Films(films, log=Path(folder) / f"reads-{os.getpid()}.txt")
-    cache = FeatureCache(Path(folder) / "features", BACKBONE)
+    cache = features.FeatureCache(Path(folder) / "features", BACKBONE)
     cache.build(material.contents, material.read, lambda done, total: print(done, total, flush=True))
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rust_optuna.config import LAYERS
 from rust_optuna.errors import WeightsError
+from rust_optuna.learn import backbone as backbone_module
 from rust_optuna.learn import weights as module
-from rust_optuna.learn.weights import IMAGENET_FILE, build_backbone, check_weights, imagenet_file, weights_identity
+from rust_optuna.learn.backbone import build_backbone, check_weights
+from rust_optuna.learn.weights import IMAGENET_FILE, imagenet_file, weights_identity
 from tests.learn.material import BACKBONE
 
 INCEPTION_PARAMETERS = 21_802_784
@@ -25,6 +28,16 @@ def inception():
     for variable in model.weights:
         variable.assign(generator.uniform(0.01, 0.1, variable.shape))
     return model
+
+
+@pytest.fixture(scope="module")
+def weights(inception):
+    return inception.get_weights()
+
+
+@pytest.fixture(scope="module")
+def blank():
+    return backbone_module._inception(75)
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +69,23 @@ def outputs(model, size=75):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("layout", ["Keras 3 weights", "Keras 3 archive", "HDF5 of a whole model", "HDF5 of weights"])
-def test_a_file_of_any_layout_loads_bit_exactly(saved, inception, layout):
-    backbone = replace(BACKBONE, weights=str(saved[layout]), output="mixed10")
-    np.testing.assert_array_equal(outputs(build_backbone(backbone)), outputs(inception))
-    report = check_weights(saved[layout])
-    assert (report.layout, report.parameters, report.layers) == (layout, INCEPTION_PARAMETERS, 188)
-    assert f"sha256:{report.sha256}" == weights_identity(backbone)
+def test_a_file_of_any_layout_loads_bit_exactly(saved, weights, blank, layout):
+    module.inspect_weights(saved[layout])
+    module.load_weights(blank, saved[layout])
+    for loaded, expected in zip(blank.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(loaded, expected)
+    assert module.weights_layout(saved[layout]) == layout
+
+
+@pytest.mark.tensorflow
+def test_a_fitting_file_is_reported_and_makes_a_backbone(saved, inception):
+    path = saved["HDF5 of a whole model"]
+    report = check_weights(path)
+    assert (report.layout, report.parameters, report.layers) == ("HDF5 of a whole model", INCEPTION_PARAMETERS, 188)
     assert report.mean_change > 0.01
+    backbone = replace(BACKBONE, weights=str(path), output="mixed10")
+    assert f"sha256:{report.sha256}" == weights_identity(backbone)
+    np.testing.assert_array_equal(outputs(build_backbone(backbone)), outputs(inception))
 
 
 @pytest.mark.tensorflow
@@ -85,12 +108,12 @@ def test_random_weights_are_those_of_their_seed_however_many_models_were_built_b
 
 
 @pytest.mark.tensorflow
-def test_a_layer_has_one_name_however_many_models_were_built_before():
+def test_a_layer_has_one_name_however_many_models_were_built_before(blank):
     # The first convolution's output, of the n-th InceptionV3 in this process.
     one, two = (build_backbone(replace(BACKBONE, output="conv2d_4")) for _ in range(2))
     assert one.output.shape == two.output.shape
     np.testing.assert_array_equal(outputs(one), outputs(two))
-    assert build_backbone(replace(BACKBONE, output="mixed9_1")).output.shape[-1] == 768
+    assert {"mixed9", "mixed9_0", "mixed9_1", "conv2d", "conv2d_93"} <= backbone_module._layers_by_name(blank).keys()
 
 
 @pytest.mark.tensorflow
@@ -117,7 +140,7 @@ def misfits(folder, saved):
         for suffix in (".h5", ".weights.h5", ".keras"):
             save = model.save_weights if suffix == ".weights.h5" else model.save
             save(folder / f"{name}{suffix}")
-            yield folder / f"{name}{suffix}", {"nested": "nested", "topped": "on top", "small": ""}[name]
+            yield folder / f"{name}{suffix}", {"nested": "nested", "topped": "on top", "small": "does not fit"}[name]
     contents = {
         "cut.h5": (whole[: len(whole) // 2], "cannot be read"),
         "empty.h5": (b"", "cannot be read"),
@@ -142,8 +165,7 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line_with_the_reason(saved, 
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_are_refused(saved, tmp_path, value):
+def test_weights_that_are_not_finite_are_refused(saved, tmp_path):
     import h5py
 
     path = tmp_path / "bad.h5"
@@ -151,8 +173,9 @@ def test_weights_that_are_not_finite_are_refused(saved, tmp_path, value):
     with h5py.File(path, "r+") as file:
         found = []
         file.visititems(lambda name, item: found.append(name) if hasattr(item, "shape") else None)
-        file[found[0]][...] = value
-    with pytest.raises(WeightsError, match="1 of its 376 arrays are missing from the file or not finite"):
+        file[found[0]][...] = np.nan
+        file[found[-1]][...] = np.inf
+    with pytest.raises(WeightsError, match="2 of its 376 arrays are missing from the file or not finite"):
         check_weights(path)
 
 
@@ -209,3 +232,8 @@ def test_address_and_checksum_are_keras_own():
     source = inspect.getsource(inception_v3)
     assert module.IMAGENET_MD5 in source
     assert inception_v3.WEIGHTS_PATH_NO_TOP == module.IMAGENET_ADDRESS
+
+
+@pytest.mark.tensorflow
+def test_a_study_file_may_name_every_layer_that_has_features_and_no_other(blank):
+    assert {*LAYERS, "input_layer"} == set(backbone_module._layers_by_name(blank))

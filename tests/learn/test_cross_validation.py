@@ -35,7 +35,7 @@ def test_the_value_is_the_highest_point_of_the_mean_over_folds_curve(validate):
 
 
 def test_what_is_raised_after_an_epoch_ends_the_trial_and_passes_through(validate):
-    class Pruned(Exception):
+    class PrunedError(Exception):
         pass
 
     seen = []
@@ -43,9 +43,9 @@ def test_what_is_raised_after_an_epoch_ends_the_trial_and_passes_through(validat
     def prune(epoch, value):
         seen.append(epoch)
         if epoch == 2:
-            raise Pruned
+            raise PrunedError
 
-    with pytest.raises(Pruned):
+    with pytest.raises(PrunedError):
         validate(on_epoch=prune)
     assert seen == [1, 2]
 

@@ -174,19 +174,19 @@ def child(folder, films):
 
 @pytest.mark.tensorflow
 def test_killed_at_a_random_moment_whole_shards_stay(tmp_path, extractor):
-    material = Films(200)
+    material = Films(72)
     expected = FeatureCache(tmp_path / "undisturbed", BACKBONE)
     expected.build(material.contents, material.read, extractor=extractor)
     process = child(tmp_path, len(material.contents))
     for line in process.stdout:
-        if int(line.split()[0]) >= 64:
+        if int(line.split()[0]) >= 24:
             break
-    time.sleep(random.uniform(0, 0.4))
+    time.sleep(random.uniform(0, 0.15))
     process.send_signal(signal.SIGKILL)
     process.wait()
     cache = FeatureCache(tmp_path / "features", BACKBONE)
     missing = cache.missing(material.contents)
-    assert len(missing) < 200
+    assert len(missing) < 72
     material.reads.clear()
     cache.build(material.contents, material.read, extractor=extractor)
     assert sorted(material.reads) == sorted(missing)
@@ -195,12 +195,12 @@ def test_killed_at_a_random_moment_whole_shards_stay(tmp_path, extractor):
 
 @pytest.mark.tensorflow
 def test_two_processes_extract_each_film_once(tmp_path):
-    processes = [child(tmp_path, 48) for _ in range(2)]
+    processes = [child(tmp_path, 40) for _ in range(2)]
     reports = [process.communicate()[0].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     reads = [line for log in tmp_path.glob("reads-*.txt") for line in log.read_text().split()]
-    assert sorted(reads) == Films(48).contents
-    assert [report[-1] for report in reports] == ["48 48", "48 48"]
+    assert sorted(reads) == Films(40).contents
+    assert [report[-1] for report in reports] == ["40 40", "40 40"]
 
 
 @pytest.mark.tensorflow

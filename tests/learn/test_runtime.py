@@ -1,12 +1,13 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from rust_optuna.errors import MissingExtraError
 from rust_optuna.learn import runtime
 
-MODULES = ["runtime", "weights", "extraction", "features", "head", "program", "sources", "training", "cross_validation"]
+MODULES = [path.stem for path in Path(runtime.__file__).parent.glob("*.py") if path.stem != "__init__"]
 
 
 def run(code):
