@@ -1,7 +1,7 @@
 """Recompute a study's numbers from its exported out-of-fold scores, with scikit-learn alone.
 
-    rust-optuna study export regime-1 storage/reports/regime-1
-    python docs/recompute.py storage/reports/regime-1
+rust-optuna study export regime-1 storage/reports/regime-1
+python docs/recompute.py storage/reports/regime-1
 """
 
 import csv

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+ARTIFACTS = "storage/artifacts"
+"""The default artifact store of a new database, relative to the home of whoever opens it."""
+
 
 @dataclass(frozen=True)
 class Home:
@@ -33,11 +36,6 @@ class Home:
     def database_url(self) -> str:
         """The default database: an embedded SQLite file."""
         return f"sqlite:///{self.storage / 'rust_optuna.db'}"
-
-    @property
-    def artifacts(self) -> Path:
-        """The default artifact store."""
-        return self.storage / "artifacts"
 
     @property
     def features(self) -> Path:

@@ -45,7 +45,7 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     files = story.write_studies(chosen, where.home)
     click.echo(f"{_short(manifest)}: SYNTHETIC films of {chosen.patients} made-up patients")
     with LiveTable() as table:
-        finished = search(files, where.home, where.url, where.artifacts, workers=workers, listener=table.listener)
+        finished = search(files, where.home, where.url, where.given_artifacts, workers=workers, listener=table.listener)
     click.echo()
     with where.open_to_read() as database:
         for status in finished:

@@ -41,7 +41,9 @@ class Settings:
     @property
     def artifacts(self) -> str:
         """The artifact store of a new database."""
-        return self.given_artifacts or "storage/artifacts"
+        from rust_optuna.paths import ARTIFACTS
+
+        return self.given_artifacts or ARTIFACTS
 
     def open_to_read(self) -> Database:
         """Open the database for reading; it is never created."""

@@ -40,7 +40,7 @@ def search(
             paths,
             where.home,
             where.url,
-            where.artifacts,
+            where.given_artifacts,
             workers=workers,
             gpus=gpus,
             objective=objective,

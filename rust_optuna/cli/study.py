@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rust_optuna.cli.options import common_options, json_option, settings
 from rust_optuna.cli.output import print_json, print_next, progress_bar
+
+if TYPE_CHECKING:
+    from rust_optuna.search.studies import Study
 
 
 @click.group()
@@ -62,7 +66,7 @@ def list_(as_json: bool) -> None:
     with settings().open_to_read() as database:
         studies = load_studies(database)
     if as_json:
-        print_json([{"study": s.name, "sampler": s.configuration.sampler, "state": s.state} for s in studies])
+        print_json([_listed(each) for each in studies])
         return
     for each in studies:
         stand_in = f"  {each.stand_in}" if each.stand_in else ""
@@ -70,6 +74,11 @@ def list_(as_json: bool) -> None:
     if not studies:
         click.echo("No studies yet.")
         print_next("rust-optuna study create studies/regime_1.toml")
+
+
+def _listed(each: Study) -> dict[str, str]:
+    document = {"study": each.name, "sampler": each.configuration.sampler, "state": each.state}
+    return document | ({"objective": each.stand_in} if each.stand_in else {})
 
 
 @study.command()

@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 
 from rust_optuna.errors import RustOptunaError
 from rust_optuna.learn.features import FeatureCache
-from rust_optuna.paths import Home
+from rust_optuna.paths import ARTIFACTS, Home
 from rust_optuna.run.devices import Slot, slots
 from rust_optuna.run.pool import WorkerPool, program
 from rust_optuna.search.creation import Creation, create_study
@@ -46,7 +46,7 @@ def search(
     files: Sequence[Path],
     home: Home,
     url: URL,
-    artifacts: str,
+    artifacts: str | None,
     *,
     workers: int | None = None,
     gpus: str = "all",
@@ -61,7 +61,7 @@ def search(
         files: study files, in order.
         home: root of relative paths.
         url: the database; made where it is missing.
-        artifacts: where out-of-fold scores go if the database is new.
+        artifacts: where out-of-fold scores go; None for where the database says, or the default if it is new.
         workers: how many processes; None for one a GPU or one a core.
         gpus: ``all``, ``none`` or ``0,1``.
         objective: ``MODULE:FUNCTION`` of a stand-in.
@@ -77,12 +77,12 @@ def search(
     listener = listener or Listener()
     configurations = [read_study_file(path) for path in files]
     where = slots(gpus, workers)
-    with create_database(url, artifacts) as database:
+    with create_database(url, artifacts or ARTIFACTS) as database:
         finished = []
         for configuration in configurations:
             creation = create_study(database, configuration, home, listener.on_hashed)
             listener.on_created(creation, where)
-            environment = child_environment(home, database.url, artifacts)
+            environment = child_environment(home, database.url, artifacts or database.artifacts())
             if objective is None:
                 _build_features(database, creation.study, home, environment)
             _run_workers(database, creation.study, home, where, environment, objective, listener)

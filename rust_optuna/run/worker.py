@@ -140,8 +140,11 @@ class Worker:
             objective: Objective = self.stand_in or CrossValidationObjective(
                 study, load_development(self.database, study), self.home, self.store, self.progress
             )
-            pin_runtime(self.database, study, objective.runtime())
-            self._served[study.id] = (study, Mirror(self.database, study), objective)
+            runtime = objective.runtime()
+            pin_runtime(self.database, study, runtime)
+            mirror = Mirror(self.database, study)
+            mirror.describe(runtime)
+            self._served[study.id] = (study, mirror, objective)
         return self._served[study.id]
 
     def _run(self, claim: Claim) -> None:

@@ -47,6 +47,10 @@ class Mirror:
         self.shown_id = self.storage.get_study_id_from_name(study.name)
         self.distributions = design.distributions(study.configuration)
 
+    def describe(self, runtime: Mapping[str, Any]) -> None:
+        """Show on the Optuna study what computes its values: dashboards must not take a stand-in for real scores."""
+        self.shown.set_user_attr("runtime", dict(runtime))
+
     def enqueue(self) -> None:
         """Make the waiting trial of every point that has none, in order.
 

@@ -17,7 +17,7 @@ from optuna.artifacts import upload_artifact
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.errors import FingerprintError, RustOptunaError
+from rust_optuna.errors import FingerprintError, MissingExtraError, RustOptunaError
 from rust_optuna.learn.cross_validation import cross_validate, save_out_of_fold
 from rust_optuna.learn.extraction import Extractor
 from rust_optuna.learn.features import FeatureCache
@@ -80,8 +80,15 @@ class CrossValidationObjective:
     _sources: dict[tuple[BackboneConfiguration, str], FeatureSource] = field(default_factory=dict)
 
     def runtime(self) -> dict[str, Any]:
-        """Return the versions that decide the numbers."""
+        """Return the versions that decide the numbers.
+
+        Raises:
+            MissingExtraError: TensorFlow or Keras is not installed.
+        """
         installed = versions()
+        for package in ("tensorflow", "keras"):
+            if package not in installed:
+                raise MissingExtraError(package, "cpu")
         minor = {name: ".".join(installed[name].split(".")[:2]) for name in ("tensorflow", "keras")}
         return {"objective": "cross-validation", "numerics": NUMERICS_VERSION, **minor}
 

@@ -1,0 +1,168 @@
+import socket
+import subprocess
+import sys
+
+import click
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+
+from rust_optuna.cli import COMMANDS, cli
+from tests.studies import REPOSITORY, make_study, random_document, run_study, write_study
+
+SECRET = "correct-horse"
+
+
+def invoke(*arguments, **environment):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], env=environment)
+
+
+def leaves(group, path=()):
+    """Return every command that is no group, as (path, command)."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+@pytest.mark.parametrize("path", [path for path, _ in leaves(cli)], ids=" ".join)
+def test_every_command_has_help_with_an_example_of_itself(path):
+    done = invoke(*path, "--help")
+    assert done.exit_code == 0
+    assert "Example" in done.output
+    assert f"rust-optuna {' '.join(path)}" in done.output.split("Example", 1)[1]
+
+
+def test_every_command_is_listed():
+    done = invoke("--help")
+    assert all(f"  {name} " in done.output for name in COMMANDS)
+    assert invoke("nothing-of-the-kind").exit_code == 2
+
+
+def test_options_may_stand_before_the_command_or_after_it_and_the_later_wins(sqlite, home, tmp_path):
+    make_study(sqlite, home)
+    url = sqlite.url.render_as_string()
+    other = f"sqlite:///{tmp_path}/none.db"
+    for arguments in (
+        ("--storage", url, "study", "list"),
+        ("study", "list", "--storage", url),
+        ("--storage", other, "study", "list", "--storage", url),
+    ):
+        done = invoke(*arguments, RUST_OPTUNA_STORAGE=other)
+        assert (done.exit_code, "regime-1" in done.output) == (0, True), arguments
+    assert "regime-1" in invoke("study", "list", RUST_OPTUNA_STORAGE=url).output
+    assert invoke("study", "list", RUST_OPTUNA_STORAGE=other).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "command", [("status",), ("best",), ("study", "list"), ("study", "show", "a"), ("worker", "run"), ("dashboard",)]
+)
+def test_a_command_that_reads_never_makes_a_database(tmp_path, command):
+    done = invoke("--home", tmp_path, *command)
+    assert done.exit_code == 1
+    assert "Error: No database at" in done.output
+    assert "rust-optuna study create" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("command", [("status",), ("worker", "run"), ("study", "create", "regime-1.toml")])
+@pytest.mark.parametrize("place", ["{secret}@127.0.0.1:{port}/name", "@127.0.0.1:{port}/name?password={secret}"])
+def test_an_unreachable_database_is_one_line_without_the_password(home, command, place):
+    pytest.importorskip("psycopg")
+    write_study(home, random_document())
+    url = "postgresql://user:" + place.format(secret=SECRET, port=free_port())
+    done = invoke("--home", home.root, "--storage", url, *command)
+    assert done.exit_code == 1
+    assert SECRET not in done.output
+    assert len(done.output.strip().splitlines()) == 1
+    assert "127.0.0.1" in done.output
+
+
+@pytest.mark.postgresql
+def test_a_role_that_the_database_refuses_is_one_line_without_the_password(postgresql_url):
+    url = sa.make_url(postgresql_url).set(username="nobody_of_that_name", password=SECRET)
+    done = invoke("--storage", url.render_as_string(hide_password=False), "status")
+    assert (done.exit_code, len(done.output.strip().splitlines())) == (1, 1)
+    assert SECRET not in done.output
+
+
+def test_the_password_of_a_database_that_is_used_is_never_printed(postgresql_url, home):
+    url = sa.make_url(postgresql_url).set(password=SECRET).render_as_string(hide_password=False)
+    write_study(home, random_document())
+    where = ("--home", home.root, "--storage", url)
+    commands = [
+        ("study", "create", "regime-1.toml"),
+        ("status",),
+        ("study", "show", "regime-1"),
+        ("study", "show", "regime-9"),
+        ("worker", "run", "--objective", "tests.stand_ins:peak"),
+        ("best",),
+        ("study", "delete", "regime-1", "--yes"),
+    ]
+    for command in commands:
+        done = invoke(*where, *command)
+        if "password authentication" in done.output:
+            pytest.skip("this server checks passwords")
+        assert SECRET not in done.output, command
+
+
+def test_a_bug_keeps_its_traceback(sqlite, monkeypatch):
+    monkeypatch.setattr("rust_optuna.search.studies.load_studies", lambda database: 1 / 0)
+    done = invoke("study", "list", "--storage", sqlite.url.render_as_string())
+    assert isinstance(done.exception, ZeroDivisionError)
+
+
+def test_an_interrupt_is_told_by_the_exit_code(sqlite, monkeypatch):
+    def interrupt(database):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rust_optuna.search.studies.load_studies", interrupt)
+    done = invoke("study", "list", "--storage", sqlite.url.render_as_string())
+    assert done.exit_code == 130
+
+
+@pytest.mark.parametrize("command", ["--help", "status", "best", "study list", "study show regime-1"])
+def test_a_command_that_reads_loads_neither_optuna_nor_tensorflow(sqlite, home, command):
+    run_study(sqlite, home, random_document(2))
+    script = (
+        "import sys\n"
+        "from rust_optuna.cli import main\n"
+        f"sys.argv = ['rust-optuna', *{command.split()!r}]\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "heavy = {'optuna', 'tensorflow', 'keras', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command.split()],
+        env={"RUST_OPTUNA_STORAGE": sqlite.url.render_as_string()},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_a_reader_that_has_gone_is_no_error(sqlite, home):
+    run_study(sqlite, home, random_document(2))
+    line = f"{sys.executable} -m rust_optuna study show regime-1 | head -n 1"
+    done = subprocess.run(
+        ["sh", "-c", line],
+        env={"RUST_OPTUNA_STORAGE": sqlite.url.render_as_string()},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,90 @@
+import json
+
+import pytest
+
+from rust_optuna.search.creation import extend_study
+from rust_optuna.search.ledger import MAX_FAILURES, Ledger
+from rust_optuna.search.mirror import Mirror
+from tests.cli.test_main import invoke
+from tests.search.test_results import RESULT
+from tests.studies import grid_document, make_study, make_worker, random_document, run_study
+
+
+@pytest.fixture
+def run(database, home):
+    url = database.url.render_as_string(hide_password=False)
+    return lambda *arguments: invoke("--home", home.root, "--storage", url, *arguments)
+
+
+def complete_one(database, study, value, result):
+    ledger = Ledger(database)
+    claim = ledger.claim([study.id], "ann")
+    Mirror(database, study).start(claim)
+    ledger.finish(claim, "complete", value, result, None)
+
+
+def test_status_counts_points(database, home, run):
+    study = make_study(database, home, random_document(3))
+    complete_one(database, study, 0.75, RESULT)
+    Ledger(database).claim([study.id], "bob")
+    (document,) = json.loads(run("status", "--json").output)
+    counts = {name: document[name] for name in ("points", "complete", "pruned", "running", "waiting", "holes")}
+    assert counts == {"points": 3, "complete": 1, "pruned": 0, "running": 1, "waiting": 1, "holes": 0}
+    assert (document["study"], document["sampler"], document["state"]) == ("regime-1", "random", "open")
+    assert document["best_value"] == 0.75
+    header, row = run("status").output.splitlines()
+    assert dict(zip(header.split(), row.split(), strict=True))["running"] == "1"
+    assert "0.7500" in row
+
+
+def test_status_exits_with_3_while_there_are_holes(database, home, run):
+    study = make_study(database, home, random_document(2))
+    assert run("status").exit_code == 0
+    for _ in range(MAX_FAILURES):
+        Ledger(database).fail(Ledger(database).claim([study.id], "ann"), "no luck")
+    done = run("status")
+    assert (done.exit_code, "regime-1 has holes" in done.output) == (3, True)
+    done = run("status", "--json")
+    assert (done.exit_code, json.loads(done.output)[0]["holes"]) == (3, 1)
+
+
+def test_status_says_that_a_study_is_stale(database, home, run):
+    run_study(database, home, random_document(2))
+    make_study(database, home, grid_document())
+    assert "stale" not in run("status").output
+    extend_study(database, "regime-1", 12)
+    make_worker(database, home).run(["regime-1"])
+    assert "regime-2 is stale: the best of regime-1" in run("status").output
+    assert [each["stale"] for each in json.loads(run("status", "--json").output)] == [False, True]
+
+
+def test_best_shows_parameters_value_spread_and_baseline(database, home, run):
+    study = make_study(database, home, random_document(2))
+    complete_one(database, study, 0.7, RESULT)
+    text = run("best", "regime-1").output
+    assert "regime-1: trial 0 (point 0), epoch 2" in text
+    assert "batch_size = " in text
+    assert "0.7000 ± 0.1000" in text
+    assert "0.4500" in text
+    assert "+0.2000 ± 0.0577" in text
+    document = json.loads(run("best", "regime-1", "--json").output)
+    assert (document["value"], document["epoch"], document["fold_values"]) == (0.7, 2, [0.6, 0.7, 0.8])
+
+
+def test_best_without_a_name_lists_every_study_that_has_one(database, home, run):
+    assert "No complete trial yet." in run("best").output
+    assert json.loads(run("best", "--json").output) == []
+    run_study(database, home, random_document(2))
+    make_study(database, home, grid_document())
+    assert [each["study"] for each in json.loads(run("best", "--json").output)] == ["regime-1"]
+    assert "STAND-IN tests.stand_ins:peak: no real score" in run("best").output
+    missing = run("best", "regime-2")
+    assert (missing.exit_code, "no complete trial yet" in missing.output) == (1, True)
+    assert run("best", "regime-9").exit_code == 1
+
+
+def test_stand_ins_are_shown_wherever_values_are(database, home, run):
+    run_study(database, home, random_document(2))
+    for command in (("status",), ("best",), ("best", "regime-1"), ("study", "list"), ("study", "show", "regime-1")):
+        assert "STAND-IN tests.stand_ins:peak" in run(*command).output, command
+        assert "STAND-IN tests.stand_ins:peak" in run(*command, "--json").output, command

@@ -1,0 +1,31 @@
+import pytest
+
+from tests.cli.test_main import invoke
+from tests.studies import random_document, write_study
+
+
+def search(home, url, *arguments):
+    return invoke("--home", home.root, "--storage", url, "search", *arguments)
+
+
+def test_a_search_needs_files(home, sqlite_url):
+    assert search(home, sqlite_url).exit_code == 2
+
+
+def test_every_file_is_read_before_anything_begins(home, sqlite_url, tmp_path):
+    good = write_study(home, random_document())
+    bad = write_study(home, random_document(name="bad", colour="red"))
+    done = search(home, sqlite_url, good, bad)
+    assert (done.exit_code, "colour" in done.output) == (2, True)
+    assert not (tmp_path / "storage").exists()
+
+
+@pytest.mark.parametrize("options", [("--workers", "0"), ("--workers", "two")])
+def test_a_number_of_workers_that_makes_no_sense_is_refused(home, sqlite_url, options):
+    assert search(home, sqlite_url, write_study(home, random_document()), *options).exit_code == 2
+
+
+def test_a_gpu_that_is_not_there_is_named(home, sqlite_url, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    done = search(home, sqlite_url, write_study(home, random_document()), "--gpus", "7")
+    assert (done.exit_code, "No GPU 7 here" in done.output) == (1, True)

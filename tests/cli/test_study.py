@@ -1,0 +1,135 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from rust_optuna.cli import cli
+from rust_optuna.search.database import open_database, parse_url
+from rust_optuna.search.ledger import Ledger
+from rust_optuna.search.mirror import Mirror
+from rust_optuna.search.studies import load_studies, load_study
+from tests.cli.test_main import invoke
+from tests.studies import grid_document, make_study, make_worker, points, random_document, run_study, write_study
+
+
+@pytest.fixture
+def run(database_url, home):
+    """Call the program on a database that need not exist."""
+    return lambda *arguments: invoke("--home", home.root, "--storage", database_url, *arguments)
+
+
+@pytest.fixture
+def run_on(database, home):
+    """Call the program on the database of the test."""
+    url = database.url.render_as_string(hide_password=False)
+    return lambda *arguments: invoke("--home", home.root, "--storage", url, *arguments)
+
+
+def test_create_makes_the_database_and_says_what_it_made(run, home, database_url):
+    write_study(home, random_document(4, cross_validation={"folds": 10}))
+    done = run("study", "create", "regime-1.toml")
+    assert done.exit_code == 0, done.output
+    assert "regime-1 created in" in done.output
+    assert "4 points, 20 development films" in done.output
+    assert "Note: some fold has no positive film of" in done.output
+    assert "Next: rust-optuna worker run regime-1" in done.output
+    again = run("study", "create", "regime-1.toml")
+    assert (again.exit_code, "regime-1 is there already" in again.output) == (0, True)
+    with open_database(parse_url(database_url, home)) as database:
+        assert database.artifacts() == "storage/artifacts"
+
+
+def test_create_reports_every_problem_of_a_file(run, home):
+    write_study(home, random_document(fixed={"epsilon": 0.0}, colour="red"))
+    done = run("study", "create", "regime-1.toml")
+    assert done.exit_code == 2
+    assert "3 problems in" in done.output
+    for where in ("colour", "fixed.epsilon", "learning_rate"):
+        assert f"\n  {where} " in done.output
+
+
+def test_create_refuses_other_contents_under_the_same_name(run_on, database, home):
+    make_study(database, home)
+    write_study(home, random_document(cross_validation={"folds": 5}))
+    done = run_on("study", "create", "regime-1.toml")
+    assert done.exit_code == 1
+    assert "folds is 5 here and 3 there" in done.output
+    assert "rust-optuna study delete regime-1" in done.output
+
+
+def test_list_names_the_studies_and_their_stand_ins(run_on, database, home):
+    assert "No studies yet." in run_on("study", "list").output
+    run_study(database, home, random_document(2))
+    make_study(database, home, grid_document())
+    text = run_on("study", "list").output.splitlines()
+    assert text[0].split() == ["regime-1", "random", "done", "STAND-IN", "tests.stand_ins:peak"]
+    assert text[1].split() == ["regime-2", "grid", "open"]
+    assert json.loads(run_on("study", "list", "--json").output) == [
+        {"study": "regime-1", "sampler": "random", "state": "done", "objective": "STAND-IN tests.stand_ins:peak"},
+        {"study": "regime-2", "sampler": "grid", "state": "open"},
+    ]
+
+
+def test_show_tells_all_about_a_study(run_on, database, home):
+    run_study(database, home, random_document(2))
+    make_study(database, home, grid_document())
+    document = json.loads(run_on("study", "show", "regime-2", "--json").output)
+    assert document["study"] == "regime-2"
+    assert document["source"]["study"] == "regime-1"
+    assert document["configuration"]["sampler"] == {"type": "grid", "seed": 3}
+    assert document["points"] == 6
+    text = run_on("study", "show", "regime-1").output
+    assert "STAND-IN tests.stand_ins:peak" in text
+    assert "films: " in text
+    assert run_on("study", "show", "regime-9").exit_code == 1
+
+
+def test_extend_adds_points(run_on, database, home):
+    study = make_study(database, home, random_document(2))
+    done = run_on("study", "extend", "regime-1", "--trials", "5")
+    assert "regime-1 has 5 points now" in done.output
+    assert len(points(database, study)) == 5
+    assert run_on("study", "extend", "regime-1", "--trials", "3").exit_code == 1
+    assert run_on("study", "extend", "regime-1", "--trials", "0").exit_code == 2
+
+
+def test_delete_asks_first(database, home, run_on):
+    make_study(database, home)
+    url = database.url.render_as_string(hide_password=False)
+    refused = CliRunner().invoke(cli, ["--storage", url, "study", "delete", "regime-1"], input="n\n")
+    assert refused.exit_code == 1
+    assert len(load_studies(database)) == 1
+    assert "regime-1 is deleted" in run_on("study", "delete", "regime-1", "--yes").output
+    assert load_studies(database) == []
+
+
+def test_delete_refuses_a_study_that_runs_unless_forced(database, home, run_on):
+    study = make_study(database, home)
+    Ledger(database).claim([study.id], "ann")
+    done = run_on("study", "delete", "regime-1", "--yes")
+    assert (done.exit_code, "--force" in done.output) == (1, True)
+    assert run_on("study", "delete", "regime-1", "--yes", "--force").exit_code == 0
+
+
+def test_export_writes_a_table(database, home, run_on):
+    run_study(database, home, random_document(3))
+    done = run_on("study", "export", "regime-1", "reports")
+    assert done.exit_code == 0, done.output
+    assert "3 trials" in done.output
+    assert len((home.root / "reports" / "trials.csv").read_text().splitlines()) == 4
+
+
+def test_a_study_whose_creation_was_not_finished_is_named(database, home, run_on, monkeypatch):
+    def die(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Mirror, "enqueue", die)
+    write_study(home, random_document(2))
+    assert run_on("study", "create", "regime-1.toml").exit_code == 130
+    monkeypatch.undo()
+    assert "drawing" in run_on("study", "list").output
+    refused = run_on("worker", "run", "regime-1", "--objective", "tests.stand_ins:peak")
+    assert (refused.exit_code, "study create" in refused.output) == (1, True)
+    assert run_on("study", "create", "regime-1.toml").exit_code == 0
+    assert load_study(database, "regime-1").state == "open"
+    make_worker(database, home).run()

@@ -1,0 +1,157 @@
+"""Fixtures for every layer: a home with films, and a database on each back end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from rust_optuna.paths import Home
+from rust_optuna.search.database import Database, create_database, open_database, parse_url
+from tests.data.films import make_manifest
+
+POSTGRESQL = "RUST_OPTUNA_TEST_POSTGRESQL"
+BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "STORAGE", "ARTIFACTS", "WORKER_ID", "SUPERVISOR"):
+        monkeypatch.delenv(f"RUST_OPTUNA_{name}", raising=False)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home with a split manifest of small films: 10 patients to develop on, 2 held out."""
+    root = tmp_path / "home"
+    make_manifest(root)
+    return Home(root.resolve())
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'storage' / 'test.db'}"
+
+
+@contextmanager
+def new_postgresql(template: str = "template0") -> Iterator[str]:
+    """Yield the URL of a new PostgreSQL database, dropped in the end."""
+    given = os.environ.get(POSTGRESQL)
+    if not given:
+        pytest.skip(f"{POSTGRESQL} is not set: an SQLAlchemy URL of a role that may create databases")
+    server = sa.make_url(given).set(drivername="postgresql+psycopg")
+    name = f"rust_optuna_test_{uuid.uuid4().hex[:12]}"
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    try:
+        yield server.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def make_tables(url: str) -> None:
+    create_database(parse_url(url, Home(Path.cwd())), "storage/artifacts").close()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with empty tables, to be copied: making them takes a while."""
+    path = tmp_path_factory.mktemp("template") / "template.db"
+    make_tables(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgresql_template() -> Iterator[str]:
+    """The name of a PostgreSQL database with empty tables, to be copied."""
+    with new_postgresql() as url:
+        make_tables(url)
+        yield str(sa.make_url(url).database)
+
+
+@pytest.fixture
+def postgresql_url() -> Iterator[str]:
+    """The URL of a new PostgreSQL database, dropped in the end."""
+    with new_postgresql() as url:
+        yield url
+
+
+@pytest.fixture(params=BACKENDS)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a database that holds nothing yet, on each back end."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def sqlite(sqlite_template: Path, sqlite_url: str, home: Home) -> Iterator[Database]:
+    """A database with empty tables, on SQLite alone: for what does not depend on the back end."""
+    url = parse_url(sqlite_url, home)
+    Path(str(url.database)).parent.mkdir()
+    shutil.copy(sqlite_template, str(url.database))
+    with open_database(url) as database:
+        yield database
+
+
+@pytest.fixture
+def postgresql(postgresql_template: str, home: Home) -> Iterator[Database]:
+    """A database with empty tables, on PostgreSQL alone."""
+    with new_postgresql(postgresql_template) as url, open_database(parse_url(url, home)) as database:
+        yield database
+
+
+@pytest.fixture(params=BACKENDS)
+def database(request: pytest.FixtureRequest) -> Database:
+    """A database with empty tables, on each back end."""
+    made: Database = request.getfixturevalue(request.param)
+    return made
+
+
+class Children:
+    """Processes of a test, forked from a clean server; none outlives the test."""
+
+    def __init__(self) -> None:
+        self.context: ForkServerContext = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["hypothesis.stateful", "pytest", "tests.studies"])
+        self.processes: list[BaseProcess] = []
+
+    def start(self, function: Callable[..., Any], *arguments: Any) -> BaseProcess:
+        """Call a module-level function in a process of its own."""
+        process = self.context.Process(target=function, args=arguments, daemon=True)
+        process.start()
+        self.processes.append(process)
+        return process
+
+    def join(self, seconds: float = 60) -> list[int | None]:
+        """Wait for all processes, and return their exit codes: None for one that hangs."""
+        for process in self.processes:
+            process.join(seconds)
+        return [process.exitcode for process in self.processes]
+
+    def kill(self) -> None:
+        for process in self.processes:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, signal.SIGKILL)
+            process.join()
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    made = Children()
+    try:
+        yield made
+    finally:
+        made.kill()

@@ -1,0 +1,84 @@
+import csv
+
+import numpy as np
+import pytest
+from optuna.artifacts import upload_artifact
+
+from rust_optuna.errors import DataError, StudyError
+from rust_optuna.run.export import export_study
+from rust_optuna.search.artifacts import open_store, remove
+from rust_optuna.search.ledger import Ledger
+from rust_optuna.search.mirror import Mirror
+from tests.studies import make_study, random_document
+
+NUMBERS = {"average_precision_16": 0.5, "roc_auc_macro": 0.6, "roc_auc_micro": 0.7, "precision": 0.8, "recall": 0.9}
+RESULT = {
+    "epoch": 2,
+    "fold_values": [0.4, 0.5, 0.6],
+    **NUMBERS,
+    "baseline_view_only": {"average_precision": 0.25, **{name: value / 10 for name, value in NUMBERS.items()}},
+    "diverged": False,
+}
+
+
+@pytest.fixture
+def store(home):
+    return open_store("storage/artifacts", home)
+
+
+@pytest.fixture
+def study(database, home, store, tmp_path):
+    """Three points: one with scores, one of a stand-in, one that waits."""
+    study = make_study(database, home, random_document(3))
+    ledger, mirror = Ledger(database), Mirror(database, study)
+    claim = ledger.claim([study.id], "ann")
+    trial = mirror.start(claim)
+    path = tmp_path / "scores.npz"
+    np.savez(path, film=np.array(["a", "b"]), scores=np.eye(2))
+    artifact = upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
+    ledger.finish(claim, "complete", 0.5, RESULT, artifact)
+    claim = ledger.claim([study.id], "bob")
+    mirror.start(claim)
+    ledger.finish(claim, "complete", 0.7, None, None)
+    return study, artifact
+
+
+def test_a_study_is_written_as_a_table_and_its_scores(database, home, store, study, tmp_path):
+    table, count = export_study(database, "regime-1", store, tmp_path / "out")
+    assert (table, count) == (tmp_path / "out" / "trials.csv", 2)
+    assert sorted(path.name for path in table.parent.iterdir()) == ["trial-0.npz", "trials.csv"]
+    with np.load(table.parent / "trial-0.npz", allow_pickle=False) as scores:
+        assert scores["scores"].tolist() == [[1, 0], [0, 1]]
+    with table.open() as file:
+        first, second = csv.DictReader(file)
+    assert list(first) == [
+        *("number", "point", "value", "epoch", "batch_size", "dropout_rate", "fold_0", "fold_1", "fold_2"),
+        *NUMBERS,
+        *(f"baseline_view_only_{name}" for name in ("average_precision", *NUMBERS)),
+        *("diverged", "seconds", "worker"),
+    ]
+    assert (first["number"], first["point"], float(first["value"]), first["epoch"]) == ("0", "0", 0.5, "2")
+    assert [float(first[f"fold_{fold}"]) for fold in range(3)] == RESULT["fold_values"]
+    assert {name: float(first[name]) for name in NUMBERS} == NUMBERS
+    assert float(first["baseline_view_only_average_precision"]) == 0.25
+    assert (first["worker"], second["worker"], second["fold_0"], second["epoch"]) == ("ann", "bob", "", "")
+
+
+def test_an_export_replaces_an_earlier_one(database, home, store, study, tmp_path):
+    for _ in range(2):
+        table, _ = export_study(database, "regime-1", store, tmp_path / "out")
+    assert len(list(table.parent.iterdir())) == 2
+
+
+def test_an_artifact_that_is_not_there_is_named(database, home, store, study, tmp_path):
+    remove(store, [study[1]])
+    remove(store, [study[1]])
+    with pytest.raises(DataError, match=study[1]):
+        export_study(database, "regime-1", store, tmp_path / "out")
+
+
+def test_a_study_without_a_complete_trial_is_not_exported(sqlite, home, store, tmp_path):
+    make_study(sqlite, home)
+    with pytest.raises(StudyError, match="no complete trial"):
+        export_study(sqlite, "regime-1", store, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,59 @@
+import threading
+
+import pytest
+
+from rust_optuna.errors import LeaseLostError, StorageError
+from rust_optuna.run.lease import LeaseKeeper
+from rust_optuna.search.ledger import Claim
+from tests.studies import wait_until
+
+CLAIM = Claim(1, 1, "a-study", 0, 1, "ann", {}, None, lease_seconds=0.03)
+
+
+class FakeLedger:
+    """Answers each renewal in turn: None, or an error to raise; the last answer goes on for ever."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.renewals = 0
+
+    def renew(self, claim):
+        assert claim is CLAIM
+        answer = self.answers[min(self.renewals, len(self.answers) - 1)]
+        self.renewals += 1
+        if answer is not None:
+            raise answer
+
+
+def test_the_lease_is_renewed_for_as_long_as_the_block_runs():
+    ledger = FakeLedger(None)
+    with LeaseKeeper(ledger, CLAIM) as lease:
+        wait_until(lambda: ledger.renewals >= 3)
+        lease.check()
+    renewals = ledger.renewals
+    assert not [thread for thread in threading.enumerate() if thread.name == "lease"]
+    assert ledger.renewals == renewals
+
+
+def test_a_refused_renewal_is_told_at_the_next_check_and_ends_the_renewing():
+    ledger = FakeLedger(None, LeaseLostError("gone"))
+    with LeaseKeeper(ledger, CLAIM) as lease:
+        wait_until(lambda: not lease._thread.is_alive())
+        for _ in range(2):
+            with pytest.raises(LeaseLostError, match="gone"):
+                lease.check()
+    assert ledger.renewals == 2
+
+
+def test_a_database_that_is_away_for_a_while_is_asked_again():
+    ledger = FakeLedger(StorageError("away"), StorageError("away"), None)
+    with LeaseKeeper(ledger, CLAIM) as lease:
+        wait_until(lambda: ledger.renewals >= 4)
+        lease.check()
+
+
+def test_an_error_in_the_block_ends_the_renewing_too():
+    ledger = FakeLedger(None)
+    with pytest.raises(ZeroDivisionError), LeaseKeeper(ledger, CLAIM):
+        1 / 0  # noqa: B018
+    assert not [thread for thread in threading.enumerate() if thread.name == "lease"]

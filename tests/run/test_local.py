@@ -1,0 +1,155 @@
+import signal
+
+import pytest
+
+from rust_optuna.run import local
+from rust_optuna.search.database import open_database, parse_url
+from rust_optuna.search.results import status
+from rust_optuna.search.studies import load_studies, load_study
+from tests import stand_ins
+from tests.studies import (
+    assert_each_once,
+    assert_in_step,
+    attempts,
+    grid_document,
+    points,
+    random_document,
+    run_command,
+    start_command,
+    wait_until,
+    write_study,
+)
+
+
+@pytest.fixture
+def files(home):
+    return [write_study(home, random_document(6)), write_study(home, grid_document())]
+
+
+def search(*files, objective="peak", workers=2):
+    options = ["--workers", workers, "--gpus", "none", "--objective", f"tests.stand_ins:{objective}"]
+    return ["search", *files, *map(str, options)]
+
+
+def open_it(url, home):
+    return open_database(parse_url(url, home))
+
+
+def test_both_regimes_are_searched_by_one_command_and_once(database_url, home, files):
+    done = run_command(home, database_url, *search(*files))
+    assert done.returncode == 0, done.stderr
+    assert "regime-1: STAND-IN tests.stand_ins:peak: its values are no real scores" in done.stdout
+    assert "Next: rust-optuna best" in done.stdout
+    with open_it(database_url, home) as database:
+        first, second = load_studies(database)
+        assert_each_once(database, first, 6)
+        assert_each_once(database, second, 6)
+        assert second.source["point"] == max(points(database, first), key=lambda row: row.value).number
+        assert len({row.worker for row in attempts(database, first)}) <= 2
+        before = attempts(database, first) + attempts(database, second)
+
+        # Again: nothing is left to do, and no worker is started.
+        logs = {path: path.stat().st_mtime_ns for path in home.logs.iterdir()}
+        again = run_command(home, database_url, *search(*files))
+        assert again.returncode == 0
+        assert "goes on" in again.stderr
+        assert attempts(database, first) + attempts(database, second) == before
+        assert {path: path.stat().st_mtime_ns for path in home.logs.iterdir()} == logs
+
+
+def test_a_worker_that_dies_is_replaced_and_the_search_completes(sqlite_url, home):
+    file = write_study(home, random_document(6, lease_seconds=9999))
+    done = run_command(home, sqlite_url, *search(file, objective="dying_once"))
+    assert done.returncode == 0, done.stderr
+    with open_it(sqlite_url, home) as database:
+        study = load_study(database, "regime-1")
+        assert [row.attempt for row in points(database, study)] == [1, 1, 2, 1, 1, 1]
+        assert [row.reason for row in attempts(database, study, 2)] == ["the worker died with exit code 9", None]
+        assert_in_step(database, study)
+
+
+def test_a_search_whose_workers_all_die_says_why(sqlite_url, home, files):
+    done = run_command(home, sqlite_url, *search(files[0], objective="none_such"))
+    assert done.returncode == 1
+    assert "Error: All workers of regime-1 died." in done.stderr
+    assert "No objective 'tests.stand_ins:none_such'" in done.stderr
+    assert "regime-1-worker-0.log" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_holes_are_told_by_the_exit_code(sqlite_url, home):
+    file = write_study(home, random_document(3))
+    done = run_command(home, sqlite_url, *search(file, objective="raising_at_point_1"))
+    assert done.returncode == 3, done.stderr
+    assert "regime-1 has holes" in done.stdout
+    shown = run_command(home, sqlite_url, "status")
+    assert shown.returncode == 3
+
+
+def test_an_interrupted_search_leaves_nothing_running_and_goes_on_later(sqlite_url, home, files, tmp_path):
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    environment = {stand_ins.GATE: str(gate)}
+    running = start_command(home, sqlite_url, *search(*files, objective="gated"), **environment)
+    try:
+        wait_until(lambda: len(list(gate.glob("*.began"))) == 2, 60)
+        running.send_signal(signal.SIGINT)
+        (gate / "open").touch()
+        output, _ = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130, output
+    assert "the same command goes on where it stopped" in output
+    assert "Traceback" not in output
+    with open_it(sqlite_url, home) as database:
+        study = load_study(database, "regime-1")
+        counts = status(database, study).counts
+        assert (counts["running"], counts["hole"]) == (0, 0)
+        assert_in_step(database, study)
+        done = run_command(home, sqlite_url, *search(*files, objective="gated"), **environment)
+        assert done.returncode == 0, done.stderr
+        for study in load_studies(database):
+            assert [row.state for row in points(database, study)] == ["complete"] * 6
+            assert_in_step(database, study)
+
+
+def test_a_second_interrupt_kills_the_workers():
+    class Pool:
+        killed = False
+
+        def stop(self):
+            raise KeyboardInterrupt
+
+        def kill(self):
+            self.killed = True
+
+    pool = Pool()
+    with pytest.raises(KeyboardInterrupt):
+        local._stop(pool)
+    assert pool.killed
+
+
+def test_workers_use_the_artifact_store_that_the_database_names(sqlite_url, home, files, monkeypatch):
+    environments = []
+
+    class Pool:
+        idle = True
+
+        def __init__(self, ledger, study, slots, logs, environment, arguments):
+            environments.append(environment)
+            self.ledger, self.study = ledger, study
+
+        def start(self):
+            study = load_study(self.ledger.database, self.study)
+            while claim := self.ledger.claim([study.id], "ann"):
+                local.Mirror(self.ledger.database, study).start(claim)
+                self.ledger.finish(claim, "complete", 0.5, None, None)
+
+        def watch(self):
+            pass
+
+    monkeypatch.setattr(local, "WorkerPool", Pool)
+    url = parse_url(sqlite_url, home)
+    for artifacts, file in (("elsewhere", files[0]), (None, files[1])):
+        local.search([file], home, url, artifacts, workers=1, gpus="none", objective="tests.stand_ins:peak")
+    assert [each["RUST_OPTUNA_ARTIFACTS"] for each in environments] == ["elsewhere", "elsewhere"]

@@ -1,0 +1,402 @@
+import shutil
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from rust_optuna.errors import LeaseLostError
+from rust_optuna.paths import Home
+from rust_optuna.search import ledger as ledger_module
+from rust_optuna.search import tables
+from rust_optuna.search.database import Database, open_database, parse_url
+from rust_optuna.search.ledger import MAX_FAILURES, MAX_LOSSES, Claim, Ledger, add_points
+from tests.studies import end_leases
+
+
+def enter_study(database, points, *, name="a-study", state="open", lease_seconds=60):
+    """Enter a study of bare points, which no Optuna trial shows, and return its row's number."""
+
+    def enter(connection):
+        row = tables.study.insert().values(
+            name=name,
+            state=state,
+            configuration="{}",
+            fingerprint="{}",
+            notes="[]",
+            lease_seconds=lease_seconds,
+            created_at=tables.database_now(),
+        )
+        study_id = connection.execute(row).inserted_primary_key[0]
+        add_points(connection, study_id, [{"dropout_rate": number / 10} for number in range(points)], first=0)
+        return study_id
+
+    return database.transact(enter)
+
+
+def rows(database, table=tables.point):
+    return database.transact(lambda c: list(c.execute(sa.select(table).order_by(table.c.id)).all()))
+
+
+def state_of(database, study_id):
+    query = sa.select(tables.study.c.state).where(tables.study.c.id == study_id)
+    return database.transact(lambda c: c.execute(query).scalar_one())
+
+
+@pytest.fixture
+def study(database):
+    return enter_study(database, 3)
+
+
+@pytest.fixture
+def ledger(database, study):
+    return Ledger(database)
+
+
+def test_a_claim_takes_the_first_waiting_point_and_says_all_about_it(ledger, study):
+    first, second = ledger.claim([study], "ann"), ledger.claim([study], "bob")
+    assert (first.number, first.attempt, first.worker, first.study) == (0, 1, "ann", "a-study")
+    assert (first.parameters, first.lease_seconds) == ({"dropout_rate": 0.0}, 60)
+    assert (second.number, second.worker) == (1, "bob")
+
+
+def test_the_studies_are_served_in_the_order_given(database, ledger, study):
+    other = enter_study(database, 1, name="another")
+    assert ledger.claim([other, study], "ann").study == "another"
+    assert ledger.claim([other, study], "ann").study == "a-study"
+
+
+@pytest.mark.parametrize("state", ["drawing", "done"])
+def test_only_open_studies_are_served(database, state):
+    study = enter_study(database, 1, state=state)
+    assert Ledger(database).claim([study], "ann") is None
+
+
+def test_nothing_is_left_to_claim_in_the_end(ledger, study):
+    assert [ledger.claim([study], "ann").number for _ in range(3)] == [0, 1, 2]
+    assert ledger.claim([study], "ann") is None
+
+
+def test_a_finished_point_never_changes(database, ledger, study):
+    claim = ledger.claim([study], "ann")
+    ledger.finish(claim, "complete", 0.7, {"epoch": 3}, "an-artifact")
+    before = rows(database)[0], rows(database, tables.attempt)[0]
+    ledger.finish(claim, "complete", 0.7, {"epoch": 3}, "an-artifact")  # as after a lost answer
+    ledger.fail(claim, "late")
+    ledger.release(claim, "later")
+    ledger.abandon("ann", "latest")
+    for stale in (
+        lambda: ledger.renew(claim),
+        lambda: ledger.finish(claim, "pruned", 0.9, None, None),
+        lambda: ledger.record_trial(claim, 99),
+    ):
+        with pytest.raises(LeaseLostError):
+            stale()
+    assert (rows(database)[0], rows(database, tables.attempt)[0]) == before
+    assert (before[0].state, before[0].value) == ("complete", 0.7)
+    assert (before[1].outcome, before[1].result, before[1].artifact) == ("complete", '{"epoch": 3}', "an-artifact")
+
+
+def test_a_zombies_result_is_refused_once_its_lease_has_ended(database, ledger, study):
+    zombie = ledger.claim([study], "ann")
+    end_leases(database)
+    heir = ledger.claim([study], "bob")
+    assert (heir.number, heir.attempt) == (zombie.number, 2)
+    with pytest.raises(LeaseLostError):
+        ledger.finish(zombie, "complete", 0.1, None, None)
+    with pytest.raises(LeaseLostError):
+        ledger.renew(zombie)
+    ledger.fail(zombie, "nobody cares")
+    ledger.finish(heir, "complete", 0.9, None, None)
+    with pytest.raises(LeaseLostError):
+        ledger.finish(zombie, "complete", 0.1, None, None)
+    assert rows(database)[0].value == 0.9
+    assert [row.outcome for row in rows(database, tables.attempt)] == ["lost", "complete"]
+
+
+def test_a_renewed_lease_does_not_end(database, ledger, study):
+    claim = ledger.claim([study], "ann")
+    end_leases(database)
+    ledger.renew(claim)
+    assert ledger.expire(study) == 0
+    assert ledger.claim([study], "bob").number == 1
+
+
+def test_a_beat_goes_with_each_renewal(database, ledger, study):
+    ledger.register("ann", host="here", process=7, device="0")
+    past = tables.worker.update().values(beat_at=0.0)
+    database.transact(lambda c: c.execute(past))
+    ledger.renew(ledger.claim([study], "ann"))
+    assert rows(database, tables.worker)[0].beat_at > 1e9
+
+
+def test_a_worker_is_entered_once(database, ledger):
+    ledger.register("ann", host="here", process=7, device="0")
+    ledger.register("ann", host="here", process=7, device="1")
+    assert [row.device for row in rows(database, tables.worker)] == ["1"]
+
+
+def test_three_failures_make_a_hole_and_the_reasons_are_kept(database, ledger, study):
+    for number in range(MAX_FAILURES):
+        assert rows(database)[0].state == "waiting"
+        ledger.fail(ledger.claim([study], "ann"), f"reason {number}")
+    assert MAX_FAILURES == 3
+    assert (rows(database)[0].state, rows(database)[0].lease_owner) == ("hole", None)
+    assert [row.reason for row in rows(database, tables.attempt)] == ["reason 0", "reason 1", "reason 2"]
+    assert ledger.claim([study], "ann").number == 1
+
+
+def test_twenty_losses_make_a_hole_and_are_not_counted_with_failures(database, ledger, study):
+    for _ in range(MAX_FAILURES - 1):
+        ledger.fail(ledger.claim([study], "ann"), "failed")
+    for number in range(MAX_LOSSES):
+        assert rows(database)[0].state == "waiting"
+        claim = ledger.claim([study], "ann")
+        if number % 2:
+            end_leases(database)
+            assert ledger.expire(study) == 1
+        else:
+            ledger.release(claim, "stopped")
+    assert MAX_LOSSES == 20
+    assert rows(database)[0].state == "hole"
+    assert [row.number for row in rows(database, tables.attempt)] == list(range(1, MAX_LOSSES + MAX_FAILURES))
+
+
+def test_what_a_dead_worker_ran_waits_again_at_once(database, ledger, study):
+    ledger.claim([study], "ann"), ledger.claim([study], "bob")
+    assert ledger.abandon("ann", "killed") == 1
+    assert ledger.abandon("ann", "killed") == 0
+    assert [row.state for row in rows(database)] == ["waiting", "running", "waiting"]
+    assert (rows(database, tables.attempt)[0].outcome, rows(database, tables.attempt)[0].reason) == ("lost", "killed")
+
+
+def test_a_study_is_done_when_no_point_waits_or_runs(database, ledger, study):
+    claims = [ledger.claim([study], "ann") for _ in range(3)]
+    ledger.finish(claims[0], "complete", 0.5, None, None)
+    ledger.finish(claims[1], "pruned", None, None, None)
+    assert (state_of(database, study), ledger.close(study)) == ("open", False)
+    for _ in range(MAX_FAILURES):
+        ledger.fail(claims[2], "no")
+        claims[2] = ledger.claim([study], "ann")
+    assert (state_of(database, study), ledger.close(study)) == ("done", True)
+
+
+def test_a_study_that_is_gone_keeps_nobody_waiting(ledger):
+    assert ledger.close(99) is True
+
+
+def claim_all(url, barrier, study, name):
+    with open_database(parse_url(url, Home(Path("/nowhere")))) as database:
+        ledger = Ledger(database)
+        barrier.wait()
+        while claim := ledger.claim([study], name):
+            ledger.finish(claim, "complete", 0.5, None, None)
+
+
+def test_processes_that_claim_at_once_take_each_point_once(database, children):
+    study = enter_study(database, 40)
+    barrier = children.context.Barrier(6)
+    url = database.url.render_as_string(hide_password=False)
+    for number in range(6):
+        children.start(claim_all, url, barrier, study, f"worker-{number}")
+    assert children.join() == [0] * 6
+    assert [row.state for row in rows(database)] == ["complete"] * 40
+    assert sorted(row.point_id for row in rows(database, tables.attempt)) == [row.id for row in rows(database)]
+    assert state_of(database, study) == "done"
+
+
+def test_an_ended_lease_goes_to_one_of_those_who_want_it(database):
+    study = enter_study(database, 1)
+    for _ in range(10):
+        Ledger(database).claim([study], "dead")
+        end_leases(database)
+        barrier, winners = threading.Barrier(4), []
+
+        def want(barrier=barrier, winners=winners):
+            with open_database(database.url) as mine:
+                barrier.wait()
+                if claim := Ledger(mine).claim([study], "heir"):
+                    winners.append(claim)
+
+        threads = [threading.Thread(target=want) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(winners) == 1
+        # Undone without counting as a loss.
+        back = tables.point.update().values(state="waiting", losses=0, lease_owner=None, lease_end=None)
+        database.transact(lambda c, back=back: c.execute(back))
+
+
+# Against a model
+
+
+@dataclass
+class PointModel:
+    """What a point should be."""
+
+    state: str = "waiting"
+    owner: str | None = None
+    ended: bool = False
+    failures: int = 0
+    value: float | None = None
+    outcomes: list[str] = field(default_factory=list)
+
+    @property
+    def losses(self) -> int:
+        return sum(outcome in ("lost", "released") for outcome in self.outcomes)
+
+    def holds(self, claim: Claim) -> bool:
+        return self.state == "running" and self.owner == claim.worker and len(self.outcomes) == claim.attempt
+
+    def give_up(self, outcome: str, most_losses: int) -> None:
+        self.outcomes[-1] = outcome
+        self.failures += outcome == "failed"
+        self.owner = None
+        self.state = "hole" if self.failures >= MAX_FAILURES or self.losses >= most_losses else "waiting"
+
+
+WORKERS = ("ann", "bob", "eve")
+LOSSES = 4
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Workers that claim, renew, finish, fail, release, die and come back late, in any order."""
+
+    template: Path
+
+    @initialize(points=st.integers(1, 4))
+    def begin(self, points):
+        self.folder = Path(tempfile.mkdtemp())
+        shutil.copy(self.template, self.folder / "ledger.db")
+        self.database = Database(parse_url(f"sqlite:///{self.folder}/ledger.db", Home(self.folder)))
+        self.ledger = Ledger(self.database)
+        self.study = enter_study(self.database, points)
+        self.points = [PointModel() for _ in range(points)]
+        self.claims: list[Claim] = []
+
+    def teardown(self):
+        if hasattr(self, "database"):
+            self.database.close()
+            shutil.rmtree(self.folder)
+
+    def expire(self):
+        ended = [point for point in self.points if point.state == "running" and point.ended]
+        for point in ended:
+            point.give_up("lost", LOSSES)
+        return len(ended)
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def claim(self, worker):
+        # What ends a study closes it, and a closed study hands out nothing; lapsed leases do not close one.
+        self.expire()
+        waiting = [number for number, point in enumerate(self.points) if point.state == "waiting"]
+        claim = self.ledger.claim([self.study], worker)
+        if not waiting:
+            assert claim is None
+            return
+        point = self.points[waiting[0]]
+        point.state, point.owner, point.ended = "running", worker, False
+        point.outcomes.append("running")
+        assert (claim.number, claim.attempt, claim.worker) == (waiting[0], len(point.outcomes), worker)
+        self.claims.append(claim)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def renew(self, data):
+        claim = data.draw(st.sampled_from(self.claims))
+        point = self.points[claim.number]
+        if point.holds(claim):
+            self.ledger.renew(claim)
+            point.ended = False
+        else:
+            with pytest.raises(LeaseLostError):
+                self.ledger.renew(claim)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), outcome=st.sampled_from(["complete", "pruned"]), value=st.floats(0, 1))
+    def finish(self, data, outcome, value):
+        claim = data.draw(st.sampled_from(self.claims))
+        point = self.points[claim.number]
+        if point.holds(claim):
+            self.ledger.finish(claim, outcome, value, None, None)
+            point.state, point.value, point.owner = outcome, value, None
+            point.outcomes[-1] = outcome
+        elif point.outcomes[claim.attempt - 1] == outcome:
+            self.ledger.finish(claim, outcome, value, None, None)
+        else:
+            with pytest.raises(LeaseLostError):
+                self.ledger.finish(claim, outcome, value, None, None)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), outcome=st.sampled_from(["failed", "released"]))
+    def give_up(self, data, outcome):
+        claim = data.draw(st.sampled_from(self.claims))
+        (self.ledger.fail if outcome == "failed" else self.ledger.release)(claim, "a reason")
+        if self.points[claim.number].holds(claim):
+            self.points[claim.number].give_up(outcome, LOSSES)
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def abandon(self, worker):
+        held = [point for point in self.points if point.owner == worker]
+        assert self.ledger.abandon(worker, "dead") == len(held)
+        for point in held:
+            point.give_up("lost", LOSSES)
+
+    @precondition(lambda self: any(point.state == "running" for point in self.points))
+    @rule(data=st.data())
+    def let_a_lease_end(self, data):
+        running = [number for number, point in enumerate(self.points) if point.state == "running"]
+        number = data.draw(st.sampled_from(running))
+        past = tables.point.update().where(tables.point.c.number == number).values(lease_end=0.0)
+        self.database.transact(lambda c: c.execute(past))
+        self.points[number].ended = True
+
+    @rule()
+    def expire_leases(self):
+        expected = self.expire()
+        assert self.ledger.expire(self.study) == expected
+
+    @rule()
+    def close(self):
+        over = all(point.state not in ("waiting", "running") for point in self.points)
+        assert self.ledger.close(self.study) is over
+
+    @invariant()
+    def ledger_and_model_agree(self):
+        if not hasattr(self, "database"):
+            return
+        attempts = rows(self.database, tables.attempt)
+        for row, point in zip(rows(self.database), self.points, strict=True):
+            assert (row.state, row.lease_owner, row.value) == (point.state, point.owner, point.value)
+            assert (row.attempt, row.failures, row.losses) == (len(point.outcomes), point.failures, point.losses)
+            mine = [attempt for attempt in attempts if attempt.point_id == row.id]
+            assert [attempt.number for attempt in mine] == list(range(1, len(mine) + 1))
+            assert [attempt.outcome for attempt in mine] == point.outcomes
+            assert [attempt.outcome for attempt in mine].count("running") == (row.state == "running")
+            assert all((attempt.ended_at is None) == (attempt.outcome == "running") for attempt in mine)
+
+
+def test_whatever_the_order_the_ledger_does_as_its_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger_module, "MAX_LOSSES", LOSSES)
+    with Database(parse_url(f"sqlite:///{tmp_path}/template.db", Home(tmp_path))) as database:
+        with database.engine.begin() as connection:
+            tables.metadata.create_all(connection)
+        with database.engine.connect() as connection:
+            connection.connection.cursor().execute("PRAGMA journal_mode = DELETE")
+    LedgerMachine.template = tmp_path / "template.db"
+    steps = settings(max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(LedgerMachine, settings=steps)

@@ -1,0 +1,96 @@
+import pytest
+
+from rust_optuna.search.ledger import MAX_FAILURES, Ledger
+from rust_optuna.search.mirror import Mirror
+from rust_optuna.search.results import best_point, complete_points, describe_best, status
+from rust_optuna.search.studies import load_study
+from tests.studies import grid_document, make_study, random_document, run_study
+
+RESULT = {
+    "epoch": 2,
+    "fold_values": [0.6, 0.7, 0.8],
+    "average_precision_16": 0.5,
+    "folds": {"average_precision_16": [0.4, 0.5, 0.6]},
+    "baseline_view_only": {
+        "average_precision": 0.45,
+        "average_precision_16": 0.3,
+    },
+    "baseline_view_only_untied": {
+        "average_precision_16": 0.3,
+        "folds": {"average_precision_16": [0.3, 0.3, 0.3]},
+    },
+}
+
+
+@pytest.fixture
+def study(database, home):
+    """Six points: two complete, one pruned, one hole, one running, one waiting."""
+    study = make_study(database, home, random_document(6))
+    ledger, mirror = Ledger(database), Mirror(database, study)
+    for outcome, value, result in [("complete", 0.6, {}), ("complete", 0.7, RESULT), ("pruned", 0.9, None)]:
+        claim = ledger.claim([study.id], "ann")
+        mirror.start(claim)
+        ledger.finish(claim, outcome, value, result, f"artifact-{claim.number}")
+    for _ in range(MAX_FAILURES):
+        ledger.fail(ledger.claim([study.id], "bob"), "no luck")
+    ledger.claim([study.id], "eve")
+    return study
+
+
+def test_status_counts_points_by_state(database, study):
+    assert status(database, study).as_json() == {
+        "study": "regime-1",
+        "sampler": "random",
+        "state": "open",
+        "points": 6,
+        "complete": 2,
+        "pruned": 1,
+        "running": 1,
+        "waiting": 1,
+        "holes": 1,
+        "best_value": 0.7,
+        "stale": False,
+    }
+
+
+def test_a_pruned_point_is_never_the_best(database, study):
+    assert best_point(database, study).value == 0.7
+
+
+def test_complete_points_come_in_order_with_all_that_is_kept(database, study):
+    first, second = complete_points(database, study)
+    assert (first.number, first.trial, first.result, first.artifact) == (0, 0, {}, "artifact-0")
+    assert (second.number, second.value, second.result, second.worker) == (1, 0.7, RESULT, "ann")
+    assert 0 <= second.seconds < 600
+
+
+def test_the_best_is_described_with_all_that_a_program_reads(database, study):
+    document = describe_best(database, study)
+    required = "study number point value epoch params fold_values baseline_view_only average_precision_16"
+    assert {*required.split(), "baseline_view_only_16", "weights"} <= set(document)
+    assert (document["study"], document["number"], document["point"], document["value"]) == ("regime-1", 1, 1, 0.7)
+    assert (document["epoch"], document["fold_values"], document["weights"]) == (2, [0.6, 0.7, 0.8], "random")
+    assert (document["baseline_view_only"], document["baseline_view_only_16"]) == (0.45, 0.3)
+    assert set(document["params"]) == {"batch_size", "dropout_rate"}
+    assert "objective" not in document
+
+
+def test_nothing_is_described_while_nothing_is_complete(database, home):
+    study = make_study(database, home)
+    assert describe_best(database, study) is None
+    assert (status(database, study).best_value, complete_points(database, study)) == (None, [])
+
+
+def test_what_was_inherited_is_described_apart(sqlite, home):
+    run_study(sqlite, home, random_document(2))
+    second = run_study(sqlite, home, grid_document())
+    document = describe_best(sqlite, second)
+    assert set(document["params"]) == {"learning_rate", "epsilon"}
+    assert set(document["inherited"]) == {"batch_size", "dropout_rate"}
+
+
+def test_values_of_a_stand_in_are_marked(sqlite, home):
+    study = run_study(sqlite, home, random_document(2))
+    for document in (describe_best(sqlite, study), status(sqlite, study).as_json()):
+        assert document["objective"] == "STAND-IN tests.stand_ins:peak"
+    assert load_study(sqlite, study.name).stand_in == "STAND-IN tests.stand_ins:peak"

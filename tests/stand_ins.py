@@ -1,0 +1,77 @@
+"""Stand-in objectives: what workers run in tests of everything around a trial."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+
+import optuna
+
+GATE = "RUST_OPTUNA_TEST_GATE"
+"""Environment variable: the folder in which `gated` says that it began, and waits for a file named `open`."""
+
+
+def peak(trial: optuna.Trial) -> float:
+    """Highest at dropout rate 0.2, or at learning rate 1e-2 and epsilon 1e-5."""
+    parameters = trial.params
+    if "dropout_rate" in parameters:
+        return 1 - abs(parameters["dropout_rate"] - 0.2)
+    distance = abs(math.log10(parameters["learning_rate"]) + 2) + abs(math.log10(parameters["epsilon"]) + 5)
+    return 1 / (1 + distance)
+
+
+def level(trial: optuna.Trial) -> float:
+    """The same everywhere."""
+    return 0.5
+
+
+def raising(trial: optuna.Trial) -> float:
+    raise ValueError("no such luck")
+
+
+def raising_at_point_1(trial: optuna.Trial) -> float:
+    if trial.user_attrs["point"] == 1:
+        raise ValueError("no luck at this point")
+    return peak(trial)
+
+
+def raising_at_first(trial: optuna.Trial) -> float:
+    """Fails the first attempt at a point, and succeeds at the second."""
+    if trial.user_attrs["attempt"] == 1:
+        raise ValueError("no luck at first")
+    return peak(trial)
+
+
+def not_a_number(trial: optuna.Trial) -> float:
+    return math.nan
+
+
+def infinite(trial: optuna.Trial) -> float:
+    return math.inf
+
+
+def pruned(trial: optuna.Trial) -> float:
+    raise optuna.TrialPruned
+
+
+def gated(trial: optuna.Trial) -> float:
+    """Say which point this process began, then wait until the gate is open."""
+    gate = Path(os.environ[GATE])
+    (gate / f"{os.getpid()}.began").write_text(str(trial.user_attrs["point"]))
+    while not (gate / "open").exists():
+        time.sleep(0.01)
+    return peak(trial)
+
+
+def dying(trial: optuna.Trial) -> float:
+    """End the process as an out-of-memory killer would, wherever it runs."""
+    os._exit(9)
+
+
+def dying_once(trial: optuna.Trial) -> float:
+    """End the process at the first attempt at point 2."""
+    if trial.user_attrs["point"] == 2 and trial.user_attrs["attempt"] == 1:
+        os._exit(9)
+    return peak(trial)

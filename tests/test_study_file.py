@@ -1,0 +1,269 @@
+import math
+import string
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rust_optuna.config import KEYS, Range, StudyConfiguration
+from rust_optuna.errors import ConfigurationError
+from rust_optuna.search import design
+from rust_optuna.study_file import parse_study, read_study_file, to_document
+from tests.studies import REPOSITORY, configuration, grid_document, random_document, toml
+
+
+def problems(document):
+    """Return the problems of a document as where → what."""
+    with pytest.raises(ConfigurationError) as raised:
+        parse_study(document, "study.toml")
+    assert str(raised.value).startswith(f"{len(raised.value.problems)} problem")
+    assert "study.toml" in str(raised.value)
+    found = {problem.where: problem.what for problem in raised.value.problems}
+    assert all(f"{where} " in str(raised.value) and what in str(raised.value) for where, what in found.items())
+    return found
+
+
+def test_regime_1_is_the_published_random_search():
+    regime = read_study_file(REPOSITORY / "studies" / "regime_1.toml")
+    assert (regime.name, regime.sampler, regime.n_trials, design.size(regime)) == ("regime-1", "random", 100, 100)
+    assert regime.search_space == {
+        "batch_size": Range("int", low=16, high=2048),
+        "dropout_rate": Range("float", low=0.0, high=0.5),
+    }
+    assert regime.fixed == {"learning_rate": 1e-3, "epsilon": 1e-7}
+    assert (regime.folds, regime.values({})["epochs"], regime.sampler_seed, regime.seed) == (6, 20, 1337, 1337)
+    assert (regime.values({})["weights"], regime.values({})["output"]) == ("imagenet", "mixed10")
+
+
+def test_regime_2_is_the_published_grid_on_the_best_of_regime_1():
+    regime = read_study_file(REPOSITORY / "studies" / "regime_2.toml")
+    assert (regime.name, regime.sampler, regime.n_trials, design.size(regime)) == ("regime-2", "grid", None, 32)
+    assert regime.search_space["learning_rate"].choices == (1e-4, 1e-3, 1e-2, 1e-1)
+    assert regime.search_space["epsilon"].choices == tuple(float(f"1e-{digits}") for digits in range(8, 0, -1))
+    assert (regime.from_best_of, regime.fixed) == ("regime-1", {})
+    first = read_study_file(REPOSITORY / "studies" / "regime_1.toml")
+    assert (regime.model, regime.folds, regime.seed) == (first.model, first.folds, first.seed)
+
+
+def test_a_file_is_read_as_its_document(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(toml(random_document()))
+    assert read_study_file(path) == configuration(random_document())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "does not exist"), (b"name = ", "is not readable TOML"), (b"name = '\xff'", "is not readable TOML")],
+)
+def test_a_file_that_is_no_toml_is_named(tmp_path, content, said):
+    path = tmp_path / "study.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=said) as raised:
+        read_study_file(path)
+    assert str(path) in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
+def test_every_problem_is_reported_at_once():
+    document = random_document(
+        name="a/b",
+        colour="red",
+        lease_seconds=0,
+        sampler={"type": "random", "seed": -1, "n_trials": "many", "speed": 3},
+        search_space={
+            "batch_size": {"type": "float", "low": 16, "high": 2048},
+            "dropout_rate": {"type": "float", "low": 0.5, "high": 0.5},
+            "momentum": [0.9],
+            "pooling": ["max", "median"],
+            "flips": [],
+            "output": "mixed10",
+            "standardize": [True, True],
+            "image_size": {"type": "int", "low": 0, "high": 299, "width": 3},
+        },
+        fixed={"learning_rate": 0.0, "epsilon": "small", "momentum": 0.9},
+        model={"weights": 3, "depth": 4},
+        cross_validation={"folds": 1, "epochs": 2.5, "seed": True},
+    )
+    assert set(problems(document)) == {
+        "name",
+        "colour",
+        "lease_seconds",
+        "sampler.seed",
+        "sampler.n_trials",
+        "sampler.speed",
+        "search_space.batch_size.type",
+        "search_space.dropout_rate",
+        "search_space.momentum",
+        "search_space.pooling",
+        "search_space.flips",
+        "search_space.output",
+        "search_space.standardize",
+        "search_space.image_size.low",
+        "search_space.image_size.width",
+        "fixed.learning_rate",
+        "fixed.epsilon",
+        "fixed.momentum",
+        "model.weights",
+        "model.depth",
+        "cross_validation.folds",
+        "cross_validation.epochs",
+        "cross_validation.seed",
+    }
+
+
+@pytest.mark.parametrize("section", ["sampler", "search_space"])
+@pytest.mark.parametrize("contents", [None, {}, "a word"], ids=["missing", "empty", "no section"])
+def test_a_section_that_must_be_there_is_missed(section, contents):
+    document = random_document()
+    del document[section]
+    if contents is not None:
+        document[section] = contents
+    assert any(section in where for where in problems(document))
+
+
+def test_a_key_that_is_fixed_and_searched_is_a_problem_whatever_else_is_wrong_with_it():
+    document = random_document(fixed={"learning_rate": 1e-3, "epsilon": 1e-7, "batch_size": 32})
+    assert "searched too" in problems(document)["fixed.batch_size"]
+    document["search_space"]["batch_size"] = []
+    assert set(problems(document)) == {"fixed.batch_size", "search_space.batch_size"}
+
+
+def test_a_key_that_stands_in_its_section_and_is_searched_is_a_problem():
+    document = random_document(model={"weights": "random", "output": "mixed9"})
+    document["search_space"]["output"] = ["mixed8", "mixed10"]
+    assert "name it once" in problems(document)["model.output"]
+
+
+def test_a_hyperparameter_without_a_value_is_named():
+    assert set(problems(random_document(fixed={"learning_rate": 1e-3}))) == {"epsilon"}
+
+
+def test_a_hyperparameter_may_be_left_to_the_study_that_is_built_on():
+    assert configuration(grid_document()).from_best_of == "regime-1"
+
+
+def test_a_study_cannot_be_built_on_itself():
+    assert set(problems(grid_document(name="regime-1"))) == {"fixed.from_best_of"}
+
+
+def test_a_grid_takes_neither_a_number_of_trials_nor_an_interval():
+    document = grid_document(sampler={"type": "grid", "n_trials": 32})
+    document["search_space"]["epsilon"] = {"type": "float", "low": 1e-8, "high": 1e-1}
+    assert set(problems(document)) == {"sampler.n_trials", "search_space.epsilon"}
+
+
+@pytest.mark.parametrize(
+    ("axis", "where"),
+    [
+        ({"type": "int", "low": 64, "high": 16}, "search_space.batch_size"),
+        ({"type": "int", "low": 16}, "search_space.batch_size.high"),
+        ({"low": 16, "high": 64}, "search_space.batch_size.type"),
+        ({"type": "int", "low": 16, "high": 64, "step": 0}, "search_space.batch_size.step"),
+        ({"type": "int", "low": 16, "high": 64, "step": 2, "log": True}, "search_space.batch_size.log"),
+        ({"type": "int", "low": 16, "high": 64, "log": 1}, "search_space.batch_size.log"),
+        ({"type": "int", "low": 16.5, "high": 64}, "search_space.batch_size.low"),
+        ([16, 16], "search_space.batch_size"),
+        ([16, 2.7], "search_space.batch_size"),
+        (["16"], "search_space.batch_size"),
+        (16, "search_space.batch_size"),
+    ],
+)
+def test_a_range_that_makes_no_sense_is_named(axis, where):
+    document = random_document()
+    document["search_space"]["batch_size"] = axis
+    assert set(problems(document)) == {where}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_bound_that_is_not_finite_is_refused(value):
+    document = random_document(fixed={"epsilon": 1e-7})
+    document["search_space"]["learning_rate"] = {"type": "float", "low": 1e-4, "high": value}
+    assert "search_space.learning_rate.high" in problems(document)
+
+
+def test_the_manifest_must_be_named_in_a_file_and_is_not_kept_in_a_database():
+    document = random_document()
+    assert "manifest" not in to_document(configuration(document))
+    del document["manifest"]
+    assert set(problems(document)) == {"manifest"}
+
+
+NAMES = st.text(string.ascii_letters + string.digits, min_size=1, max_size=10)
+FLOATS = st.floats(1e-9, 0.9, allow_nan=False)
+CHOICES = {
+    "batch_size": st.integers(1, 4096),
+    "dropout_rate": FLOATS,
+    "learning_rate": FLOATS,
+    "epsilon": FLOATS,
+    "output": st.sampled_from([f"mixed{block}" for block in range(11)]),
+    "pooling": st.sampled_from(["max", "average"]),
+    "resize": st.sampled_from(["stretch", "pad"]),
+    "standardize": st.booleans(),
+    "image_size": st.integers(75, 400),
+    "epochs": st.integers(1, 50),
+}
+
+
+def lists(name):
+    return st.lists(CHOICES[name], min_size=1, max_size=4, unique=True).map(
+        lambda values: Range("categorical", choices=tuple(values))
+    )
+
+
+@st.composite
+def intervals(draw, name):
+    numbers = st.integers(1, 4096) if KEYS[name].type is int else FLOATS
+    low, high = sorted(draw(st.lists(numbers, min_size=2, max_size=2, unique=True)))
+    spacing = draw(st.sampled_from(["plain", "log", "step"]))
+    return Range(
+        KEYS[name].type.__name__,
+        low=low,
+        high=high,
+        log=spacing == "log",
+        step=draw(numbers) if spacing == "step" else None,
+    )
+
+
+@st.composite
+def studies(draw):
+    grid = draw(st.booleans())
+    searched = draw(st.lists(st.sampled_from(sorted(CHOICES)), min_size=1, max_size=4, unique=True))
+    space = {}
+    for name in searched:
+        numeric = not grid and name in ("batch_size", "dropout_rate", "learning_rate", "epsilon")
+        space[name] = draw(st.one_of(lists(name), intervals(name)) if numeric else lists(name))
+    rest = [name for name in CHOICES if name not in space]
+    fixed = {name: draw(CHOICES[name]) for name in rest if not KEYS[name].section or draw(st.booleans())}
+    sections = {name: draw(CHOICES[name]) for name in rest if name not in fixed and draw(st.booleans())}
+    if draw(st.booleans()):
+        sections["hidden_units"] = tuple(draw(st.lists(st.integers(1, 99), min_size=1, max_size=3)))
+    return StudyConfiguration(
+        name=draw(NAMES),
+        manifest=None,
+        sampler="grid" if grid else "random",
+        sampler_seed=draw(st.integers(0, 2**32 - 1)),
+        n_trials=None if grid else draw(st.integers(1, 1000)),
+        search_space=space,
+        fixed=fixed,
+        from_best_of=draw(st.none() | NAMES.map(lambda name: f"{name}-other")),
+        model=sections,
+        folds=draw(st.integers(2, 20)),
+        seed=draw(st.integers(0, 2**32 - 1)),
+        lease_seconds=draw(st.integers(2, 999)),
+    )
+
+
+@given(studies())
+def test_a_study_survives_the_way_to_the_database_and_back(study):
+    document = to_document(study)
+    assert parse_study(document, "stored", stored=True) == study
+    assert to_document(parse_study(document, "stored", stored=True)) == document
+
+
+@given(studies())
+def test_a_study_survives_the_way_to_a_file_and_back(study):
+    document = tomllib.loads(toml({**to_document(study), "manifest": "manifest.csv"}))
+    assert parse_study(document, "file").search_space == study.search_space
+    assert parse_study(document, "file").fixed == study.fixed
