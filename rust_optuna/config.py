@@ -48,6 +48,8 @@ class Key:
         if type(value) not in accepted:
             names = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
             return f"{value!r} is not {names[self.type]}"
+        if value == "":
+            return "is empty"
         if self.choices and value not in self.choices:
             return f"{value!r} is not {self.named or 'one of ' + ', '.join(self.choices)}"
         return self._out_of_range(value) if isinstance(value, int | float) else None

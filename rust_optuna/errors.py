@@ -11,6 +11,11 @@ class RustOptunaError(Exception):
 
     exit_code = 1
 
+    @property
+    def public(self) -> str:
+        """The message as it may stand in a database or a log: without the path or name of a film."""
+        return str(self)
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -50,6 +55,26 @@ class ConfigurationError(InvalidInputError):
 
 class DataError(RustOptunaError):
     """Films that cannot be read, are not where they should be, or are not what they were."""
+
+
+class FilmError(DataError):
+    """One film that cannot be used. Its path is for the terminal of whoever holds the file, and for nothing else.
+
+    Args:
+        content: the film's content hash.
+        what: what is wrong with it, without a path.
+        path: its file, where it is known.
+    """
+
+    def __init__(self, content: str, what: str, path: object = None) -> None:
+        self.content = content
+        self.what = what
+        super().__init__(self.public if path is None else f"{path} ({self.public})")
+
+    @property
+    def public(self) -> str:
+        """The message, the film named by its content."""
+        return f"film {self.content[:12]} {self.what}"
 
 
 class WeightsError(RustOptunaError):

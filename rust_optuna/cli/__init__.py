@@ -6,6 +6,7 @@ Commands are imported when they are called for, so that ``--help`` and ``best`` 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -52,8 +53,15 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except RustOptunaError as error:
-            click.echo(f"Error: {error}", err=True)
+            # A supervised worker's output is a log: no path of a film may stand there.
+            supervised = "RUST_OPTUNA_SUPERVISOR" in os.environ
+            click.echo(f"Error: {error.public if supervised else error}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            click.echo(f"Error: {error.filename}: {error.strerror}", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("\nInterrupted: the same command goes on where it stopped.", err=True)
             ctx.exit(INTERRUPTED)

@@ -44,7 +44,7 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
         manifest = story.draw_films(chosen, where.home, progress)
     files = story.write_studies(chosen, where.home)
     click.echo(f"{_short(manifest)}: SYNTHETIC films of {chosen.patients} made-up patients")
-    with LiveTable() as table:
+    with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
         finished = search(files, where.home, where.url, where.given_artifacts, workers=workers, listener=table.listener)
     click.echo()
     with where.open_to_read() as database:

@@ -29,7 +29,7 @@ def build(study: str) -> None:
 
     where = settings()
     if study.endswith(".toml"):
-        wanted = ahead.wanted_by_file(where.home.resolve(study), where.home)
+        wanted = ahead.wanted_by_file(where.home.resolve(study), where.home, where.open_to_read)
         command = f"rust-optuna search {study}"
     else:
         with where.open_to_read() as database:

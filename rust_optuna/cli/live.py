@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 
 
 class LiveTable:
-    """Shows the studies of one search on stderr while the ``with`` block runs."""
+    """Shows the studies of one search on stderr while the ``with`` block runs.
 
-    def __init__(self) -> None:
+    Args:
+        on_hashed: called while films are hashed.
+    """
+
+    def __init__(self, on_hashed: Callable[[int, int], None] | None = None) -> None:
         self.console = Console(stderr=True)
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
-        self.listener = Listener(on_created=self.created, on_status=self.show)
+        self.listener = Listener(on_hashed=on_hashed, on_created=self.created, on_status=self.show)
         self._statuses: dict[str, Status] = {}
         self._began: dict[str, tuple[float, int]] = {}
 

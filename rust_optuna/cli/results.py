@@ -61,7 +61,10 @@ def print_statuses(found: Sequence[Status]) -> None:
             source = (each.study.source or {}).get("study")
             click.echo(f"{each.study.name} is stale: the best of {source} is no longer the one it was created from")
         if each.counts["hole"]:
-            click.echo(f"{each.study.name} has holes: the reasons are in its trials' attempts (study show)")
+            click.echo(
+                f"{each.study.name} has holes, points whose attempts are used up: `rust-optuna study show "
+                f"{each.study.name}` gives the reasons, `study retry {each.study.name}` tries them again"
+            )
 
 
 @click.command()
@@ -110,24 +113,24 @@ def print_best(document: dict[str, Any]) -> None:
     if "objective" in document:
         return
     ours, trivial = document["fold_values_16"], document["baseline_view_only_untied_fold_values_16"]
-    spread = _spread(document["fold_values"])
-    _print_score("18 labels", document["value"], spread, document["baseline_view_only"])
-    _print_score("16 subscores", document["average_precision_16"], _spread(ours), document["baseline_view_only_16"])
-    lifts = [a - b for a, b in zip(ours, trivial, strict=True)]
-    error = _spread(lifts) / math.sqrt(len(lifts))
+    _print_score("18 labels", document["value"], document["fold_values"], document["baseline_view_only"])
+    _print_score("16 subscores", document["average_precision_16"], ours, document["baseline_view_only_16"])
+    lifts = [a - b for a, b in zip(ours, trivial, strict=True) if a is not None and b is not None]
+    if len(lifts) < 2:
+        click.echo("    lift not defined: fewer than two folds have a positive subscore")
+        return
+    error = statistics.stdev(lifts) / math.sqrt(len(lifts))
     click.echo(
         f"    lift {statistics.fmean(lifts):+.4f} ± {error:.4f} (standard error over folds) over that baseline "
         f"with its ties broken at random ({document['baseline_view_only_untied_16']:.4f})"
     )
 
 
-def _print_score(name: str, value: float, spread: float, baseline: float) -> None:
+def _print_score(name: str, value: float | None, folds: Sequence[float | None], baseline: float | None) -> None:
+    """Print one score with its deviation over the folds where it is defined, beside its baseline."""
+    defined = [each for each in folds if each is not None]
+    spread = statistics.stdev(defined) if len(defined) > 1 else None
+    shown, deviation, trivial = ("–" if each is None else f"{each:.4f}" for each in (value, spread, baseline))
     click.echo(
-        f"  average precision, {name}: {value:.4f} ± {spread:.4f} (deviation over folds); "
-        f"view-only baseline {baseline:.4f}"
+        f"  average precision, {name}: {shown} ± {deviation} (deviation over folds); view-only baseline {trivial}"
     )
-
-
-def _spread(values: Sequence[float]) -> float:
-    """Return the sample standard deviation over folds."""
-    return statistics.stdev(values)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import click
 
 from rust_optuna.cli.options import common_options, objective_option, settings
-from rust_optuna.cli.output import print_next
+from rust_optuna.cli.output import print_next, progress_bar
 
 
 @click.command()
@@ -33,9 +34,11 @@ def search(
     from rust_optuna.cli.results import HOLES, print_statuses
     from rust_optuna.run.local import search as run_search
 
+    # A scheduler's SIGTERM stops as cleanly as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     where = settings()
     paths = [where.home.resolve(file) for file in files]
-    with LiveTable() as table:
+    with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
         finished = run_search(
             paths,
             where.home,

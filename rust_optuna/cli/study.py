@@ -92,13 +92,14 @@ def show(name: str, as_json: bool) -> None:
     Example:
       rust-optuna study show regime-1
     """
-    from rust_optuna.search.results import status
+    from rust_optuna.search.results import failed_attempts, status
     from rust_optuna.search.studies import load_study
     from rust_optuna.study_file import to_document
 
     with settings().open_to_read() as database:
         found = load_study(database, name)
         now = status(database, found)
+        failed = failed_attempts(database, found)
     document = {
         **now.as_json(),
         "configuration": to_document(found.configuration),
@@ -106,6 +107,7 @@ def show(name: str, as_json: bool) -> None:
         "fingerprint": found.fingerprint,
         "runtime": found.runtime,
         "notes": list(found.notes),
+        "failed_attempts": failed,
     }
     if as_json:
         print_json(document)
@@ -115,6 +117,8 @@ def show(name: str, as_json: bool) -> None:
             click.echo(f"{key}:")
             for inner, entry in value.items():
                 click.echo(f"  {inner}: {entry}")
+        elif isinstance(value, list):
+            click.echo(f"{key}:" + "".join(f"\n  {entry}" for entry in value))
         else:
             click.echo(f"{key}: {value}")
 
@@ -140,6 +144,25 @@ def extend(name: str, trials: int) -> None:
 
 @study.command()
 @click.argument("name")
+@common_options
+def retry(name: str) -> None:
+    r"""Give the holes of study NAME new attempts: the points whose attempts were used up.
+
+    \b
+    Example:
+      rust-optuna study retry regime-1
+    """
+    from rust_optuna.search.ledger import Ledger
+    from rust_optuna.search.studies import load_study
+
+    with settings().open_to_write() as database:
+        holes = Ledger(database).retry_holes(load_study(database, name).id)
+    click.echo(f"{holes} points of {name} wait again")
+    print_next(f"rust-optuna worker run {name}")
+
+
+@study.command()
+@click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Even while workers run points of it; their results are refused.")
 @common_options
@@ -150,7 +173,6 @@ def delete(name: str, yes: bool, force: bool) -> None:
     Example:
       rust-optuna study delete regime-1
     """
-    from rust_optuna.search.artifacts import remove
     from rust_optuna.search.creation import delete_study
     from rust_optuna.search.studies import load_study
 
@@ -159,10 +181,8 @@ def delete(name: str, yes: bool, force: bool) -> None:
         load_study(database, name)
         if not yes:
             click.confirm(f"Delete {name} with all its trials from {database}?", abort=True)
-        store = where.store(database)
-        artifacts = delete_study(database, name, force=force)
-        remove(store, artifacts)
-    click.echo(f"{name} is deleted, with {len(artifacts)} artifacts")
+        artifacts = delete_study(database, name, where.store(database), force=force)
+    click.echo(f"{name} is deleted, with {artifacts} artifacts")
 
 
 @study.command()

@@ -22,7 +22,7 @@ from rust_optuna.data.manifest import (
 )
 from rust_optuna.data.radiographs import ImageFacts, examine
 from rust_optuna.data.threads import Progress, map_in_threads
-from rust_optuna.data.views import mapping_of_films
+from rust_optuna.data.views import mapping_of_films, mapping_problems
 from rust_optuna.errors import DataError, ManifestError, Problem
 
 
@@ -94,7 +94,7 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
         note = "The films were not looked at: put the manifest right first"
         return CheckReport(str(path), error.problems, (note,))
     facts = map_in_threads(_examine, [film.image for film in films], progress)
-    problems, notes = _mapping_problems(films), _notes(films)
+    problems, notes = mapping_problems(films), _notes(films)
     problems += [
         Problem(f"row {film.row}, image", str(fact))
         for film, fact in zip(films, facts, strict=True)
@@ -127,17 +127,6 @@ def _examine(path: Path) -> ImageFacts | DataError:
         return examine(path)
     except DataError as error:
         return error
-
-
-def _mapping_problems(films: Sequence[Film]) -> list[Problem]:
-    problems = []
-    for found in mapping_of_films(films).contradictions:
-        where = named_rows([films[position].row for position in found.films])
-        what = f"{found.cortex} cortex is scored on {found.view} films too"
-        if len(found.view.split()) > 1:
-            what = f"{found.cortex} cortex is scored on as many anteroposterior as lateral films"
-        problems.append(Problem(where, what))
-    return problems
 
 
 def _notes(films: Sequence[Film]) -> list[str]:

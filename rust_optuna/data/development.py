@@ -21,7 +21,7 @@ from rust_optuna.data.manifest import (
     stack_labels,
 )
 from rust_optuna.data.threads import Progress
-from rust_optuna.data.views import mapping_of_labels
+from rust_optuna.data.views import mapping_of_labels, mapping_problems
 from rust_optuna.errors import DataError, ManifestError, Problem
 
 
@@ -117,7 +117,7 @@ def development_set(
         ManifestError: films have no split, patients are on both sides of it, or two rows hold the same film.
         DataError: a film cannot be read, or there are too few patients.
     """
-    problems = split_problems(manifest.films)
+    problems = split_problems(manifest.films) + mapping_problems(manifest.films)
     if problems:
         raise ManifestError(str(manifest.path), problems)
     films = manifest.part("development")

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from filelock import FileLock
 
 from rust_optuna.data.radiographs import content_hash, read_bytes
 from rust_optuna.data.threads import Progress, map_in_threads
-from rust_optuna.errors import DataError
+from rust_optuna.errors import DataError, FilmError
 from rust_optuna.paths import atomic_write
 
 VERSION = 1
@@ -80,10 +81,21 @@ class FilmIndex:
         """
         candidates = self._candidates(content)
         for path in candidates:
-            found = read_bytes(path)
+            try:
+                found = read_bytes(path)
+            except DataError as error:
+                raise FilmError(content, "cannot be read", path) from error
             if hashlib.sha256(found).hexdigest() == content:
                 return found
-        raise DataError(f"{candidates[0]}: has changed since it was indexed as film {content[:12]}")
+        raise FilmError(content, "has changed since it was indexed", candidates[0])
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Give an error about a film that the block raises the path of its file, for the terminal."""
+        try:
+            yield
+        except FilmError as error:
+            raise FilmError(error.content, error.what, self.locate(error.content)) from error
 
     def _candidates(self, content: str) -> list[Path]:
         """Return the files that are said to hold a film and still exist: at least one."""
@@ -95,8 +107,8 @@ class FilmIndex:
         if existing:
             return existing
         if known:
-            raise DataError(f"{known[0]}: is gone; it was film {content[:12]}")
-        raise DataError(f"film {content[:12]} is not on this machine, or not yet in {self.path}")
+            raise FilmError(content, "is gone", known[0])
+        raise FilmError(content, "is not on this machine, or was never indexed here: rust-optuna features build FILE")
 
     def _entry(self, name: str) -> Entry | DataError:
         try:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rust_optuna.data.manifest import CORTICES, SUBSCORES, VIEWS, Film
+from rust_optuna.data.manifest import CORTICES, SUBSCORES, VIEWS, Film, named_rows
+from rust_optuna.errors import Problem
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,18 @@ def mapping_of_films(films: Sequence[Film]) -> ViewMapping:
     """Return the mapping that the rows of a manifest imply."""
     scored = np.array([[score is not None for score in film.subscores] for film in films], dtype=bool)
     return infer_mapping([film.view for film in films], scored.reshape(-1, len(CORTICES)))
+
+
+def mapping_problems(films: Sequence[Film]) -> list[Problem]:
+    """Return the rows of a manifest that contradict the mapping that the others imply."""
+    problems = []
+    for found in mapping_of_films(films).contradictions:
+        where = named_rows([films[position].row for position in found.films])
+        what = f"{found.cortex} cortex is scored on {found.view} films too"
+        if len(found.view.split()) > 1:
+            what = f"{found.cortex} cortex is scored on as many anteroposterior as lateral films"
+        problems.append(Problem(where, what))
+    return problems
 
 
 def mapping_of_labels(labels: np.ndarray) -> ViewMapping:

@@ -13,6 +13,7 @@ import numpy as np
 
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.data.radiographs import Resize, read_radiograph
+from rust_optuna.errors import DataError, FilmError
 from rust_optuna.learn.backbone import build_backbone
 from rust_optuna.learn.runtime import load_keras, load_tensorflow
 from rust_optuna.learn.weights import weights_identity
@@ -112,13 +113,22 @@ class Extractor:
         return np.stack(variants, axis=1)
 
 
-def decode(backbone: BackboneConfiguration, encoded: bytes) -> np.ndarray:
-    """Return a film's bytes as the backbone takes it: (size, size) float32 in [−1, 1].
+def read_film(backbone: BackboneConfiguration, content: str, read: Callable[[str], bytes]) -> np.ndarray:
+    """Return a film as the backbone takes it: (size, size) float32 in [−1, 1].
+
+    Args:
+        backbone: says how films are resized.
+        content: the film's content hash.
+        read: returns a film's bytes.
 
     Raises:
-        DataError: the bytes are not a film that can be read.
+        FilmError: it cannot be read.
     """
-    return read_radiograph(encoded, size=backbone.image_size, resize=cast(Resize, backbone.resize))
+    encoded = read(content)
+    try:
+        return read_radiograph(encoded, size=backbone.image_size, resize=cast(Resize, backbone.resize))
+    except DataError as error:
+        raise FilmError(content, str(error).removeprefix("the image: ")) from error
 
 
 def _compile(model: Any, backbone: BackboneConfiguration) -> Callable[[np.ndarray, np.ndarray], Any]:

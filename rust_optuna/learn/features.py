@@ -30,7 +30,7 @@ import numpy as np
 
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.errors import DataError
-from rust_optuna.learn.extraction import MICRO_BATCH, Extractor, decode, extraction_identity
+from rust_optuna.learn.extraction import MICRO_BATCH, Extractor, extraction_identity, read_film
 from rust_optuna.paths import atomic_write
 
 SHARD_FILMS = 64
@@ -167,7 +167,7 @@ class FeatureCache:
         """Return one shard's features, (films, 4, width), reporting after each micro-batch."""
         parts = []
         for start in range(0, len(films), MICRO_BATCH):
-            images = [decode(self.backbone, read(content)) for content in films[start : start + MICRO_BATCH]]
+            images = [read_film(self.backbone, content, read) for content in films[start : start + MICRO_BATCH]]
             parts.append(extractor.extract_all_flips(np.stack(images)))
             report(done + start + len(images), total)
         return np.concatenate(parts)

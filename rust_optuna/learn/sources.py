@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rust_optuna.learn.extraction import FLIPS, Extractor, decode
+from rust_optuna.learn.extraction import FLIPS, Extractor, read_film
 from rust_optuna.learn.features import Features
 from rust_optuna.learn.head import Standardisation
 from rust_optuna.learn.runtime import load_tensorflow
@@ -116,7 +116,7 @@ class LiveFeatures:
         size = extractor.backbone.image_size
         self._images = np.empty((len(contents), size, size), dtype=np.float32)
         for position, content in enumerate(contents):
-            self._images[position] = decode(extractor.backbone, read(content))
+            self._images[position] = read_film(extractor.backbone, content, read)
         self._standardisations = _Standardisations(lambda: self._table)
 
     @property

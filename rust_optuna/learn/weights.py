@@ -47,6 +47,15 @@ def weights_identity(backbone: BackboneConfiguration) -> str:
     return f"sha256:{digest(weights_file(backbone), 'sha256')}"
 
 
+def weights_scheme(backbone: BackboneConfiguration) -> str:
+    """Return `weights_identity` without the seed of random weights, which is a setting like any other.
+
+    Raises:
+        WeightsError: as `weights_identity`.
+    """
+    return RANDOM_WEIGHTS if backbone.weights == "random" else weights_identity(backbone)
+
+
 def imagenet_file() -> Path:
     """Return Keras's own copy of the ImageNet weights, downloaded by Keras if it is not there yet.
 

@@ -13,6 +13,7 @@ from rust_optuna.data.manifest import read_manifest
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import Home
 from rust_optuna.search import design
+from rust_optuna.search.creation import best_of_source
 from rust_optuna.search.database import Database
 from rust_optuna.search.studies import cached_backbones, load_development, load_parameters, load_study
 from rust_optuna.study_file import read_study_file
@@ -28,19 +29,29 @@ class Wanted:
     backbones: Sequence[BackboneConfiguration]
 
 
-def wanted_by_file(path: Path, home: Home) -> Wanted:
-    """Return what the study that a file describes will need; no database is touched.
+def wanted_by_file(path: Path, home: Home, open_database: Callable[[], Database]) -> Wanted:
+    """Return what the study that a file describes will need.
+
+    Args:
+        path: the study file.
+        home: root of relative paths.
+        open_database: called only where the file takes parameters from another study.
 
     Raises:
         ConfigurationError: the file breaks its rules.
         ManifestError: its manifest does.
         DataError: films cannot be read.
+        StudyError: the study that it takes parameters from is not there or not done.
     """
     configuration = read_study_file(path)
+    inherited = {}
+    if configuration.from_best_of is not None:
+        with open_database() as database:
+            inherited = (best_of_source(database, configuration) or {}).get("params", {})
     manifest = read_manifest(home.resolve(configuration.manifest or ""), require_split=True)
     index = FilmIndex(home.film_index)
     development = development_set(manifest, index, folds=configuration.folds, seed=configuration.seed)
-    return Wanted(development.content, cached_backbones(configuration, design.draw(configuration), {}, home))
+    return Wanted(development.content, cached_backbones(configuration, design.draw(configuration), inherited, home))
 
 
 def wanted_by_study(database: Database, name: str, home: Home) -> Wanted:
@@ -66,6 +77,7 @@ def build(wanted: Wanted, home: Home, progress: Progress | None = None) -> list[
     folders = []
     for backbone in wanted.backbones:
         cache = FeatureCache(home.features, backbone)
-        cache.build(wanted.contents, index.read, progress)
+        with index.naming():
+            cache.build(wanted.contents, index.read, progress)
         folders.append(cache.folder)
     return folders

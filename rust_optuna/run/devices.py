@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from rust_optuna.errors import RustOptunaError
 
@@ -57,6 +58,8 @@ def slots(choice: str, workers: int | None) -> list[Slot]:
         RustOptunaError: a GPU is named that is not there.
     """
     there = gpus()
+    if not choice.strip():
+        raise RustOptunaError("--gpus takes all, none, or numbers such as 0,1")
     chosen = there if choice == "all" else [] if choice == "none" else [c.strip() for c in choice.split(",")]
     unknown = [name for name in chosen if name not in there]
     if unknown:
@@ -77,7 +80,11 @@ def _threads(processes: int) -> dict[str, str]:
 
 
 def _workers_in_memory() -> int:
-    if not hasattr(os, "sysconf") or "SC_AVPHYS_PAGES" not in os.sysconf_names:
-        return 1
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Return how many workers fit into the memory that is available (Linux) or installed (elsewhere)."""
+    table = Path("/proc/meminfo")
+    if table.is_file():
+        lines = dict(line.split(":", 1) for line in table.read_text(encoding="ascii").splitlines())
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+    else:
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(available / (WORKER_GIGABYTES * 2**30))

@@ -38,12 +38,13 @@ def export_study(database: Database, name: str, store: ArtifactStore, folder: Pa
     folds = study.configuration.folds
     header = ["number", "point", "value", "epoch", *searched, *(f"fold_{fold}" for fold in range(folds)), *NUMBERS]
     header += [f"baseline_view_only_{key}" for key in ("average_precision", *NUMBERS)]
-    header += ["diverged", "seconds", "worker"]
+    header += ["diverged", "seconds", "worker", "objective"]
     table = folder / "trials.csv"
     with atomic_write(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(_row(point, searched, folds) for point in points)
+        objective = (study.runtime or {}).get("objective")
+        writer.writerows([*_row(point, searched, folds), objective] for point in points)
     return table, len(points)
 
 

@@ -21,7 +21,14 @@ from rust_optuna.search.database import Database, create_database
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import Status, status
-from rust_optuna.search.studies import Study, cached_backbones, load_development, load_parameters, load_study
+from rust_optuna.search.studies import (
+    Study,
+    cached_backbones,
+    find_study,
+    load_development,
+    load_parameters,
+    load_study,
+)
 from rust_optuna.study_file import read_study_file
 
 POLL_SECONDS = 0.5
@@ -83,7 +90,7 @@ def search(
             creation = create_study(database, configuration, home, listener.on_hashed)
             listener.on_created(creation, where)
             environment = child_environment(home, database.url, artifacts or database.artifacts())
-            if objective is None:
+            if objective is None and creation.study.state != "done":
                 _build_features(database, creation.study, home, environment)
             _run_workers(database, creation.study, home, where, environment, objective, listener)
             finished.append(status(database, load_study(database, configuration.name)))
@@ -138,19 +145,21 @@ def _run_workers(
     try:
         pool.start()
         while True:
-            pool.watch()
+            # Processes first, state second: a worker that had ended before the study was seen open ended too early.
+            ended = pool.ended()
             study = load_study(database, study.name)
             listener.on_status(status(database, study))
-            if study.state == "done" and pool.idle:
+            if study.state != "done":
+                pool.replace(ended)
+            elif len(ended) == len(pool.children):
                 break
-            if study.state != "done" and pool.idle:
-                raise RustOptunaError(f"All workers of {study.name} ended early; logs: {home.logs}")
             time.sleep(POLL_SECONDS)
     except BaseException:
         _stop(pool)
         raise
     finally:
-        Mirror(database, study).reconcile()
+        if find_study(database, study.name) is not None:  # else it was deleted meanwhile
+            Mirror(database, study).reconcile()
 
 
 def _stop(pool: WorkerPool) -> None:

@@ -65,17 +65,18 @@ class WorkerPool:
             worker_id = new_worker_id()
             self.children.append(_Child(slot, log, worker_id, self._spawn(slot, log, worker_id)))
 
-    def watch(self) -> None:
-        """Requeue what dead workers were running, and start others in their place.
+    def ended(self) -> list[_Child]:
+        """Return the workers whose process has ended, for whatever reason."""
+        return [child for child in self.children if child.process.poll() is not None]
+
+    def replace(self, ended: Sequence[_Child]) -> None:
+        """Requeue what ended workers were running, and start others in their place: the study is not done.
 
         Raises:
             RustOptunaError: every slot was given up; with the last words of a worker.
         """
-        for child in self.children:
-            code = child.process.poll()
-            if code in (None, 0) or child.deaths > MAX_RESTARTS:
-                continue
-            self.ledger.abandon(child.worker_id, f"the worker died with exit code {code}")
+        for child in (child for child in ended if child.deaths <= MAX_RESTARTS):
+            self.ledger.abandon(child.worker_id, f"the worker died with exit code {child.process.returncode}")
             child.deaths += 1
             if child.deaths <= MAX_RESTARTS:
                 child.worker_id = new_worker_id()
@@ -83,11 +84,6 @@ class WorkerPool:
         if all(child.deaths > MAX_RESTARTS for child in self.children):
             child = self.children[0]
             raise RustOptunaError(f"All workers of {self.study} died. {_last_words(child.log)} Log: {child.log}")
-
-    @property
-    def idle(self) -> bool:
-        """Whether every worker has ended."""
-        return all(child.process.poll() is not None for child in self.children)
 
     def stop(self) -> None:
         """Stop all workers at the end of their epoch, kill those that take too long, and requeue what they ran."""

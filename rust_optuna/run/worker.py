@@ -24,7 +24,7 @@ from rust_optuna.errors import FingerprintError, LeaseLostError, RustOptunaError
 from rust_optuna.paths import Home
 from rust_optuna.run.lease import LeaseKeeper
 from rust_optuna.search import tables
-from rust_optuna.search.artifacts import ArtifactStore
+from rust_optuna.search.artifacts import ArtifactStore, remove
 from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import Claim, Ledger
 from rust_optuna.search.mirror import Mirror
@@ -35,7 +35,7 @@ from rust_optuna.search.objective import (
     Outcome,
     StandInObjective,
 )
-from rust_optuna.search.studies import Study, load_development, load_studies, load_study
+from rust_optuna.search.studies import Study, load_development, load_parameters, load_studies, load_study
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,9 @@ IDLE_SECONDS = 1.0
 MAX_FAILURES_IN_A_ROW = 3
 """Failed points in a row after which a worker stops: the fault is then likelier its own than theirs."""
 
+
+DATABASE_ERRORS = (optuna.exceptions.StorageInternalError, sa.exc.SQLAlchemyError)
+"""What Optuna's storage raises when the database fails it."""
 
 WORKER_ID, SUPERVISOR = "RUST_OPTUNA_WORKER_ID", "RUST_OPTUNA_SUPERVISOR"
 """Environment variables by which a supervisor names its child, so that it can requeue a dead one's point at once, and
@@ -141,6 +144,7 @@ class Worker:
                 study, load_development(self.database, study), self.home, self.store, self.progress
             )
             runtime = objective.runtime()
+            objective.prepare(load_parameters(self.database, study.id))
             pin_runtime(self.database, study, runtime)
             mirror = Mirror(self.database, study)
             mirror.describe(runtime)
@@ -152,6 +156,7 @@ class Worker:
         _, mirror, objective = self._served[claim.study_id]
         log.info("%s: point %d, attempt %d: %s", claim.study, claim.number, claim.attempt, json.dumps(claim.parameters))
         number: int | None = None
+        outcome: Outcome | None = None
         try:
             with LeaseKeeper(self.ledger, claim) as lease:
                 trial = mirror.start(claim)
@@ -161,12 +166,13 @@ class Worker:
                     lease.check()
                     if self._must_stop():
                         raise StopRequestedError
-                    trial.report(value, epoch)
+                    _report(trial, epoch, value)
 
                 state, outcome = _evaluate(objective, claim, trial, on_epoch)
                 self.ledger.finish(claim, state, outcome.value, outcome.result, outcome.artifact)
-            mirror.tell(trial.number, state, outcome.value, outcome.result)
         except LeaseLostError:
+            if outcome is not None and outcome.artifact is not None:
+                remove(self.store, [outcome.artifact])
             log.warning("%s: point %d was lost to another worker; its result is dropped", claim.study, claim.number)
         except optuna.exceptions.UpdateFinishedTrialError:
             # By a reconciler, where the lease was lost; by somebody outside, where it was not.
@@ -177,8 +183,12 @@ class Worker:
             log.info("%s: point %d given back", claim.study, claim.number)
         except RustOptunaError as error:
             # Something is missing on this machine; the point itself is as good as before.
-            self._give_back(mirror, claim, number, str(error))
+            self._give_back(mirror, claim, number, error.public)
             raise
+        except (OSError, MemoryError, *DATABASE_ERRORS) as error:
+            # A full disk, no memory, no database: not the point's fault, and the next point would meet it too.
+            self._give_back(mirror, claim, number, type(error).__name__)
+            raise RustOptunaError(f"This machine failed point {claim.number} of {claim.study}: {error}") from error
         except Exception as error:
             self._fail(mirror, claim, number, error)
         except BaseException:
@@ -188,17 +198,23 @@ class Worker:
             self.finished += 1
             self._failures_in_a_row = 0
             log.info("%s: point %d: %s %s", claim.study, claim.number, state, outcome.value)
+            self._show_end(mirror, trial.number, state, outcome)
+
+    def _show_end(self, mirror: Mirror, number: int, state: str, outcome: Outcome) -> None:
+        """Tell Optuna of a point that is finished already: what goes wrong here, a reconciler repeats."""
+        try:
+            mirror.tell(number, state, outcome.value, outcome.result)
+        except DATABASE_ERRORS as error:
+            log.warning("Trial %d could not be told yet: %s", number, type(error).__name__)
 
     def _give_back(self, mirror: Mirror, claim: Claim, number: int | None, reason: str) -> None:
-        self.ledger.release(claim, reason)
-        if number is not None:
+        if self.ledger.release(claim, reason) and number is not None:
             mirror.tell(number, "released", None, None)
 
     def _fail(self, mirror: Mirror, claim: Claim, number: int | None, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
         log.error("%s: point %d failed: %s\n%s", claim.study, claim.number, reason, traceback.format_exc())
-        self.ledger.fail(claim, reason)
-        if number is not None:
+        if self.ledger.fail(claim, reason) and number is not None:
             mirror.tell(number, "failed", None, None)
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
@@ -210,6 +226,14 @@ class Worker:
 def new_worker_id() -> str:
     """Return an identifier that no other worker ever had."""
     return f"{platform.node()[:40]}-{uuid.uuid4().hex[:12]}"
+
+
+def _report(trial: optuna.Trial, epoch: int, value: float) -> None:
+    """Show an intermediate value; training does not depend on the showing."""
+    try:
+        trial.report(value, epoch)
+    except DATABASE_ERRORS as error:
+        log.warning("Epoch %d could not be shown in Optuna: %s", epoch, type(error).__name__)
 
 
 def _evaluate(objective: Objective, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch) -> tuple[str, Outcome]:
@@ -231,9 +255,14 @@ def pin_runtime(database: Database, study: Study, runtime: dict[str, Any]) -> No
     """Compare this worker with the study's first one, or be it.
 
     Raises:
-        FingerprintError: they differ, and in what.
+        FingerprintError: they differ, and in what; or real scores were to build on a stand-in's.
     """
     table = tables.study
+    inherited = (study.source or {}).get("objective", runtime["objective"])
+    if inherited != runtime["objective"]:
+        raise FingerprintError(
+            f"{study.name} takes its fixed parameters from {inherited}, this worker runs {runtime['objective']}"
+        )
 
     def pin(connection: sa.Connection) -> dict[str, Any]:
         first = table.update().where(table.c.id == study.id, table.c.runtime.is_(None))

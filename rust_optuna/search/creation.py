@@ -12,15 +12,16 @@ import numpy as np
 import optuna
 import sqlalchemy as sa
 
-from rust_optuna.config import StudyConfiguration
+from rust_optuna.config import HYPERPARAMETERS, StudyConfiguration
 from rust_optuna.data.development import DevelopmentSet, development_set
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.folds import labels_missing
 from rust_optuna.data.manifest import read_manifest
 from rust_optuna.errors import ConfigurationError, FingerprintError, Problem, StudyError
-from rust_optuna.learn.weights import weights_identity
+from rust_optuna.learn.weights import weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search import design, tables
+from rust_optuna.search.artifacts import ArtifactStore, artifacts_of, remove
 from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import add_points
 from rust_optuna.search.mirror import Mirror
@@ -70,12 +71,12 @@ def create_study(
         manifest, index, folds=configuration.folds, seed=configuration.seed, progress=progress
     )
     known = find_study(database, configuration.name)
-    source = known.source if known else _source(database, configuration)
+    source = known.source if known else best_of_source(database, configuration)
     parameters = design.draw(configuration)
     fingerprint = {
         "settings": _settings(configuration, source),
         "films": development.fingerprint(),
-        "weights": _weights(configuration, parameters, source, home),
+        "weights": _weights(configuration, source, home),
     }
     with database.exclusive(f"study:{configuration.name}"):
         known = find_study(database, configuration.name)
@@ -102,7 +103,13 @@ def extend_study(database: Database, name: str, n_trials: int) -> Study:
         if n_trials < points:
             raise StudyError(f"{name} has {points} points already: a study is never shortened")
         longer = study.configuration.with_trials(n_trials)
-        new = design.draw(longer)[points:]
+        drawn, there = design.draw(longer), load_parameters(database, study.id)
+        if drawn[: len(there)] != there:
+            raise StudyError(
+                f"{name} cannot be extended here: its sampler draws another stream with these versions of Optuna and "
+                "NumPy than when it was created"
+            )
+        new = drawn[points:]
 
         def extend(connection: sa.Connection) -> None:
             values = {"configuration": json.dumps(to_document(longer)), "state": "drawing"}
@@ -115,26 +122,26 @@ def extend_study(database: Database, name: str, n_trials: int) -> Study:
         return _open(database, name)
 
 
-def delete_study(database: Database, name: str, *, force: bool = False) -> list[str]:
-    """Delete a study, here and in Optuna; return the identifiers of its artifacts, which are the caller's to remove.
+def delete_study(database: Database, name: str, store: ArtifactStore, *, force: bool = False) -> int:
+    """Delete a study with its trials and artifacts; return the number of artifacts. Killed anywhere, call it again.
 
     Raises:
         StudyError: no such study, or workers are running points of it and ``force`` is not set.
     """
     with database.exclusive(f"study:{name}"):
         study = load_study(database, name)
-        point, attempt = tables.point, tables.attempt
+        point = tables.point
         running = sa.select(sa.func.count()).where(point.c.study_id == study.id, point.c.state == "running")
         busy = database.transact(lambda c: c.execute(running).scalar_one())
         if busy and not force:
             raise StudyError(f"{name} has {busy} running points: stop its workers first, or use --force")
-        kept = sa.select(attempt.c.artifact).join(point).where(point.c.study_id == study.id)
-        rows = database.transact(lambda c: c.execute(kept.where(attempt.c.artifact.is_not(None))).all())
-        # Optuna's side first: killed in between, the name is still known here and the call can be repeated.
+        # Files first, names last: what is left of an interrupted deletion can still be found by the study's name.
+        artifacts = artifacts_of(database.storage, name)
+        remove(store, artifacts)
         with suppress(KeyError):
             optuna.delete_study(study_name=name, storage=database.storage)
         database.transact(lambda c: _delete_rows(c, study.id))
-    return [row.artifact for row in rows]
+    return len(artifacts)
 
 
 def _delete_rows(connection: sa.Connection, study_id: int) -> None:
@@ -145,7 +152,7 @@ def _delete_rows(connection: sa.Connection, study_id: int) -> None:
     connection.execute(tables.study.delete().where(tables.study.c.id == study_id))
 
 
-def _source(database: Database, configuration: StudyConfiguration) -> dict[str, Any] | None:
+def best_of_source(database: Database, configuration: StudyConfiguration) -> dict[str, Any] | None:
     """Return the best point of the study that ``from_best_of`` names; ties go to the lowest point."""
     name = configuration.from_best_of
     if name is None:
@@ -163,19 +170,14 @@ def _source(database: Database, configuration: StudyConfiguration) -> dict[str, 
             f"{configuration.name} takes the best of {name}, which is not done: "
             f"run rust-optuna worker run {name} until it is"
         )
-    taken = {key: value for key, value in best.parameters.items() if key not in configuration.search_space}
-    open_keys = configuration.open_hyperparameters({**study.inherited, **_fixed(study), **taken})
-    if open_keys:
+    theirs = {**study.inherited, **study.configuration.fixed, **best.parameters}
+    ours = {*configuration.search_space, *configuration.fixed, *configuration.model}
+    params = {key: value for key, value in theirs.items() if key not in ours}
+    if open_keys := configuration.open_hyperparameters(params):
         problems = [Problem(key, f"has no value: neither here nor in {name}") for key in open_keys]
         raise ConfigurationError(f"study {configuration.name}", problems)
-    taken = {**study.inherited, **_fixed(study), **taken}
-    given = {*configuration.search_space, *configuration.fixed}
-    params = {key: value for key, value in taken.items() if key not in given}
-    return {"study": name, "number": best.trial, "point": best.number, "value": best.value, "params": params}
-
-
-def _fixed(study: Study) -> Mapping[str, Any]:
-    return study.configuration.fixed
+    taken = {"study": name, "number": best.trial, "point": best.number, "value": best.value, "params": params}
+    return {**taken, "objective": (study.runtime or {}).get("objective")}
 
 
 def _settings(configuration: StudyConfiguration, source: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -193,16 +195,14 @@ def _settings(configuration: StudyConfiguration, source: Mapping[str, Any] | Non
     }
 
 
-def _weights(
-    configuration: StudyConfiguration,
-    design: Sequence[Mapping[str, Any]],
-    source: Mapping[str, Any] | None,
-    home: Home,
-) -> list[str]:
-    """Return the identities of all weights that the study's points use."""
+def _weights(configuration: StudyConfiguration, source: Mapping[str, Any] | None, home: Home) -> list[str]:
+    """Return what the weights are that the study's points may use, whatever points it has or will have."""
+    axis = configuration.search_space.get("weights")
     inherited = (source or {}).get("params", {})
-    trials = (trial_configuration(configuration, point, inherited, home) for point in design)
-    return sorted({weights_identity(backbone) for backbone in {trial.backbone for trial in trials}})
+    some = dict.fromkeys(HYPERPARAMETERS, 1)
+    choices = [{"weights": choice} for choice in axis.choices] if axis else [{}]
+    trials = [trial_configuration(configuration, {**some, **choice}, inherited, home) for choice in choices]
+    return sorted({weights_scheme(trial.backbone) for trial in trials})
 
 
 def _notes(
@@ -274,7 +274,7 @@ def _insert(
 def _open(database: Database, name: str) -> Study:
     """Show every point in Optuna, then let workers at the study."""
     study = load_study(database, name)
-    Mirror(database, study).enqueue()
+    Mirror(database, study, create=True).enqueue()
     if study.state == "drawing":
         opened = tables.study.update().where(tables.study.c.id == study.id, tables.study.c.state == "drawing")
         database.transact(lambda connection: connection.execute(opened.values(state="open")))
@@ -292,7 +292,8 @@ def _compare(
         if ours.get(key) != theirs.get(key):
             differences.append(f"{key} is {ours.get(key)!r} here and {theirs.get(key)!r} there")
     if fingerprint["films"] != known.fingerprint["films"]:
-        differences.append("the development films, their labels or their patients differ")
+        what = "" if ours["folds"] == theirs["folds"] and ours["seed"] == theirs["seed"] else " or only their folds"
+        differences.append(f"the development films, their labels or their patients{what} differ")
     if fingerprint["weights"] != known.fingerprint["weights"]:
         differences.append("the weights differ")
     if differences:

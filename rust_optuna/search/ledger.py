@@ -70,9 +70,10 @@ class Ledger:
         self.database.transact(enter)
 
     def claim(self, study_ids: Sequence[int], worker_id: str) -> Claim | None:
-        """Take the first waiting point of the first of the studies that has one.
+        """Take a waiting point of the first of the studies that has one: the lowest of those that failed least.
 
-        Points whose lease has ended go back to the queue first. Cheap however many points wait.
+        So a fault of one worker does not use up the attempts of one point after another. Points whose lease has ended
+        go back to the queue first. Cheap however many points wait.
         """
 
         def take(connection: Connection) -> Claim | None:
@@ -147,13 +148,17 @@ class Ledger:
             raise LeaseLostError(f"Point {claim.number} of {claim.study} is no longer this worker's")
         self.close(claim.study_id)
 
-    def fail(self, claim: Claim, reason: str) -> None:
-        """End an attempt with an error of the objective; the point waits again, or is a hole after its last attempt."""
-        self._give_up(claim, "failed", reason)
+    def fail(self, claim: Claim, reason: str) -> bool:
+        """End an attempt with an error of the objective; the point waits again, or is a hole after its last attempt.
 
-    def release(self, claim: Claim, reason: str) -> None:
-        """Give a point back untried, for others at once."""
-        self._give_up(claim, "released", reason)
+        Returns:
+            Whether the attempt was still this worker's to end.
+        """
+        return self._give_up(claim, "failed", reason)
+
+    def release(self, claim: Claim, reason: str) -> bool:
+        """Give a point back untried, for others at once; return whether it was still this worker's to give."""
+        return self._give_up(claim, "released", reason)
 
     def abandon(self, worker_id: str, reason: str) -> int:
         """Requeue whatever a worker known to be dead was running; return how many points that was."""
@@ -182,14 +187,29 @@ class Ledger:
 
         return self.database.transact(mark)
 
-    def _give_up(self, claim: Claim, outcome: str, reason: str) -> None:
-        def end(connection: Connection) -> None:
+    def retry_holes(self, study_id: int) -> int:
+        """Give the holes of a study new attempts, and open it again; return how many there were."""
+
+        def requeue(connection: Connection) -> int:
+            holes = point.update().where(point.c.study_id == study_id, point.c.state == "hole")
+            count = connection.execute(holes.values(state="waiting", failures=0, losses=0)).rowcount
+            if count:
+                done = study.update().where(study.c.id == study_id, study.c.state == "done")
+                connection.execute(done.values(state="open"))
+            return count
+
+        return self.database.transact(requeue)
+
+    def _give_up(self, claim: Claim, outcome: str, reason: str) -> bool:
+        def end(connection: Connection) -> bool:
             row = connection.execute(_live().where(_held(claim)).with_for_update()).first()
             if row is not None:  # else the lease had ended, and the point is another's business
                 _end_attempt(connection, row, outcome, reason)
+            return row is not None
 
-        self.database.transact(end)
+        ended = self.database.transact(end)
         self.close(claim.study_id)
+        return ended
 
 
 def add_points(connection: Connection, study_id: int, design: Iterable[Mapping[str, Any]], first: int) -> None:
@@ -208,7 +228,7 @@ def _claim_in(connection: Connection, study_id: int, worker_id: str) -> Claim | 
         sa.select(point, study.c.name, study.c.lease_seconds)
         .join(study, study.c.id == point.c.study_id)
         .where(point.c.study_id == study_id, study.c.state == "open", point.c.state == "waiting")
-        .order_by(point.c.number)
+        .order_by(point.c.failures, point.c.number)
         .limit(1)
         .with_for_update(skip_locked=True, of=point)
     ).first()

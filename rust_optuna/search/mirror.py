@@ -14,6 +14,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
+from rust_optuna.errors import StudyError
 from rust_optuna.search import design, tables
 from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import Claim, Ledger
@@ -26,24 +27,32 @@ _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 
 
 class Mirror:
-    """The Optuna study that shows one of ours, made where it is missing.
+    """The Optuna study that shows one of ours.
+
+    Args:
+        database: where both live.
+        study: ours.
+        create: make the Optuna study where it is missing; only creation does.
+
+    Raises:
+        StudyError: there is no such Optuna study: ours was deleted meanwhile.
 
     It is loaded with ``RandomSampler`` whatever sampler drew the design: a sampler that only sees finished draws must
     not act on them (``GridSampler`` would stop the study).
     """
 
-    def __init__(self, database: Database, study: Study) -> None:
+    def __init__(self, database: Database, study: Study, *, create: bool = False) -> None:
         self.database = database
         self.ledger = Ledger(database)
         self.study = study
         self.storage = database.storage
-        self.shown = optuna.create_study(
-            study_name=study.name,
-            storage=self.storage,
-            direction="maximize",
-            sampler=optuna.samplers.RandomSampler(seed=0),
-            load_if_exists=True,
-        )
+        if create:
+            optuna.create_study(study_name=study.name, storage=self.storage, direction="maximize", load_if_exists=True)
+        try:
+            sampler = optuna.samplers.RandomSampler(seed=0)
+            self.shown = optuna.load_study(study_name=study.name, storage=self.storage, sampler=sampler)
+        except KeyError:
+            raise StudyError(f"{study.name} was deleted") from None
         self.shown_id = self.storage.get_study_id_from_name(study.name)
         self.distributions = design.distributions(study.configuration)
 

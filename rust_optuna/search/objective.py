@@ -6,7 +6,7 @@ import importlib
 import math
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from rust_optuna.learn.extraction import Extractor
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.runtime import NUMERICS_VERSION, versions
 from rust_optuna.learn.sources import CachedFeatures, FeatureSource, LiveFeatures
-from rust_optuna.learn.weights import weights_identity
+from rust_optuna.learn.weights import weights_identity, weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search.artifacts import ArtifactStore
 from rust_optuna.search.ledger import Claim
@@ -53,6 +53,9 @@ class Objective(Protocol):
 
     def runtime(self) -> dict[str, Any]:
         """Return what must be equal for all workers of a study."""
+
+    def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
+        """Make sure that this machine can run the points of a design, before it claims one."""
 
     def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch) -> Outcome:
         """Run the point; ``on_epoch`` is called with each intermediate value and may raise to end it."""
@@ -92,20 +95,26 @@ class CrossValidationObjective:
         minor = {name: ".".join(installed[name].split(".")[:2]) for name in ("tensorflow", "keras")}
         return {"objective": "cross-validation", "numerics": NUMERICS_VERSION, **minor}
 
-    def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch) -> Outcome:
-        """Cross-validate the point and store its out-of-fold scores.
+    def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
+        """Compare the weights with those the study was created with, and compute the features that are missing.
 
         Raises:
-            FingerprintError: the weights here are not those the study was created with.
+            FingerprintError: the weights here are others.
             DataError: films are not on this machine, or have changed.
-            WeightsError: the weights do not fit.
+            WeightsError: the weights are missing or do not fit.
         """
+        trials = [self.study.trial_configuration(point, self.home) for point in design]
+        for backbone in dict.fromkeys(trial.backbone for trial in trials):
+            if weights_scheme(backbone) not in self.study.fingerprint["weights"]:
+                raise FingerprintError(
+                    f"The weights {backbone.weights!r} here are not those that {self.study.name} was created with"
+                )
+        for backbone, features in dict.fromkeys((trial.backbone, trial.features) for trial in trials):
+            self._source(backbone, features)
+
+    def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch) -> Outcome:
+        """Cross-validate the point and store its out-of-fold scores."""
         configuration = self.study.trial_configuration(claim.parameters, self.home)
-        identity = weights_identity(configuration.backbone)
-        if identity not in self.study.fingerprint["weights"]:
-            raise FingerprintError(
-                f"The weights at {configuration.backbone.weights} are not those that {self.study.name} was created with"
-            )
         found = cross_validate(
             self.development,
             self._source(configuration.backbone, configuration.features),
@@ -118,7 +127,7 @@ class CrossValidationObjective:
             path = Path(folder) / f"point-{claim.number}-attempt-{claim.attempt}.npz"
             save_out_of_fold(path, found)
             artifact = upload_artifact(artifact_store=self.store, file_path=str(path), study_or_trial=trial)
-        result = {**found.report(), "weights": identity, "artifact": artifact}
+        result = {**found.report(), "weights": weights_identity(configuration.backbone), "artifact": artifact}
         return Outcome(found.value, result, artifact)
 
     def _source(self, backbone: BackboneConfiguration, features: str) -> FeatureSource:
@@ -126,12 +135,13 @@ class CrossValidationObjective:
         if key not in self._sources:
             index = FilmIndex(self.home.film_index)
             contents = self.development.content
-            if features == "live":
-                self._sources[key] = LiveFeatures(Extractor(backbone), contents, index.read)
-            else:
-                cache = FeatureCache(self.home.features, backbone)
-                cache.build(contents, index.read, self.progress)
-                self._sources[key] = CachedFeatures(cache.load(contents))
+            with index.naming():
+                if features == "live":
+                    self._sources[key] = LiveFeatures(Extractor(backbone), contents, index.read)
+                else:
+                    cache = FeatureCache(self.home.features, backbone)
+                    cache.build(contents, index.read, self.progress)
+                    self._sources[key] = CachedFeatures(cache.load(contents))
         return self._sources[key]
 
 
@@ -165,6 +175,9 @@ class StandInObjective:
     def runtime(self) -> dict[str, Any]:
         """Return the stand-in's name: its values are no real ones wherever they are shown."""
         return {"objective": f"STAND-IN {self.name}"}
+
+    def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
+        """Nothing is needed."""
 
     def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch) -> Outcome:
         """Call the function; what it reports goes to Optuna as it is."""

@@ -113,6 +113,20 @@ def complete_points(database: Database, study: Study) -> list[Point]:
     return [_point(row) for row in rows]
 
 
+def failed_attempts(database: Database, study: Study) -> list[dict[str, Any]]:
+    """Return each attempt that ended without a result: its point, number, outcome, reason and worker."""
+    ended = attempt.c.outcome.in_(("failed", "lost", "released"))
+    query = (
+        sa.select(point.c.number.label("point"), attempt.c.number.label("attempt"), attempt.c.outcome)
+        .add_columns(attempt.c.reason, attempt.c.worker)
+        .join(attempt, attempt.c.point_id == point.c.id)
+        .where(point.c.study_id == study.id, ended)
+        .order_by(point.c.number, attempt.c.number)
+    )
+    rows = database.transact(lambda connection: connection.execute(query).all())
+    return [dict(row._mapping) for row in rows]
+
+
 def describe_best(database: Database, study: Study) -> dict[str, Any] | None:
     """Return what ``rust-optuna best --json`` prints of a study, or None while nothing is complete."""
     best = best_point(database, study)

@@ -86,7 +86,7 @@ point = Table(
     Column("trial", Integer),
     Column("value", Double),
     UniqueConstraint("study_id", "number"),
-    Index(f"ix_{_PREFIX}point_queue", "study_id", "state", "number"),
+    Index(f"ix_{_PREFIX}point_queue", "study_id", "state", "failures", "number"),
 )
 """A design point. ``attempt`` is the number of its newest attempt (0: none yet), ``trial`` the number of the Optuna
 trial that shows it: the waiting one, then the newest attempt's."""

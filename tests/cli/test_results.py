@@ -7,7 +7,7 @@ from rust_optuna.search.ledger import MAX_FAILURES, Ledger
 from rust_optuna.search.mirror import Mirror
 from tests.cli.test_main import invoke
 from tests.search.test_results import RESULT
-from tests.studies import grid_document, make_study, make_worker, random_document, run_study
+from tests.studies import claim_point, grid_document, make_study, make_worker, random_document, run_study
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_status_exits_with_3_while_there_are_holes(database, home, run):
     study = make_study(database, home, random_document(2))
     assert run("status").exit_code == 0
     for _ in range(MAX_FAILURES):
-        Ledger(database).fail(Ledger(database).claim([study.id], "ann"), "no luck")
+        Ledger(database).fail(claim_point(Ledger(database), study.id, 0), "no luck")
     done = run("status")
     assert (done.exit_code, "regime-1 has holes" in done.output) == (3, True)
     done = run("status", "--json")

@@ -7,7 +7,7 @@ import pytest
 
 from rust_optuna.data import film_index
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.errors import DataError
+from rust_optuna.errors import DataError, FilmError
 
 
 def film(path: Path, content: str) -> str:
@@ -57,7 +57,7 @@ def test_a_film_that_is_gone_is_named(tmp_path):
     index = FilmIndex(tmp_path / "films.json")
     index.add([tmp_path / "a"])
     (tmp_path / "a").unlink()
-    with pytest.raises(DataError, match=f"^{tmp_path / 'a'}: is gone"):
+    with pytest.raises(DataError, match=rf"^{tmp_path / 'a'} \(film \w+ is gone\)"):
         index.read(content)
 
 
@@ -80,7 +80,7 @@ def test_a_changed_film_is_refused_even_with_its_old_size_and_time(tmp_path):
     stat = path.stat()
     path.write_text("B")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    with pytest.raises(DataError, match=f"^{path}: has changed"):
+    with pytest.raises(DataError, match=rf"^{path} \(film \w+ has changed"):
         index.read(content)
 
 
@@ -134,3 +134,13 @@ def test_progress_counts_every_file(tmp_path):
     seen = []
     FilmIndex(tmp_path / "films.json").add(paths, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_an_error_about_a_film_names_its_file_on_the_terminal_and_its_content_elsewhere(tmp_path):
+    content = film(tmp_path / "Smith", "A")
+    index = FilmIndex(tmp_path / "films.json")
+    index.add([tmp_path / "Smith"])
+    with pytest.raises(FilmError) as caught, index.naming():
+        raise FilmError(content, "cannot be read as an image")
+    assert str(tmp_path / "Smith") in str(caught.value)
+    assert caught.value.public == f"film {content[:12]} cannot be read as an image"

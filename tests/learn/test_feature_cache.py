@@ -46,9 +46,9 @@ def shards(cache):
 
 @pytest.mark.tensorflow
 def test_what_is_loaded_is_what_the_backbone_gives(built, films, extractor):
-    from rust_optuna.learn.extraction import decode
+    from rust_optuna.learn.extraction import read_film
 
-    images = np.stack([decode(BACKBONE, films.bytes[content]) for content in films.contents])
+    images = np.stack([read_film(BACKBONE, content, films.bytes.__getitem__) for content in films.contents])
     loaded = reopened(built).load(films.contents)
     np.testing.assert_array_equal(loaded.table, extractor.extract_all_flips(images))
     assert loaded.sha256 == hashlib.sha256(loaded.table.tobytes()).hexdigest()

@@ -55,7 +55,7 @@ def test_a_study_is_written_as_a_table_and_its_scores(database, home, store, stu
         *("number", "point", "value", "epoch", "batch_size", "dropout_rate", "fold_0", "fold_1", "fold_2"),
         *NUMBERS,
         *(f"baseline_view_only_{name}" for name in ("average_precision", *NUMBERS)),
-        *("diverged", "seconds", "worker"),
+        *("diverged", "seconds", "worker", "objective"),
     ]
     assert (first["number"], first["point"], float(first["value"]), first["epoch"]) == ("0", "0", 0.5, "2")
     assert [float(first[f"fold_{fold}"]) for fold in range(3)] == RESULT["fold_values"]

@@ -133,7 +133,7 @@ def test_workers_use_the_artifact_store_that_the_database_names(sqlite_url, home
     environments = []
 
     class Pool:
-        idle = True
+        children = ()
 
         def __init__(self, ledger, study, slots, logs, environment, arguments):
             environments.append(environment)
@@ -145,8 +145,8 @@ def test_workers_use_the_artifact_store_that_the_database_names(sqlite_url, home
                 local.Mirror(self.ledger.database, study).start(claim)
                 self.ledger.finish(claim, "complete", 0.5, None, None)
 
-        def watch(self):
-            pass
+        def ended(self):
+            return []
 
     monkeypatch.setattr(local, "WorkerPool", Pool)
     url = parse_url(sqlite_url, home)

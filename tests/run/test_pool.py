@@ -59,15 +59,14 @@ def test_a_dead_worker_is_replaced_and_its_point_waits_again_at_once(sqlite, hom
     lost = began(gate)[victim.pid]
     victim.kill()
     victim.wait()
-    pool.watch()
+    pool.replace(pool.ended())
     assert [(row.point, row.reason) for row in attempts(sqlite, study) if row.outcome == "lost"] == [
         (lost, "the worker died with exit code -9")
     ]
     assert pool.children[0].process.pid != victim.pid
     assert pool.children[0].worker_id != name
     (gate / "open").touch()
-    wait_until(lambda: pool.idle, 60)
-    pool.watch()
+    wait_until(lambda: len(pool.ended()) == 2, 60)
     assert load_study(sqlite, study.name).state == "done"
     assert [row.attempt for row in points(sqlite, study)] == [2 if n == lost else 1 for n in range(4)]
     Mirror(sqlite, study).reconcile()
@@ -101,7 +100,7 @@ def test_stopped_workers_that_take_too_long_are_killed_and_their_points_wait_aga
     pool = make_pool()
     wait_until(lambda: len(began(gate)) == 2)
     pool.stop()
-    assert pool.idle
+    assert len(pool.ended()) == 2
     assert [row.state for row in points(sqlite, study)] == ["waiting"] * 3
     assert [row.reason for row in attempts(sqlite, study)] == ["the worker was stopped"] * 2
 
@@ -125,7 +124,7 @@ def test_where_every_worker_dies_again_and_again_the_pool_gives_up_with_its_last
 
     def watch():
         try:
-            pool.watch()
+            pool.replace(pool.ended())
         except RustOptunaError as error:
             return str(error)
         return None

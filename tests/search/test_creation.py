@@ -3,17 +3,20 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from optuna.artifacts import upload_artifact
 from optuna.trial import TrialState
 
-from rust_optuna.data.manifest import read_manifest
+from rust_optuna.data.manifest import read_manifest, write_manifest
 from rust_optuna.data.radiographs import content_hash
 from rust_optuna.errors import DataError, FingerprintError, LeaseLostError, ManifestError, StudyError, WeightsError
 from rust_optuna.paths import Home
 from rust_optuna.search import creation, design, tables
+from rust_optuna.search.artifacts import open_store
 from rust_optuna.search.creation import create_study, delete_study, extend_study
 from rust_optuna.search.database import open_database, parse_url
 from rust_optuna.search.ledger import Ledger
@@ -376,6 +379,7 @@ def test_the_best_point_is_taken_and_recorded(database, home):
         "point": best.number,
         "value": best.value,
         "params": parameters,
+        "objective": "STAND-IN tests.stand_ins:peak",
     }
     trial = second.trial_configuration({"learning_rate": 0.01, "epsilon": 1e-5}, home)
     assert (trial.batch_size, trial.dropout_rate) == (parameters["batch_size"], parameters["dropout_rate"])
@@ -437,7 +441,7 @@ def test_a_worse_extension_leaves_it_fresh(sqlite, home):
 def test_a_deleted_study_is_gone_on_both_sides_and_its_name_is_free(database, home):
     study = run_study(database, home, random_document(2))
     make_study(database, home, random_document(3, name="another"))
-    assert delete_study(database, study.name) == []
+    assert delete_study(database, study.name, open_store("storage/artifacts", home)) == 0
     assert [each.name for each in load_studies(database)] == ["another"]
     assert database.storage.get_all_studies()[0].study_name == "another"
     assert len(database.storage.get_all_studies()) == 1
@@ -445,24 +449,30 @@ def test_a_deleted_study_is_gone_on_both_sides_and_its_name_is_free(database, ho
         remaining = sa.select(table.c.study_id).distinct()
         assert len(database.transact(lambda c, q=remaining: c.execute(q).all())) == 1
     with pytest.raises(StudyError, match="No study 'regime-1'"):
-        delete_study(database, study.name)
+        delete_study(database, study.name, open_store("storage/artifacts", home))
     make_study(database, home, random_document(2))
     assert_created(database, random_document(2))
 
 
-def test_the_artifacts_of_a_deleted_study_are_named(sqlite, home):
+def test_the_artifacts_of_a_deleted_study_are_removed_those_of_failed_attempts_too(sqlite, home, tmp_path):
     study = make_study(sqlite, home, random_document(2))
-    ledger = Ledger(sqlite)
-    ledger.finish(ledger.claim([study.id], "ann"), "complete", 0.5, {}, "an-artifact")
-    assert delete_study(sqlite, study.name) == ["an-artifact"]
+    store = open_store("storage/artifacts", home)
+    scores = tmp_path / "scores.npz"
+    scores.write_bytes(b"scores")
+    trial = Mirror(sqlite, study).start(Ledger(sqlite).claim([study.id], "ann"))
+    kept = upload_artifact(artifact_store=store, file_path=str(scores), study_or_trial=trial)
+    Ledger(sqlite).abandon("ann", "presumed dead")
+    assert (home.resolve("storage/artifacts") / kept).read_bytes() == b"scores"
+    assert delete_study(sqlite, study.name, store) == 1
+    assert list(home.resolve("storage/artifacts").iterdir()) == []
 
 
 def test_a_study_that_runs_is_deleted_by_force_only(sqlite, home):
     study = make_study(sqlite, home, random_document(2))
     claim = Ledger(sqlite).claim([study.id], "ann")
     with pytest.raises(StudyError, match="1 running"):
-        delete_study(sqlite, study.name)
-    delete_study(sqlite, study.name, force=True)
+        delete_study(sqlite, study.name, open_store("storage/artifacts", home))
+    delete_study(sqlite, study.name, open_store("storage/artifacts", home), force=True)
     assert load_studies(sqlite) == []
     with pytest.raises(LeaseLostError):
         Ledger(sqlite).finish(claim, "complete", 0.5, None, None)
@@ -478,9 +488,9 @@ def test_a_deletion_killed_halfway_is_finished_by_the_same_call(sqlite, home, mo
     study = make_study(sqlite, home, random_document(2))
     monkeypatch.setattr(creation, "_delete_rows", die)
     with pytest.raises(Killed):
-        delete_study(sqlite, study.name)
+        delete_study(sqlite, study.name, open_store("storage/artifacts", home))
     monkeypatch.undo()
-    delete_study(sqlite, study.name)
+    delete_study(sqlite, study.name, open_store("storage/artifacts", home))
     assert load_studies(sqlite) == []
     assert sqlite.storage.get_all_studies() == []
 
@@ -492,3 +502,37 @@ def test_what_the_other_study_inherited_is_passed_on(sqlite, home):
     third = make_study(sqlite, home, grid_document(name="third", search_space={"pooling": ["max"]}, fixed=fixed))
     best = json.loads(max(points(sqlite, second), key=lambda row: row.value).parameters)
     assert third.inherited == {**second.inherited, **best}
+
+
+def test_what_a_study_says_itself_is_not_overridden_by_what_it_inherits(sqlite, home):
+    space = {"batch_size": [8, 16], "output": ["mixed0"]}
+    fixed = {"learning_rate": 1e-3, "epsilon": 1e-7, "dropout_rate": 0.1}
+    run_study(sqlite, home, random_document(2, search_space=space, fixed=fixed), "level")
+    second = make_study(sqlite, home, grid_document(model={"weights": "random", "output": "mixed1"}))
+    assert second.trial_configuration({"learning_rate": 0.01, "epsilon": 1e-5}, home).backbone.output == "mixed1"
+    assert second.inherited["dropout_rate"] == 0.1
+
+
+def test_a_longer_study_may_use_every_weight_that_its_search_space_names(sqlite, home):
+    space = {"batch_size": [8], "dropout_rate": [0.1], "weights_seed": {"type": "int", "low": 0, "high": 9}}
+    study = make_study(sqlite, home, random_document(1, search_space=space))
+    longer = extend_study(sqlite, study.name, 6)
+    assert longer.fingerprint["weights"] == ["random-he-normal-1"]
+
+
+def test_a_study_whose_sampler_draws_another_stream_by_now_is_not_extended(sqlite, home, monkeypatch):
+    study = make_study(sqlite, home, random_document(2))
+    draw = creation.design.draw
+    monkeypatch.setattr(creation.design, "draw", lambda configuration: draw(configuration)[::-1])
+    with pytest.raises(StudyError, match="another stream"):
+        extend_study(sqlite, study.name, 4)
+    assert len(points(sqlite, study)) == 2
+
+
+def test_a_cortex_scored_on_films_of_both_views_is_refused_with_its_rows(sqlite, home):
+    manifest = home.resolve(random_document(2)["manifest"])
+    film, *others = read_manifest(manifest).films
+    scores = tuple(1 for _ in film.subscores)
+    write_manifest(manifest, [replace(film, subscores=scores), *others])
+    with pytest.raises(ManifestError, match=r"row 2 .*scored on"):
+        make_study(sqlite, home, random_document(2))

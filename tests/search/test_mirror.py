@@ -11,6 +11,7 @@ from rust_optuna.search.mirror import Mirror
 from tests.studies import (
     assert_in_step,
     attempts,
+    claim_point,
     end_leases,
     make_study,
     make_worker,
@@ -126,8 +127,8 @@ def test_what_is_alive_is_left_alone(database, study):
 
 def test_an_attempt_that_is_about_to_note_its_trial_is_left_alone(database, study, monkeypatch):
     mirror, ledger = Mirror(database, study), Ledger(database)
-    ledger.fail(ledger.claim([study.id], "ann"), "once")
-    claim = ledger.claim([study.id], "ann")
+    ledger.fail(claim_point(ledger, study.id, 0), "once")
+    claim = claim_point(ledger, study.id, 0)
     made = mirror._add(TrialState.RUNNING, claim.parameters, claim.number, claim.attempt)
     Mirror(database, study).reconcile()
     ledger.record_trial(claim, made)
@@ -136,8 +137,8 @@ def test_an_attempt_that_is_about_to_note_its_trial_is_left_alone(database, stud
 
 def test_starting_a_lost_attempt_is_refused_and_its_trial_does_not_run_on(database, study):
     mirror, ledger = Mirror(database, study), Ledger(database)
-    ledger.fail(ledger.claim([study.id], "ann"), "once")
-    claim = ledger.claim([study.id], "ann")
+    ledger.fail(claim_point(ledger, study.id, 0), "once")
+    claim = claim_point(ledger, study.id, 0)
     ledger.abandon("ann", "presumed dead")
     with pytest.raises(LeaseLostError):
         mirror.start(claim)

@@ -4,7 +4,7 @@ from rust_optuna.search.ledger import MAX_FAILURES, Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import best_point, complete_points, describe_best, status
 from rust_optuna.search.studies import load_study
-from tests.studies import grid_document, make_study, random_document, run_study
+from tests.studies import claim_point, grid_document, make_study, random_document, run_study
 
 RESULT = {
     "epoch": 2,
@@ -32,7 +32,7 @@ def study(database, home):
         mirror.start(claim)
         ledger.finish(claim, outcome, value, result, f"artifact-{claim.number}")
     for _ in range(MAX_FAILURES):
-        ledger.fail(ledger.claim([study.id], "bob"), "no luck")
+        ledger.fail(claim_point(ledger, study.id, 3, "bob"), "no luck")
     ledger.claim([study.id], "eve")
     return study
 
