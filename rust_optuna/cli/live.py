@@ -37,11 +37,11 @@ class LiveTable:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.live.stop()
+        self._stop()
 
     def created(self, creation: Creation, where: Sequence[Slot]) -> None:
         """Say which study begins, and where."""
-        self.live.stop()
+        self._stop()
         name, verb = creation.study.name, "goes on" if creation.resumed else "is created"
         places = ", ".join(dict.fromkeys(slot.name for slot in where))
         click.echo(f"{name} {verb}: {len(where)} worker{'s' if len(where) > 1 else ''} on {places}", err=True)
@@ -61,6 +61,10 @@ class LiveTable:
         elif before is None or before.counts["complete"] != complete:
             best = "" if status.best_value is None else f", best {status.best_value:.4f}"
             click.echo(f"{name}: {complete} of {status.points} complete{best}", err=True)
+
+    def _stop(self) -> None:
+        if self.live.is_started:
+            self.live.stop()
 
     def _table(self) -> Table:
         table = Table("study", "waiting", "running", "complete", "holes", "best", "a minute", "time left")
