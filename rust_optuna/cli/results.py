@@ -96,7 +96,7 @@ def best(name: str | None, as_json: bool) -> None:
         print_best(document)
     if not found:
         click.echo("No complete trial yet.")
-        print_next("rust-optuna worker run")
+        print_next("rust-optuna worker run" if studies else "rust-optuna study create studies/regime_1.toml")
 
 
 def print_best(document: dict[str, Any]) -> None:

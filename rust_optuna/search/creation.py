@@ -99,22 +99,22 @@ def extend_study(database: Database, name: str, n_trials: int) -> Study:
         study = load_study(database, name)
         if study.configuration.sampler != "random":
             raise StudyError(f"{name} is a grid, which runs each of its cells once: it cannot be extended")
-        points = len(load_parameters(database, study.id))
-        if n_trials < points:
-            raise StudyError(f"{name} has {points} points already: a study is never shortened")
+        there = load_parameters(database, study.id)
+        if n_trials < len(there):
+            raise StudyError(f"{name} has {len(there)} points already: a study is never shortened")
         longer = study.configuration.with_trials(n_trials)
-        drawn, there = design.draw(longer), load_parameters(database, study.id)
+        drawn = design.draw(longer)
         if drawn[: len(there)] != there:
             raise StudyError(
                 f"{name} cannot be extended here: its sampler draws another stream with these versions of Optuna and "
                 "NumPy than when it was created"
             )
-        new = drawn[points:]
+        new = drawn[len(there) :]
 
         def extend(connection: sa.Connection) -> None:
             values = {"configuration": json.dumps(to_document(longer)), "state": "drawing"}
             connection.execute(tables.study.update().where(tables.study.c.id == study.id).values(**values))
-            add_points(connection, study.id, new, first=points)
+            add_points(connection, study.id, new, first=len(there))
 
         # Nothing to add means that an earlier call was killed before it opened the study again, or a no-op.
         if new:
