@@ -89,6 +89,9 @@ LAYERS = (
 )
 """The layers of InceptionV3 without its top that have features, by the names they have in a fresh process."""
 
+PRECISIONS = ("float32", "bfloat16")
+"""Of matrix products and convolutions; whatever is kept between them (weights, moments, features) is float32."""
+
 KEYS: Mapping[str, Key] = {
     "batch_size": Key("", int, low=1),
     "dropout_rate": Key("", float, low=0, high=1, exclusive_high=True),
@@ -103,6 +106,8 @@ KEYS: Mapping[str, Key] = {
     "image_size": Key("model", int, 299, low=75, high=2048),
     "resize": Key("model", str, "stretch", choices=("stretch", "pad")),
     "features": Key("model", str, "cached", choices=("cached", "live")),
+    "extraction_precision": Key("model", str, "float32", choices=PRECISIONS),
+    "training_precision": Key("model", str, "float32", choices=PRECISIONS),
     "flips": Key("model", str, "both", choices=("both", "horizontal", "vertical", "none")),
     "standardize": Key("model", bool, False),
     "hidden_units": Key("model", tuple, (1024, 512, 256)),
@@ -122,6 +127,7 @@ class BackboneConfiguration:
     pooling: str = "max"
     image_size: int = 299
     resize: str = "stretch"
+    extraction_precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,7 @@ class TrialConfiguration:
     flips: str = "both"
     hidden_units: tuple[int, ...] = (1024, 512, 256)
     features: str = "cached"
+    training_precision: str = "float32"
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> TrialConfiguration:

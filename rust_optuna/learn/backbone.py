@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rust_optuna.config import BackboneConfiguration
+from rust_optuna.config import LAYERS, BackboneConfiguration
 from rust_optuna.errors import WeightsError
 from rust_optuna.learn.runtime import load_keras
 from rust_optuna.learn.weights import digest, inspect_weights, load_weights, weights_file, weights_layout
@@ -51,17 +51,11 @@ def build_backbone(backbone: BackboneConfiguration) -> Any:
         WeightsError: no such layer, the input layer, or weights that are missing or do not fit.
     """
     keras = load_keras()
-    whole = _inception(backbone.image_size)
+    whole = _inception(backbone.image_size, backbone.extraction_precision)
     layers = _layers_by_name(whole)
-    if backbone.output not in layers:
-        mixed = ", ".join(f"mixed{i}" for i in range(11))
-        raise WeightsError(
-            f"InceptionV3 has no layer {backbone.output!r}: the usual outputs are {mixed}; every other name is in "
-            "`keras.applications.InceptionV3(include_top=False, weights=None).summary()`"
-        )
+    if backbone.output not in LAYERS or backbone.output not in layers:
+        raise WeightsError(f"InceptionV3 has no layer {backbone.output!r} with features: mixed0 to mixed10 are usual")
     layer = layers[backbone.output]
-    if layer is whole.layers[0]:
-        raise WeightsError(f"the layer {backbone.output!r} is the input: there are no features to take there")
     if backbone.weights == "random":
         _randomise(layers, backbone.weights_seed)
     else:
@@ -82,7 +76,7 @@ def check_weights(path: Path) -> WeightsReport:
     """
     load_keras()
     inspect_weights(path)
-    model = _inception(299)
+    model = _inception(299, "float32")
     load_weights(model, path)
     loaded = _kernels(_layers_by_name(model))
     random = _random_kernels([kernel.shape for kernel in loaded], seed=0)
@@ -99,12 +93,20 @@ def check_weights(path: Path) -> WeightsReport:
     )
 
 
-def _inception(size: int) -> Any:
+def _inception(size: int, precision: str) -> Any:
+    """Return the whole no-top InceptionV3; its weights are float32 whatever the precision of its convolutions."""
     keras = load_keras()
-    # Weights files hold no image size; only the layers' shapes, which depend on the three channels, must agree.
-    return keras.applications.InceptionV3(
-        include_top=False, weights=None, input_shape=(size, size, CHANNELS), name="inception_v3"
-    )
+    policies = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+    before = keras.config.dtype_policy()
+    # InceptionV3 takes no policy, only Keras's global one.
+    keras.config.set_dtype_policy(policies[precision])
+    try:
+        # Weights files hold no image size; only the layers' shapes, which depend on the three channels, must agree.
+        return keras.applications.InceptionV3(
+            include_top=False, weights=None, input_shape=(size, size, CHANNELS), name="inception_v3"
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _layers_by_name(model: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ MICRO_BATCH = 16
 """Films in one run of the backbone, the last run padded. Never the training batch: rounding depends on it, so a change
 is a change of `PREPROCESSING_VERSION`."""
 
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 """Raised whenever the way from a film's bytes to its features may change the features."""
 
 HORIZONTAL, VERTICAL = 1, 2
@@ -43,7 +43,7 @@ def extraction_identity(backbone: BackboneConfiguration) -> dict[str, str | int]
         "image_size": backbone.image_size,
         "resize": backbone.resize,
         "preprocessing": PREPROCESSING_VERSION,
-        "precision": "float32",
+        "precision": backbone.extraction_precision,
     }
 
 
@@ -54,7 +54,7 @@ class Extractor:
         backbone: which one, and where it is tapped.
 
     Attributes:
-        model: the backbone as a Keras model, before pooling.
+        model: the backbone as a Keras model, before pooling; a change of its weights changes no features any more.
         width: features of a film.
 
     Raises:
@@ -132,8 +132,14 @@ def read_film(backbone: BackboneConfiguration, content: str, read: Callable[[str
 
 
 def _compile(model: Any, backbone: BackboneConfiguration) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """Return the function from one micro-batch of grey films and flips to features."""
+    """Return the function from one micro-batch of grey films and flips to features.
+
+    The weights become constants of the graph, so that TensorFlow multiplies each batch normalisation into its
+    convolution once instead of passing over the activations for each film: 7 to 10% faster.
+    """
     tf, keras = load_tensorflow(), load_keras()
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
     pool = keras.ops.max if backbone.pooling == "max" else keras.ops.mean
 
     def flipped(images: Any, flips: Any, bit: int, axis: int) -> Any:
@@ -144,12 +150,13 @@ def _compile(model: Any, backbone: BackboneConfiguration) -> Callable[[np.ndarra
         images = flipped(images, flips, HORIZONTAL, axis=2)
         images = flipped(images, flips, VERTICAL, axis=1)
         colours = tf.repeat(images[..., tf.newaxis], 3, axis=-1)
-        return pool(model(colours, training=False), axis=(1, 2))
+        return tf.cast(pool(model(colours, training=False), axis=(1, 2)), tf.float32)
 
     # No XLA: on a processor it is slower than the plain kernels (14 films a second against 18).
     signature = [
         tf.TensorSpec([MICRO_BATCH, backbone.image_size, backbone.image_size], tf.float32),
         tf.TensorSpec([MICRO_BATCH], tf.int32),
     ]
-    compiled: Callable[[np.ndarray, np.ndarray], Any] = tf.function(run, input_signature=signature, jit_compile=False)
-    return compiled
+    compiled = tf.function(run, input_signature=signature, jit_compile=False)
+    frozen = convert_variables_to_constants_v2(compiled.get_concrete_function())
+    return lambda images, flips: frozen(tf.constant(images), tf.constant(flips))[0]

@@ -29,11 +29,6 @@ class Standardisation:
     scale: np.ndarray
 
     @classmethod
-    def identity(cls, width: int) -> Standardisation:
-        """Return the one that leaves features as they are, to the bit."""
-        return cls(np.zeros(width, np.float32), np.ones(width, np.float32))
-
-    @classmethod
     def fit(cls, table: np.ndarray) -> Standardisation:
         """Fit mean and (population) standard deviation of each feature, in float64.
 
@@ -48,7 +43,7 @@ class Standardisation:
         if not len(table):
             raise ValueError("a standardisation is fitted on at least one film")
         rows = table.reshape(-1, table.shape[-1])
-        fitted = cls.identity(rows.shape[1])
+        fitted = cls(np.zeros(rows.shape[1], np.float32), np.ones(rows.shape[1], np.float32))
         for start in range(0, rows.shape[1], COLUMNS_AT_ONCE):
             columns = slice(start, start + COLUMNS_AT_ONCE)
             wide = rows[:, columns].astype(np.float64)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rust_optuna.learn.head import Standardisation
 from rust_optuna.learn.runtime import load_tensorflow
 
 BETA_1, BETA_2 = 0.9, 0.999
@@ -44,17 +45,19 @@ class Settings(NamedTuple):
         learning_rate: Adam's.
         epsilon: Adam's.
         dropout_rate: share of a hidden layer's outputs that a step drops.
-        mean: (width,) subtracted from the features.
-        scale: (width,) then multiplied with.
         seed: the fold's, int64; dropout is drawn from (seed, step, layer).
+        standardisation: mean and scale, each (width,): features enter as ``(features − mean) · scale``; None for
+            features as they are (another program, not one with zeros and ones: they cost two passes over the batch).
+        precision: of the matrix products, ``float32`` or ``bfloat16``; weights, moments, loss and Adam's update are
+            float32 in both (another program, too).
     """
 
     learning_rate: Any
     epsilon: Any
     dropout_rate: Any
-    mean: Any
-    scale: Any
     seed: Any
+    standardisation: tuple[Any, Any] | None
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -85,17 +88,25 @@ def new_state(weights: Sequence[np.ndarray]) -> State:
 
 
 def new_settings(
-    learning_rate: float, epsilon: float, dropout_rate: float, mean: np.ndarray, scale: np.ndarray, seed: int
+    learning_rate: float,
+    epsilon: float,
+    dropout_rate: float,
+    seed: int,
+    standardisation: Standardisation | None = None,
+    precision: str = "float32",
 ) -> Settings:
     """Return a trial's settings as tensors."""
     tf = load_tensorflow()
+    tensors = None
+    if standardisation is not None:
+        tensors = tf.constant(standardisation.mean, tf.float32), tf.constant(standardisation.scale, tf.float32)
     return Settings(
         learning_rate=tf.constant(learning_rate, tf.float32),
         epsilon=tf.constant(epsilon, tf.float32),
         dropout_rate=tf.constant(dropout_rate, tf.float32),
-        mean=tf.constant(mean, tf.float32),
-        scale=tf.constant(scale, tf.float32),
         seed=tf.constant(seed, tf.int64),
+        standardisation=tensors,
+        precision=precision,
     )
 
 
@@ -122,7 +133,7 @@ def train(
         loss: what the epoch has summed up before.
     """
     tf = load_tensorflow()
-    total, steps, first = _programs().train(
+    total, steps, first = _programs_for(state).train(
         state,
         settings,
         table,
@@ -136,14 +147,14 @@ def train(
 
 def predict(state: State, settings: Settings, features: Any) -> np.ndarray:
     """Return the scores of (films, width) features: (films, 18) float32 probabilities."""
-    scores: np.ndarray = _programs().predict(state.weights, settings, features).numpy()
+    scores: np.ndarray = _programs_for(state).predict(state.weights, settings, features).numpy()
     return scores
 
 
 def traces() -> int:
     """Return how many programs this process has traced so far."""
-    programs = _programs()
-    return int(programs.train.experimental_get_tracing_count() + programs.predict.experimental_get_tracing_count())
+    every = [program for programs in _PROGRAMS.values() for program in (programs.train, programs.predict)]
+    return sum(int(program.experimental_get_tracing_count()) for program in every)
 
 
 @dataclass(frozen=True)
@@ -152,12 +163,21 @@ class _Programs:
     predict: Any
 
 
-@functools.cache
-def _programs() -> _Programs:
-    """Return the two programs; not through XLA, which compiles anew for each size of the last batch."""
-    tf = load_tensorflow()
-    compiled = functools.partial(tf.function, reduce_retracing=True, jit_compile=False, autograph=False)
-    return _Programs(train=compiled(_train), predict=compiled(_predict))
+_PROGRAMS: dict[tuple[tuple[int, ...], ...], _Programs] = {}
+
+
+def _programs_for(state: State) -> _Programs:
+    """Return the two programs for heads of these shapes.
+
+    Not through XLA, which compiles anew for each size of the last batch. One function for all shapes would not do:
+    where TensorFlow has seen two, it traces a third program for any, in which no shape can be relied upon.
+    """
+    shapes = tuple(tuple(variable.shape) for variable in state.weights)
+    if shapes not in _PROGRAMS:
+        tf = load_tensorflow()
+        compiled = functools.partial(tf.function, reduce_retracing=True, jit_compile=False, autograph=False)
+        _PROGRAMS[shapes] = _Programs(train=compiled(_train), predict=compiled(_predict))
+    return _PROGRAMS[shapes]
 
 
 def _train(
@@ -231,27 +251,40 @@ def _of_any_length(tensor: Any) -> Any:
 
 
 def _forward(weights: tuple[Any, ...], settings: Settings, features: Any, dropout_step: Any) -> Any:
-    """Return the logits; with dropout if the step is given whose masks are to be drawn."""
+    """Return the logits, float32; with dropout if the step is given whose masks are to be drawn."""
     tf = load_tensorflow()
-    x = (features - settings.mean) * settings.scale
-    kernels, biases = weights[0::2], weights[1::2]
+    x = features
+    if settings.standardisation is not None:
+        mean, scale = settings.standardisation
+        x = (x - mean) * scale
+    x, *rounded = (tf.cast(tensor, settings.precision) for tensor in (x, *weights))
+    kernels, biases = rounded[0::2], rounded[1::2]
     for layer, (kernel, bias) in enumerate(zip(kernels[:-1], biases[:-1], strict=True)):
         x = tf.nn.relu(tf.nn.bias_add(tf.matmul(x, kernel), bias))
         if dropout_step is not None:
             stream = dropout_step * (len(kernels) - 1) + layer
             x = dropped(x, settings.dropout_rate, tf.stack([settings.seed, stream]))
-    return tf.nn.bias_add(tf.matmul(x, kernels[-1]), biases[-1])
+    return tf.cast(tf.nn.bias_add(tf.matmul(x, kernels[-1]), biases[-1]), tf.float32)
 
 
 def dropped(x: Any, rate: Any, seed: Any) -> Any:
-    """Return ``x`` with a share ``rate`` of its values zeroed and the others divided by 1 − rate (inverted dropout).
+    """Return ``x`` with a share of its values zeroed and the others divided by the share kept (inverted dropout).
+
+    A value is dropped where a 16-bit random integer is below 65536 · rate, rounded. The share dropped is thus the rate
+    to within 2⁻¹⁷, and the kept are divided by exactly one less that share. Drawing 32 bits a value, only to compare
+    them with a rate, was the largest cost of a step after the matrix products.
 
     Args:
-        x: a float32 tensor.
-        rate: scalar tensor, 0 ≤ rate < 1.
+        x: (rows, units).
+        rate: scalar float32 tensor, 0 ≤ rate < 1.
         seed: (2,) int64; the same seed drops the same values on every device.
     """
     tf = load_tensorflow()
-    draws = tf.random.stateless_uniform(tf.shape(x), seed, alg="philox")
-    factor = tf.where(draws >= rate, 1.0 / (1.0 - rate), 0.0)
-    return x * factor
+    units = x.shape[1]
+    dropped_of_65536 = tf.minimum(tf.round(rate * 65536.0), 65535.0)
+    words = [tf.shape(x)[0], (units + 1) // 2]
+    bits = tf.random.stateless_uniform(words, seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
+    draws = tf.reshape(tf.bitcast(bits, tf.int16), [-1, 2 * words[1]])[:, :units]
+    kept = draws >= tf.cast(dropped_of_65536 - 32768.0, tf.int16)
+    factor = tf.cast(65536.0 / (65536.0 - dropped_of_65536), x.dtype)
+    return x * tf.where(kept, factor, tf.zeros([], x.dtype))

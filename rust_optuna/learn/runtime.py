@@ -21,7 +21,7 @@ from typing import Any
 
 from rust_optuna.errors import MissingExtraError
 
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 """Raised whenever a change of the code may change the values that a study computes; part of its fingerprint."""
 
 PACKAGES = ("rust_optuna", "optuna", "numpy", "keras", "tensorflow")

@@ -9,7 +9,7 @@ import numpy as np
 from rust_optuna.config import TrialConfiguration
 from rust_optuna.learn import program
 from rust_optuna.learn.extraction import HORIZONTAL, VERTICAL
-from rust_optuna.learn.head import Standardisation, initial_weights
+from rust_optuna.learn.head import initial_weights
 from rust_optuna.learn.sources import FeatureSource
 
 FLIP_BITS = {"both": HORIZONTAL | VERTICAL, "horizontal": HORIZONTAL, "vertical": VERTICAL, "none": 0}
@@ -44,15 +44,14 @@ class FoldTrainer:
         self._targets = labels.astype(np.float32)
         self._films = np.asarray(films)
         self._flip_bits = FLIP_BITS[trial.flips]
-        standardisation = source.standardisation(films) if trial.standardize else Standardisation.identity(source.width)
         self._state = program.new_state(initial_weights(source.width, trial.hidden_units, seed))
         self._settings = program.new_settings(
             learning_rate=trial.learning_rate,
             epsilon=trial.epsilon,
             dropout_rate=trial.dropout_rate,
-            mean=standardisation.mean,
-            scale=standardisation.scale,
             seed=seed,
+            standardisation=source.standardisation(films) if trial.standardize else None,
+            precision=trial.training_precision,
         )
 
     @property

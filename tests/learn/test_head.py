@@ -45,12 +45,6 @@ def test_no_films_cannot_be_standardised():
         Standardisation.fit(np.zeros((0, 4, 2), np.float32))
 
 
-def test_the_identity_leaves_features_as_they_are_to_the_bit():
-    features = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
-    identity = Standardisation.identity(7)
-    np.testing.assert_array_equal((features - identity.mean) * identity.scale, features)
-
-
 @pytest.mark.tensorflow
 def test_the_keras_head_is_standardisation_dense_layers_dropout_and_sigmoids():
     table = np.random.default_rng(0).standard_normal((20, 4, 12)).astype(np.float32) * 3 + 5
