@@ -9,16 +9,20 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: demo test lint format clean help
+.PHONY: demo test bench lint format clean help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -3; echo "Targets: demo test lint format clean"
+	@sed -n 's/^# //p' Makefile | head -3; echo "Targets: demo test bench lint format clean"
 
 demo: $(VENV)/installed-$(EXTRA)
 	$(BIN)/rust-optuna demo
 
 test: $(VENV)/installed-$(EXTRA)-dev
 	$(BIN)/python -m pytest -n 2 $(ARGUMENTS)
+
+# make bench QUICK=1: under three minutes. ARGUMENTS="--only training": one section.
+bench: $(VENV)/installed-$(EXTRA)-bench
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGUMENTS)
 
 lint: $(VENV)/installed-$(EXTRA)-dev
 	$(BIN)/ruff check .
@@ -45,4 +49,9 @@ $(VENV)/installed-$(EXTRA): $(SOURCES) | $(BIN)/python
 $(VENV)/installed-$(EXTRA)-dev: $(SOURCES) | $(BIN)/python
 	@echo "Installing into $(VENV) (a few hundred megabytes, once) ..."
 	$(INSTALL) --editable '.[$(EXTRA),postgresql,dev]'
+	@touch $@ $(VENV)/installed-$(EXTRA)
+
+$(VENV)/installed-$(EXTRA)-bench: $(SOURCES) | $(BIN)/python
+	@echo "Installing into $(VENV) (a few hundred megabytes, once) ..."
+	$(INSTALL) --editable '.[$(EXTRA),bench]'
 	@touch $@ $(VENV)/installed-$(EXTRA)

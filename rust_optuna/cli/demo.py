@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rust_optuna.cli.options import common_options, settings
+from rust_optuna.cli.options import common_options, settings, terminate_as_interrupt
 from rust_optuna.cli.output import progress_bar
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     from rust_optuna.run.local import search
     from rust_optuna.search.results import describe_best
 
+    terminate_as_interrupt()
     where = settings()
-    chosen = story.Demo(seed=seed, shuffle_scores=shuffle_scores, weights=weights).with_weights()
-    remark = _remark(chosen)
+    chosen = story.choose(seed=seed, shuffle_scores=shuffle_scores, weights=weights)
+    remark = _remark(chosen, asked_for=weights is not None)
     click.echo(remark)
     with progress_bar("Drawing films") as progress:
         manifest = story.draw_films(chosen, where.home, progress)
@@ -67,13 +68,14 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     click.echo(remark)
 
 
-def _remark(chosen: Demo) -> str:
+def _remark(chosen: Demo, *, asked_for: bool) -> str:
     """Return the demo's first and last line: with which weights its numbers were made."""
     if chosen.weights != "random":
         return f"Backbone weights: {chosen.weights}."
+    why = "as asked for" if asked_for else "ImageNet's could not be had"
     return (
-        "NOTE: backbone weights are RANDOM (ImageNet's could not be had), so the films' contrast is raised to "
-        f"{chosen.contrast:g}: pretrained weights do better on ordinary films."
+        f"NOTE: backbone weights are RANDOM ({why}), so the films' contrast is raised to {chosen.contrast:g}: "
+        "pretrained weights do better on ordinary films."
     )
 
 

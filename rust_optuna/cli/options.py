@@ -6,6 +6,7 @@ They may stand before the command or after it; what stands after wins, then what
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -74,6 +75,11 @@ def settings() -> Settings:
         return meta.get(_META + name) or os.environ.get(f"RUST_OPTUNA_{name.upper()}") or None
 
     return Settings(Home.find(value("home")), value("storage"), value("artifacts"))
+
+
+def terminate_as_interrupt() -> None:
+    """Let a scheduler's SIGTERM stop this process as cleanly as Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: str | None) -> None:

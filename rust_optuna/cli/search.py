@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
+import shlex
 from pathlib import Path
 
 import click
 
-from rust_optuna.cli.options import common_options, objective_option, settings
+from rust_optuna.cli.options import common_options, objective_option, settings, terminate_as_interrupt
 from rust_optuna.cli.output import print_next, progress_bar
 
 
@@ -15,11 +15,17 @@ from rust_optuna.cli.output import print_next, progress_bar
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a GPU, or one a core]")
 @click.option("--gpus", default="all", show_default=True, metavar="all|0,1|none", help="Which GPUs to use.")
+@click.option("--dry-run", is_flag=True, help="Time one step of each kind here, print the plan, run nothing.")
 @objective_option
 @common_options
 @click.pass_context
 def search(
-    context: click.Context, files: tuple[Path, ...], workers: int | None, gpus: str, objective: str | None
+    context: click.Context,
+    files: tuple[Path, ...],
+    workers: int | None,
+    gpus: str,
+    dry_run: bool,
+    objective: str | None,
 ) -> None:
     r"""Create or resume each study of FILES in order, and run local workers until it is done.
 
@@ -29,15 +35,20 @@ def search(
     \b
     Example:
       rust-optuna search studies/regime_1.toml studies/regime_2.toml --workers 2
+      rust-optuna search studies/regime_1.toml studies/regime_2.toml --dry-run
     """
+    from rust_optuna.cli.forecast import print_forecast
     from rust_optuna.cli.live import LiveTable
     from rust_optuna.cli.results import HOLES, print_statuses
     from rust_optuna.run.local import search as run_search
 
-    # A scheduler's SIGTERM stops as cleanly as Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    terminate_as_interrupt()
     where = settings()
     paths = [where.home.resolve(file) for file in files]
+    if dry_run:
+        print_forecast(paths, where, workers, gpus)
+        print_next(_command(files, workers, gpus))
+        return
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
         finished = run_search(
             paths,
@@ -53,3 +64,10 @@ def search(
     print_next("rust-optuna best")
     if any(each.counts["hole"] for each in finished):
         context.exit(HOLES)
+
+
+def _command(files: tuple[Path, ...], workers: int | None, gpus: str) -> str:
+    """Return the search that was planned."""
+    options = ["--workers", str(workers)] if workers else []
+    options += ["--gpus", gpus] if gpus != "all" else []
+    return shlex.join(["rust-optuna", "search", *map(str, files), *options])

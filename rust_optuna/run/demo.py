@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -31,24 +31,29 @@ class Demo:
     Args:
         patients: how many to make up.
         seed: of the films and of the split.
-        contrast: how plainly callus and fracture line show; None for what suits the weights.
+        contrast: how plainly callus and fracture line show.
         shuffle_scores: negative control: scores that no film shows.
-        weights: ``imagenet``, ``random``, a file, or None for ImageNet's where they can be had, else random ones.
+        weights: ``imagenet``, ``random`` or a file.
     """
 
     patients: int = 300
     seed: int = 1
-    contrast: float | None = None
+    contrast: float = RANDOM_CONTRAST
     shuffle_scores: bool = False
-    weights: str | None = None
+    weights: str = "random"
 
-    def with_weights(self) -> Demo:
-        """Return the same demo with its weights chosen and, where it was open, the contrast that suits them."""
-        weights = self.weights or _weights_at_hand()
-        contrast = self.contrast
-        if contrast is None:
-            contrast = RANDOM_CONTRAST if weights == "random" else 1.0
-        return replace(self, weights=weights, contrast=contrast)
+
+def choose(*, seed: int, shuffle_scores: bool, weights: str | None) -> Demo:
+    """Return the demo that a user asked for, its films' contrast suited to the weights.
+
+    Args:
+        seed: of the films and of the split.
+        shuffle_scores: negative control.
+        weights: ``imagenet``, ``random``, a file, or None for ImageNet's where they can be had, else random ones.
+    """
+    weights = weights or _weights_at_hand()
+    contrast = RANDOM_CONTRAST if weights == "random" else 1.0
+    return Demo(seed=seed, contrast=contrast, shuffle_scores=shuffle_scores, weights=weights)
 
 
 def _weights_at_hand() -> str:
@@ -83,7 +88,7 @@ def draw_films(demo: Demo, home: Home, progress: Progress | None = None) -> Path
             home.demo,
             patients=demo.patients,
             seed=demo.seed,
-            contrast=1.0 if demo.contrast is None else demo.contrast,
+            contrast=demo.contrast,
             shuffle_scores=demo.shuffle_scores,
             progress=progress,
         )
@@ -94,9 +99,8 @@ def draw_films(demo: Demo, home: Home, progress: Progress | None = None) -> Path
 
 def write_studies(demo: Demo, home: Home) -> list[Path]:
     """Write the demo's study files, with its weights and the layer that suits them, beside its films."""
-    weights = demo.weights or "imagenet"
-    lines = {'weights = "imagenet"': f'weights = "{weights}"'}
-    if weights == "random":
+    lines = {'weights = "imagenet"': f'weights = "{demo.weights}"'}
+    if demo.weights == "random":
         lines[f'output = "{PRETRAINED_OUTPUT}"'] = f'output = "{RANDOM_OUTPUT}"'
     paths = []
     for name in STUDIES:

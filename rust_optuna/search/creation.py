@@ -170,14 +170,18 @@ def best_of_source(database: Database, configuration: StudyConfiguration) -> dic
             f"{configuration.name} takes the best of {name}, which is not done: "
             f"run rust-optuna worker run {name} until it is"
         )
-    theirs = {**study.inherited, **study.configuration.fixed, **best.parameters}
-    ours = {*configuration.search_space, *configuration.fixed, *configuration.model}
-    params = {key: value for key, value in theirs.items() if key not in ours}
+    params = inherited_parameters(configuration, {**study.inherited, **study.configuration.fixed, **best.parameters})
     if open_keys := configuration.open_hyperparameters(params):
         problems = [Problem(key, f"has no value: neither here nor in {name}") for key in open_keys]
         raise ConfigurationError(f"study {configuration.name}", problems)
     taken = {"study": name, "number": best.trial, "point": best.number, "value": best.value, "params": params}
     return {**taken, "objective": (study.runtime or {}).get("objective")}
+
+
+def inherited_parameters(configuration: StudyConfiguration, theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a study takes of another's parameters: those that it says nothing about itself."""
+    ours = {*configuration.search_space, *configuration.fixed, *configuration.model}
+    return {key: value for key, value in theirs.items() if key not in ours}
 
 
 def _settings(configuration: StudyConfiguration, source: Mapping[str, Any] | None) -> dict[str, Any]:

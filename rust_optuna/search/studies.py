@@ -123,9 +123,11 @@ def _read(database: Database, condition: sa.ColumnElement[bool]) -> list[Study]:
     ]
 
 
-def load_parameters(database: Database, study_id: int) -> list[dict[str, Any]]:
-    """Return the parameters of every point of a study, in order."""
+def load_parameters(database: Database, study_id: int, states: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Return the parameters of every point of a study, or of those in some states, in order."""
     query = sa.select(tables.point.c.parameters).where(tables.point.c.study_id == study_id)
+    if states is not None:
+        query = query.where(tables.point.c.state.in_(states))
     rows = database.transact(lambda c: c.execute(query.order_by(tables.point.c.number)).all())
     return [json.loads(row.parameters) for row in rows]
 

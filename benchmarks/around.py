@@ -1,0 +1,91 @@
+"""What a worker spends outside the arithmetic (database, metrics, artifacts), on real trials of made-up features."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import material
+from benchmarks.sections import wait_for_the_others
+from rust_optuna.data.development import DevelopmentSet
+from rust_optuna.learn import program
+from rust_optuna.learn.sources import CachedFeatures
+from rust_optuna.paths import Home
+from rust_optuna.run import worker as worker_module
+from rust_optuna.run.worker import Worker
+from rust_optuna.search import creation
+from rust_optuna.search.artifacts import open_store
+from rust_optuna.search.database import create_database, parse_url
+from rust_optuna.search.objective import CrossValidationObjective
+from rust_optuna.study_file import parse_study
+
+
+def main() -> None:
+    """Print one JSON object: seconds of a worker from its first claim to its last, and those inside the programs."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trials", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=material.EPOCHS)
+    chosen = parser.parse_args()
+    films = material.development()
+    source = material.features(films)
+    inside = [0.0]
+    program.train = _timed(program.train, inside)
+    program.predict = _timed(program.predict, inside)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(Path(folder))
+        with create_database(parse_url(home.database_url, home), str(home.storage / "artifacts")) as database:
+            _create(database, films, chosen)
+            worker = Worker(database, home, open_store(str(home.storage / "artifacts"), home))
+            worker_module.CrossValidationObjective = _with(source)  # type: ignore[misc]
+            wait_for_the_others()
+            began = time.perf_counter()
+            finished = worker.run()
+            seconds = time.perf_counter() - began
+    print(json.dumps({"seconds": seconds, "inside": inside[0], "trials": finished}))
+
+
+def _create(database: Any, films: DevelopmentSet, chosen: argparse.Namespace) -> None:
+    """Enter a study of the made-up films, as `create_study` enters one of a manifest."""
+    document = {
+        "name": "around",
+        "manifest": "none",
+        "sampler": {"type": "random", "seed": 1, "n_trials": chosen.trials},
+        "search_space": {"batch_size": {"type": "int", "low": 512, "high": 2048}},
+        "fixed": {"dropout_rate": 0.25, "learning_rate": 1e-3, "epsilon": 1e-7},
+        "model": {"weights": "random"},
+        "cross_validation": {"epochs": chosen.epochs},
+    }
+    creation.read_manifest = lambda *_, **__: None  # type: ignore[assignment]
+    creation.development_set = lambda *_, **__: films  # type: ignore[assignment]
+    creation.create_study(database, parse_study(document, "benchmark"), Home(Path(".")))
+
+
+def _with(source: CachedFeatures) -> type[CrossValidationObjective]:
+    class Objective(CrossValidationObjective):
+        def _source(self, *_: Any) -> CachedFeatures:
+            return source
+
+    return Objective
+
+
+def _timed(function: Callable[..., Any], inside: list[float]) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(*arguments, **named)
+        finally:
+            inside[0] += time.perf_counter() - began
+
+    return call
+
+
+if __name__ == "__main__":
+    np.seterr(all="ignore")
+    main()

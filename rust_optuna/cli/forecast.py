@@ -1,0 +1,63 @@
+"""What ``search --dry-run`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rust_optuna.cli.output import progress_bar
+
+if TYPE_CHECKING:
+    from rust_optuna.cli.options import Settings
+    from rust_optuna.run.forecast import StudyForecast
+
+
+def print_forecast(paths: Sequence[Path], where: Settings, workers: int | None, gpus: str) -> None:
+    """Time this machine and print what the search of these files would take."""
+    from rust_optuna.run.forecast import forecast
+
+    click.echo("Timing this machine (about half a minute) ...", err=True)
+    with progress_bar("Hashing films") as progress:
+        plan = forecast(paths, where.home, where.open_to_read, workers=workers, gpus=gpus, progress=progress)
+    places = ", ".join(dict.fromkeys(slot.name for slot in plan.slots))
+    click.echo(f"Workers: {len(plan.slots)} on {places}, {_size(plan.worker_bytes)} of memory each")
+    if plan.missing_films:
+        rate = f"{4 * plan.missing_films / plan.extraction_seconds:.1f} a second"
+        click.echo(f"Features: {plan.missing_films:,} films in 4 flips, {rate}: {_duration(plan.extraction_seconds)}")
+    else:
+        click.echo("Features: all there")
+    for study in plan.studies:
+        _print_study(study, len(plan.slots))
+    click.echo(f"Disk: {_size(plan.feature_bytes)} of features, {_size(plan.artifact_bytes)} of trials' scores")
+    click.echo(f"Total: {_duration(plan.seconds)}")
+
+
+def _print_study(study: StudyForecast, workers: int) -> None:
+    done = study.points - study.left
+    finished = f" ({done} of {study.points} are finished)" if done else ""
+    if not study.left:
+        click.echo(f"{study.name}: nothing left to do{finished}")
+        return
+    trials = f"{study.left} trials × {study.folds} folds × {study.epochs} epochs"
+    click.echo(f"{study.name}: {trials} of {study.films:,} films{finished}")
+    sizes, seconds = zip(*study.by_batch_size, strict=True)
+    click.echo("  batch size         " + "".join(f"{size:>9,}" for size in sizes))
+    click.echo("  seconds a trial    " + "".join(f"{each:>9.1f}" for each in seconds))
+    if study.open_source:
+        click.echo(f"  What it takes from {study.open_source} is not known yet: means over all it may bring.")
+    click.echo(f"  {study.trial_seconds:.1f} s a trial on average, {workers} at a time: {_duration(study.seconds)}")
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,190 @@
+"""How long the steps of a trial and of extraction take on this machine: measured on the real code, never looked up."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rust_optuna.config import BackboneConfiguration, TrialConfiguration
+from rust_optuna.data.development import DevelopmentSet
+from rust_optuna.learn.cross_validation import cross_validate, save_out_of_fold
+from rust_optuna.learn.extraction import FLIPS, MICRO_BATCH, Extractor, read_film
+from rust_optuna.learn.features import Features
+from rust_optuna.learn.sources import CachedFeatures
+from rust_optuna.learn.training import FoldTrainer
+
+BATCH_SIZES = (16, 64, 256, 1024)
+"""Sizes of which a step is timed, besides all training films at once; between them a step's time is a straight line."""
+SECONDS_A_SIZE = 0.5
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class TrainingTimes:
+    """The parts that a trial's time is made of, in seconds.
+
+    Args:
+        steps: (batch size, seconds of one optimizer step), sizes ascending.
+        scoring: of one fold's validation films after one epoch, metric included.
+        around: of a trial outside its epochs: initial weights, metrics of the best epoch, the stored scores.
+        artifact_bytes: size of a trial's stored scores.
+        memory_bytes: the most that the measuring process took, with features of true size.
+    """
+
+    steps: tuple[tuple[int, float], ...]
+    scoring: float
+    around: float
+    artifact_bytes: int
+    memory_bytes: int
+
+    def step(self, batch_size: int) -> float:
+        """Return the seconds of one step, on the straight line through the two nearest measured sizes."""
+        sizes, seconds = zip(*self.steps, strict=True)
+        return float(np.interp(batch_size, sizes, seconds))
+
+    def epoch(self, films: int, batch_size: int) -> float:
+        """Return the seconds of training on that many films once; the last batch may be short."""
+        whole, rest = divmod(films, min(batch_size, films))
+        return whole * self.step(min(batch_size, films)) + (self.step(rest) if rest else 0.0)
+
+    def trial(self, training_films: Sequence[int], batch_size: int, epochs: int) -> float:
+        """Return the seconds of a cross-validation.
+
+        Args:
+            training_films: how many each fold trains on.
+            batch_size: of the trial.
+            epochs: of the trial.
+        """
+        one = sum(self.epoch(films, batch_size) + self.scoring for films in training_films)
+        return self.around + epochs * one
+
+
+class TrainingTimer:
+    """Times training on made-up features of true size, which take as long as real ones.
+
+    Args:
+        development: the study's films, with their labels and folds.
+        width: features of a film.
+        trial: any trial of the kind to be timed; its batch size and epochs do not matter.
+    """
+
+    def __init__(self, development: DevelopmentSet, width: int, trial: TrialConfiguration) -> None:
+        self._development = development
+        generator = np.random.default_rng(0)
+        table = generator.random((len(development.content), FLIPS, width), dtype=np.float32)
+        self._source = CachedFeatures(Features(table, "made up"))
+        self._trial = trial
+        self._training = np.flatnonzero(development.folds != 0)
+        films = len(self._training)
+        self.sizes = sorted({*(size for size in BATCH_SIZES if size < films), films})
+        # One call of each program, so that none is traced while the clock runs.
+        self._cross_validate()
+
+    def measure(self) -> TrainingTimes:
+        """Time a step of each size, the scoring of a fold and what is around, each several times; take medians."""
+        seconds: dict[int, list[float]] = {size: [] for size in self.sizes}
+        for _ in range(ROUNDS):
+            for size in self.sizes:
+                seconds[size].append(self._step(size))
+        steps = tuple((size, float(np.median(found))) for size, found in seconds.items())
+        bare = TrainingTimes(steps, scoring=0.0, around=0.0, artifact_bytes=0, memory_bytes=0)
+        trials = {epochs: [self._cross_validate(epochs)[0] for _ in range(ROUNDS)] for epochs in (1, 2)}
+        whole = {epochs: float(np.median(found)) for epochs, found in trials.items()}
+        folds = [int((self._development.folds != fold).sum()) for fold in np.unique(self._development.folds)]
+        training = sum(bare.epoch(films, max(self.sizes)) for films in folds)
+        return replace(
+            bare,
+            scoring=max(0.0, whole[2] - whole[1] - training) / len(folds),
+            around=max(0.0, 2 * whole[1] - whole[2]),
+            artifact_bytes=self._cross_validate()[1],
+            memory_bytes=_peak_memory(),
+        )
+
+    def _step(self, batch_size: int) -> float:
+        """Return the mean seconds of a step over at least `SECONDS_A_SIZE`, whole epochs of a subset of the films."""
+        films = self._training[: max(1, len(self._training) // batch_size) * batch_size]
+        # Small batches: no need of a whole epoch.
+        films = films[: batch_size * max(1, 256 // batch_size)]
+        trainer = self._trainer(films, batch_size)
+        trainer.train_epoch(1)
+        began, epoch = time.perf_counter(), 1
+        while time.perf_counter() - began < SECONDS_A_SIZE:
+            epoch += 1
+            trainer.train_epoch(epoch)
+        return (time.perf_counter() - began) / (epoch - 1) / math.ceil(len(films) / batch_size)
+
+    def _trainer(self, films: np.ndarray, batch_size: int) -> FoldTrainer:
+        trial = replace(self._trial, batch_size=batch_size, features="cached")
+        return FoldTrainer(self._source, self._development.labels, films, trial, seed=0)
+
+    def _cross_validate(self, epochs: int = 1) -> tuple[float, int]:
+        """Run a short trial with all films in a batch; return its seconds and the bytes of its stored scores."""
+        trial = replace(self._trial, batch_size=len(self._training), epochs=epochs, features="cached")
+        began = time.perf_counter()
+        found = cross_validate(
+            self._development, self._source, trial, seed=0, point=0, on_epoch=lambda epoch, value: None
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "scores.npz"
+            save_out_of_fold(path, found)
+            return time.perf_counter() - began, path.stat().st_size
+
+
+@dataclass(frozen=True)
+class ExtractionTimes:
+    """What extraction costs.
+
+    Args:
+        width: features of a film.
+        film: seconds to read one film and compute its features in all four flips.
+        flip: seconds of the backbone alone, for one film in one flip.
+    """
+
+    width: int
+    film: float
+    flip: float
+
+
+def time_extraction(
+    backbone: BackboneConfiguration, contents: Sequence[str], read: Callable[[str], bytes]
+) -> ExtractionTimes:
+    """Time the backbone on real films.
+
+    Args:
+        backbone: whose features.
+        contents: some films; `MICRO_BATCH` of them are read.
+        read: returns a film's bytes.
+
+    Raises:
+        DataError: a film cannot be read.
+        WeightsError: the weights are missing or do not fit.
+    """
+    extractor = Extractor(backbone)
+    chosen = list(contents[:MICRO_BATCH])
+    began = time.perf_counter()
+    images = np.stack([read_film(backbone, content, read) for content in chosen])
+    reading = (time.perf_counter() - began) / len(chosen)
+    batch = np.resize(images, (MICRO_BATCH, *images.shape[1:]))
+    flips = np.arange(MICRO_BATCH) % FLIPS
+    extractor.extract(batch, flips)
+    runs = []
+    for _ in range(2 * ROUNDS):
+        began = time.perf_counter()
+        extractor.extract(batch, flips)
+        runs.append(time.perf_counter() - began)
+    flip = float(np.median(runs)) / MICRO_BATCH
+    return ExtractionTimes(extractor.width, reading + FLIPS * flip, flip)
+
+
+def _peak_memory() -> int:
+    """Return the most memory this process has taken, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rust_optuna.learn.timing import TrainingTimer, TrainingTimes, time_extraction
+from tests.learn.material import BACKBONE
+
+STEPS = ((16, 2.0), (64, 3.0), (200, 10.0))
+
+
+def times(**changes):
+    return TrainingTimes(
+        **{"steps": STEPS, "scoring": 0.5, "around": 7.0, "artifact_bytes": 1, "memory_bytes": 1, **changes}
+    )
+
+
+@given(films=st.integers(1, 200), batch_size=st.integers(1, 400))
+def test_an_epoch_is_the_sum_of_its_steps(films, batch_size):
+    """Checked against cutting the films into batches."""
+    sizes = [len(batch) for batch in np.split(np.arange(films), range(batch_size, films, batch_size))]
+    expected = sum(np.interp(size, [16, 64, 200], [2.0, 3.0, 10.0]) for size in sizes)
+    assert times().epoch(films, batch_size) == pytest.approx(expected)
+
+
+def test_a_trial_is_its_folds_epochs_their_scoring_and_what_is_around():
+    # Two folds of 64 films in batches of 16: four steps of 2 s each.
+    assert times().trial([64, 64], 16, epochs=3) == pytest.approx(7 + 3 * 2 * (4 * 2 + 0.5))
+
+
+@pytest.mark.tensorflow
+def test_steps_of_every_size_are_timed_on_the_real_code(development, trial, monkeypatch):
+    from rust_optuna.learn import timing
+
+    monkeypatch.setattr(timing, "SECONDS_A_SIZE", 0.01)
+    monkeypatch.setattr(timing, "BATCH_SIZES", (4, 16, 1024))
+    timer = TrainingTimer(development, 24, trial)
+    found = timer.measure()
+    films = int((development.folds != 0).sum())
+    assert [size for size, _ in found.steps] == [4, 16, films]
+    assert all(seconds > 0 for _, seconds in found.steps)
+    assert found.artifact_bytes > 1000
+    assert found.memory_bytes > 10**8
+    assert found.trial([films] * 3, 7, 3) > 0
+
+
+@pytest.mark.tensorflow
+def test_extraction_is_timed_on_real_films(films):
+    found = time_extraction(BACKBONE, films.contents, films.read)
+    assert found.width == 288
+    assert found.film > 4 * found.flip > 0

@@ -1,0 +1,171 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rust_optuna.errors import RustOptunaError, StorageError, StudyError
+from rust_optuna.learn.timing import ExtractionTimes, TrainingTimes
+from rust_optuna.run import forecast as module
+from rust_optuna.run.forecast import forecast, makespan
+from rust_optuna.search.database import create_database, open_database, parse_url
+from tests.cli.test_main import invoke
+from tests.studies import grid_document, random_document, run_command, write_study
+
+TIMES = TrainingTimes(((2, 1.0), (12, 6.0)), scoring=0.25, around=2.0, artifact_bytes=100, memory_bytes=10**9)
+
+
+@pytest.fixture
+def clockwork(monkeypatch):
+    """A machine of known speed: a step takes half a second a film, a worker 3 s to start, a film's features 8 s."""
+    ran = []
+
+    def run(environments, task):
+        ran.append((len(environments), task))
+        if isinstance(task, module._ExtractionTask):
+            return [ExtractionTimes(width=10, film=8.0, flip=2.0)], 1.0
+        return [TIMES] * len(environments), 3.0
+
+    monkeypatch.setattr(module, "_side_by_side", run)
+    return ran
+
+
+@pytest.fixture
+def plan(home, sqlite_url):
+    def make(*documents, **options):
+        files = [write_study(home, document) for document in documents]
+        url = parse_url(sqlite_url, home)
+        return forecast(files, home, lambda: open_database(url, read_only=True), gpus="none", **options)
+
+    return make
+
+
+@given(seconds=st.lists(st.floats(0, 10), max_size=30), workers=st.integers(1, 6))
+def test_workers_take_the_next_trial_as_soon_as_they_are_free(seconds, workers):
+    """Checked against a simulation that looks for the idlest worker."""
+    free = [0.0] * workers
+    for each in seconds:
+        idlest = min(range(workers), key=lambda worker: free[worker])
+        free[idlest] += each
+    assert makespan(seconds, workers) == pytest.approx(max(free))
+
+
+def test_the_plan_adds_up(plan, home, clockwork, tmp_path):
+    found = plan(random_document(1, search_space={"batch_size": [4]}, fixed=fixed(dropout_rate=0.1)), workers=2)
+    [study] = found.studies
+    films = study.films
+    assert (study.points, study.left, study.folds, study.epochs) == (1, 1, 3, 2)
+    assert found.missing_films == films
+    assert found.extraction_seconds == films * 8.0
+    assert found.feature_bytes == films * 4 * 10 * 4
+    # A film costs half a second, whatever the batch, and is trained on in two folds of three, in each of two epochs.
+    trial = 2.0 + 2 * (2 * films * 0.5 + 3 * 0.25)
+    assert study.trial_seconds == pytest.approx(trial)
+    assert study.seconds == pytest.approx(3.0 + trial)
+    assert found.seconds == pytest.approx(films * 8.0 + 3.0 + trial)
+    assert (found.artifact_bytes, found.worker_bytes) == (100, 10**9)
+    # As many processes as workers train at a time; one extracts.
+    assert [count for count, _ in clockwork] == [1, 2]
+    assert not (tmp_path / "storage").exists()
+
+
+def test_a_study_whose_source_is_not_done_yet_is_forecast_over_all_it_may_bring(plan, clockwork):
+    # On this clockwork a film costs the same in a batch of any size.
+    found = plan(random_document(5), grid_document(), workers=1)
+    first, second = found.studies
+    assert (first.open_source, second.open_source) == (None, "regime-1")
+    assert second.left == 6
+    assert second.trial_seconds == pytest.approx(first.trial_seconds)
+    # The same kind of trial of the same films is timed once.
+    assert len(clockwork) == 2
+
+
+def test_a_source_that_is_nowhere_is_named(plan, clockwork, home, sqlite_url):
+    with pytest.raises(StorageError, match="regime-1"):
+        plan(grid_document())
+    create_database(parse_url(sqlite_url, home), "artifacts").close()
+    with pytest.raises(StudyError, match="regime-1"):
+        plan(grid_document())
+
+
+def test_what_is_finished_is_not_counted_again(plan, clockwork, home, sqlite_url):
+    document = random_document(4)
+    path = write_study(home, document)
+    assert (
+        run_command(
+            home, sqlite_url, "search", path, "--gpus", "none", "--objective", "tests.stand_ins:peak"
+        ).returncode
+        == 0
+    )
+    [study] = plan(document).studies
+    assert (study.points, study.left, study.seconds) == (4, 0, 0.0)
+    [study] = plan(replace_trials(document, 4), replace_name(document)).studies[1:]
+    assert study.left == 4
+
+
+def test_a_process_that_dies_or_fails_is_an_error_not_a_hang():
+    with pytest.raises(RustOptunaError, match="timed this machine died"):
+        module._side_by_side([{}, {}], Dies())
+    with pytest.raises(RustOptunaError, match="no such film"):
+        module._side_by_side([{}], Fails())
+
+
+def test_a_childs_environment_is_the_slots_and_ours_is_as_before(monkeypatch):
+    import os
+
+    monkeypatch.delenv("RUST_OPTUNA_TEST_SLOT", raising=False)
+    environments = [{"RUST_OPTUNA_TEST_SLOT": "a"}, {"RUST_OPTUNA_TEST_SLOT": "b"}]
+    found, startup = module._side_by_side(environments, Tells())
+    assert found == ["a", "b"]
+    assert startup > 0
+    assert "RUST_OPTUNA_TEST_SLOT" not in os.environ
+
+
+@pytest.mark.tensorflow
+def test_dry_run_prints_the_plan_and_runs_nothing(home, sqlite_url, tmp_path):
+    document = random_document(3, model={"weights": "random", "output": "mixed0", "image_size": 75})
+    path = write_study(home, document)
+    arguments = ("search", path, "--workers", "1", "--gpus", "none", "--dry-run")
+    done = run_command(home, sqlite_url, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "regime-1: 3 trials × 3 folds × 2 epochs" in done.stdout
+    assert "batch size" in done.stdout
+    assert "Total: " in done.stdout
+    assert f"Next: rust-optuna search {path} --workers 1 --gpus none" in done.stdout
+    assert not (tmp_path / "storage").exists()
+    assert not (home.storage / "features").exists()
+
+
+def test_dry_run_refuses_what_the_search_would(home, sqlite_url):
+    path = write_study(home, random_document(name="bad", colour="red"))
+    done = invoke("--home", home.root, "--storage", sqlite_url, "search", path, "--dry-run")
+    assert (done.exit_code, "colour" in done.output) == (2, True)
+
+
+def fixed(**values):
+    return {"learning_rate": 1e-3, "epsilon": 1e-7, **values}
+
+
+def replace_trials(document, trials):
+    return {**document, "sampler": {**document["sampler"], "n_trials": trials}}
+
+
+def replace_name(document):
+    return {**document, "name": "another"}
+
+
+class Dies:
+    def prepare(self):
+        import os
+
+        os._exit(1)
+
+
+class Fails:
+    def prepare(self):
+        raise RustOptunaError("no such film")
+
+
+class Tells:
+    def prepare(self):
+        import os
+
+        return lambda: os.environ["RUST_OPTUNA_TEST_SLOT"]
