@@ -16,6 +16,7 @@ from benchmarks import material
 from benchmarks.sections import wait_for_the_others
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.learn import program
+from rust_optuna.learn.runtime import load_tensorflow
 from rust_optuna.learn.sources import CachedFeatures
 from rust_optuna.paths import Home
 from rust_optuna.run import worker as worker_module
@@ -36,6 +37,9 @@ def main() -> None:
     films = material.development()
     source = material.features(films)
     inside = [0.0]
+    began = time.perf_counter()
+    load_tensorflow()
+    startup = time.perf_counter() - began
     program.train = _timed(program.train, inside)
     program.predict = _timed(program.predict, inside)
     with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +52,7 @@ def main() -> None:
             began = time.perf_counter()
             finished = worker.run()
             seconds = time.perf_counter() - began
-    print(json.dumps({"seconds": seconds, "inside": inside[0], "trials": finished}))
+    print(json.dumps({"seconds": seconds, "inside": inside[0], "trials": finished, "startup": startup}))
 
 
 def _create(database: Any, films: DevelopmentSet, chosen: argparse.Namespace) -> None:

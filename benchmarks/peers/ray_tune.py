@@ -1,15 +1,18 @@
 """Ray Tune with its ``OptunaSearch``, given Optuna's ``GridSampler``: two trials at a time, one core each.
 
-``OptunaSearch`` asks for all points in one process, so none is drawn twice. When the last value is told, ``GridSampler``
-stops the study, which Optuna allows inside ``optimize`` only; ``OptunaSearch`` logs that error as a warning and goes
-on, and the value is kept. So the combination works with Optuna 5, if exactly as many samples as cells are asked for.
+``OptunaSearch`` asks for all points in one process, so none is drawn twice. When the last value is told,
+``GridSampler`` stops the study, which Optuna allows inside ``optimize`` only; ``OptunaSearch`` logs that error as a
+warning and goes on, and the value is kept. So the combination works with Ray 2.60 and Optuna 5.0, if exactly as many
+samples as cells are asked for.
 
-Ray starts a process for each trial, which imports TensorFlow again. Its own processes listen on 127.0.0.1 only; its dashboard and its usage statistics are off.
+Ray starts a process for each trial, which imports TensorFlow again. Its own processes listen on 127.0.0.1 only, with a
+token made for this run; its dashboard and its usage statistics are off.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from pathlib import Path
 
@@ -25,6 +28,8 @@ def main() -> None:
     require("ray", "Ray Tune")
     task = Task(arguments.films, arguments.quick)
     use_threads(1)
+    # Without a token Ray would make one and keep it in the user's home.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.getcwd()}
     import ray
 
