@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=material.EPOCHS)
-    parser.add_argument("--films", type=int, default=material.FILMS)
+    parser.add_argument("--films", type=int, default=1200)
     chosen = parser.parse_args()
     films = material.development(chosen.films)
     source = material.features(films)

@@ -59,6 +59,30 @@ def as_text(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def as_markdown(rows: Sequence[Row]) -> str:
+    """Return the table for a page."""
+    lines = ["| what | target | measured (lowest to highest) | |", "| --- | --- | --- | --- |"]
+    for each in rows:
+        met = {True: "met", False: "**not met**", None: ""}[each.met]
+        spread = f" ({each.spread[0]:.3g} to {each.spread[1]:.3g})" if each.spread else ""
+        note = f" <br> {each.note}" if each.note else ""
+        target = "" if each.met is None else f"{each.target} {each.unit}"
+        lines.append(f"| {each.name}{note} | {target} | {_number(each.measured)} {each.unit}{spread} | {met} |")
+    return "\n".join(lines)
+
+
+def put_into(page: Path, table: str) -> None:
+    """Replace the table of a page, which stands between two comments."""
+    begin, end = "<!-- written by make bench -->", "<!-- to here -->"
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(begin)
+    page.write_text(f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def write(rows: Sequence[Row], path: Path) -> None:
     """Write the rows as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
