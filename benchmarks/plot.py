@@ -22,11 +22,16 @@ def main() -> None:
     from matplotlib import pyplot
 
     measured = json.loads((RESULTS / "raw.json").read_text(encoding="utf-8"))
-    figure, ((trial, films), (trials, memory)) = pyplot.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
+    figure, axes = pyplot.subplots(2, 3, figsize=(14, 7.5), layout="constrained")
+    (trial, films, folds), (trials, workers, memory) = axes
     _trial(trial, measured)
     growth = measured["growth"]
     _line(films, growth["films"], "development films (published: 2,497)", "seconds a trial, batch 512, one core")
     films.axvline(material.FILMS, color="0.8", zorder=0)
+    _line(folds, growth["folds"], "folds (published: 6)", "seconds a trial, batch 512, one core")
+    _line(workers, growth["workers"], "workers on SQLite", "stand-in points of 0.25 s, a second")
+    workers.plot([1, 8], [4, 32], color="0.8", zorder=0, label="without any cost")
+    workers.legend()
     _line(trials, growth["create"], "trials in the study", "seconds", label="creating the study, once")
     _line(trials, growth["claim"], "trials in the study", "seconds", label="claiming and finishing one point")
     trials.legend()

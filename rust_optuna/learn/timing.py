@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from rust_optuna.learn.training import FoldTrainer
 
 BATCH_SIZES = (16, 64, 256, 1024)
 """Sizes of which a step is timed, besides all training films at once; between them a step's time is a straight line."""
+FILMS_AN_EPOCH = 256
+"""Or one batch, where that is more: an epoch's own cost must vanish beside its steps."""
 SECONDS_A_SIZE = 0.5
 ROUNDS = 3
 
@@ -109,17 +110,16 @@ class TrainingTimer:
         )
 
     def _step(self, batch_size: int) -> float:
-        """Return the mean seconds of a step over at least `SECONDS_A_SIZE`, whole epochs of a subset of the films."""
-        films = self._training[: max(1, len(self._training) // batch_size) * batch_size]
-        # Small batches: no need of a whole epoch.
-        films = films[: batch_size * max(1, 256 // batch_size)]
+        """Return the mean seconds of a step of full batches, over at least `SECONDS_A_SIZE`."""
+        steps = max(1, min(FILMS_AN_EPOCH, len(self._training)) // batch_size)
+        films = self._training[: steps * batch_size]
         trainer = self._trainer(films, batch_size)
         trainer.train_epoch(1)
         began, epoch = time.perf_counter(), 1
         while time.perf_counter() - began < SECONDS_A_SIZE:
             epoch += 1
             trainer.train_epoch(epoch)
-        return (time.perf_counter() - began) / (epoch - 1) / math.ceil(len(films) / batch_size)
+        return (time.perf_counter() - began) / (epoch - 1) / steps
 
     def _trainer(self, films: np.ndarray, batch_size: int) -> FoldTrainer:
         trial = replace(self._trial, batch_size=batch_size, features="cached")
