@@ -92,6 +92,10 @@ class StorageError(RustOptunaError):
     """The database is missing, unreachable, or not one that this version can use."""
 
 
+class NoDatabaseError(StorageError):
+    """There is no database yet, or none with our tables: nothing was ever made there."""
+
+
 class StudyError(RustOptunaError):
     """A study that does not exist, exists with other contents, or is not in the state an operation needs."""
 

@@ -19,19 +19,21 @@ def print_forecast(paths: Sequence[Path], where: Settings, workers: int | None, 
     """Time this machine and print what the search of these files would take."""
     from rust_optuna.run.forecast import forecast
 
-    click.echo("Timing this machine (about half a minute) ...", err=True)
+    click.echo("Timing this machine (about half a minute for each kind of trial) ...", err=True)
     with progress_bar("Hashing films") as progress:
         plan = forecast(paths, where.home, where.open_to_read, workers=workers, gpus=gpus, progress=progress)
     places = ", ".join(dict.fromkeys(slot.name for slot in plan.slots))
-    click.echo(f"Workers: {len(plan.slots)} on {places}, {_size(plan.worker_bytes)} of memory each")
-    if plan.missing_films:
-        rate = f"{4 * plan.missing_films / plan.extraction_seconds:.1f} a second"
-        click.echo(f"Features: {plan.missing_films:,} films in 4 flips, {rate}: {_duration(plan.extraction_seconds)}")
+    memory = f", {_size(plan.worker_bytes)} of memory each" if plan.worker_bytes else ""
+    click.echo(f"Workers: {len(plan.slots)} on {places}{memory}")
+    missing = plan.extraction
+    if missing.films:
+        rate = f"{4 * missing.films / missing.seconds:.1f} a second"
+        click.echo(f"Features: {missing.films:,} films in 4 flips, {rate}: {_duration(missing.seconds)}")
     else:
-        click.echo("Features: all there")
+        click.echo("Features: none to compute")
     for study in plan.studies:
         _print_study(study, len(plan.slots))
-    click.echo(f"Disk: {_size(plan.feature_bytes)} of features, {_size(plan.artifact_bytes)} of trials' scores")
+    click.echo(f"Disk: {_size(missing.disk_bytes)} of features, {_size(plan.artifact_bytes)} of trials' scores")
     click.echo(f"Total: {_duration(plan.seconds)}")
 
 

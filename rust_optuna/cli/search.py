@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -47,7 +48,7 @@ def search(
     paths = [where.home.resolve(file) for file in files]
     if dry_run:
         print_forecast(paths, where, workers, gpus)
-        print_next(_command(files, workers, gpus))
+        print_next(_without_dry_run())
         return
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
         finished = run_search(
@@ -66,8 +67,6 @@ def search(
         context.exit(HOLES)
 
 
-def _command(files: tuple[Path, ...], workers: int | None, gpus: str) -> str:
-    """Return the search that was planned."""
-    options = ["--workers", str(workers)] if workers else []
-    options += ["--gpus", gpus] if gpus != "all" else []
-    return shlex.join(["rust-optuna", "search", *map(str, files), *options])
+def _without_dry_run() -> str:
+    """Return the command that was given, to be run in earnest."""
+    return shlex.join(["rust-optuna", *(argument for argument in sys.argv[1:] if argument != "--dry-run")])

@@ -89,6 +89,13 @@ class FeatureCache:
         there = self._rows()
         return [content for content in dict.fromkeys(contents) if content not in there]
 
+    def width(self) -> int | None:
+        """Return the features of a film, or None while there are none."""
+        for shard in self._shards():
+            if self._is_sound(shard):
+                return int(np.load(self.folder / shard.name, mmap_mode="r", allow_pickle=False).shape[-1])
+        return None
+
     def build(
         self,
         contents: Sequence[str],

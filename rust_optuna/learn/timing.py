@@ -144,44 +144,52 @@ class ExtractionTimes:
 
     Args:
         width: features of a film.
-        film: seconds to read one film and compute its features in all four flips.
-        flip: seconds of the backbone alone, for one film in one flip.
+        reading: seconds to read and resize one film.
+        flip: seconds of the backbone, for one film in one flip.
     """
 
     width: int
-    film: float
+    reading: float
     flip: float
 
+    @property
+    def film(self) -> float:
+        """Seconds for one film in all four flips."""
+        return self.reading + FLIPS * self.flip
 
-def time_extraction(
-    backbone: BackboneConfiguration, contents: Sequence[str], read: Callable[[str], bytes]
-) -> ExtractionTimes:
-    """Time the backbone on real films.
+
+class ExtractionTimer:
+    """Times the backbone on real films.
 
     Args:
         backbone: whose features.
-        contents: some films; `MICRO_BATCH` of them are read.
-        read: returns a film's bytes.
 
     Raises:
-        DataError: a film cannot be read.
         WeightsError: the weights are missing or do not fit.
     """
-    extractor = Extractor(backbone)
-    chosen = list(contents[:MICRO_BATCH])
-    began = time.perf_counter()
-    images = np.stack([read_film(backbone, content, read) for content in chosen])
-    reading = (time.perf_counter() - began) / len(chosen)
-    batch = np.resize(images, (MICRO_BATCH, *images.shape[1:]))
-    flips = np.arange(MICRO_BATCH) % FLIPS
-    extractor.extract(batch, flips)
-    runs = []
-    for _ in range(2 * ROUNDS):
+
+    def __init__(self, backbone: BackboneConfiguration) -> None:
+        self._backbone = backbone
+        self._extractor = Extractor(backbone)
+
+    def measure(self, contents: Sequence[str], read: Callable[[str], bytes]) -> ExtractionTimes:
+        """Read up to `MICRO_BATCH` of these films and run the backbone on them a few times.
+
+        Raises:
+            DataError: a film cannot be read.
+        """
         began = time.perf_counter()
-        extractor.extract(batch, flips)
-        runs.append(time.perf_counter() - began)
-    flip = float(np.median(runs)) / MICRO_BATCH
-    return ExtractionTimes(extractor.width, reading + FLIPS * flip, flip)
+        images = [read_film(self._backbone, content, read) for content in contents[:MICRO_BATCH]]
+        reading = (time.perf_counter() - began) / len(images)
+        batch = np.stack([images[film % len(images)] for film in range(MICRO_BATCH)])
+        flips = np.arange(MICRO_BATCH) % FLIPS
+        self._extractor.extract(batch, flips)
+        runs = []
+        for _ in range(2 * ROUNDS):
+            began = time.perf_counter()
+            self._extractor.extract(batch, flips)
+            runs.append(time.perf_counter() - began)
+        return ExtractionTimes(self._extractor.width, reading, float(np.median(runs)) / MICRO_BATCH)
 
 
 def _peak_memory() -> int:

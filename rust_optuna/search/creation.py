@@ -73,18 +73,14 @@ def create_study(
     known = find_study(database, configuration.name)
     source = known.source if known else best_of_source(database, configuration)
     parameters = design.draw(configuration)
-    fingerprint = {
-        "settings": _settings(configuration, source),
-        "films": development.fingerprint(),
-        "weights": _weights(configuration, source, home),
-    }
+    fingerprint = fingerprint_of(configuration, development, source, home)
     with database.exclusive(f"study:{configuration.name}"):
         known = find_study(database, configuration.name)
         if known is None:
             notes = _notes(configuration, development, parameters, source, home)
             _insert(database, configuration, development, parameters, fingerprint, source, notes)
         else:
-            _compare(database, known, configuration, fingerprint)
+            compare(database, known, configuration, fingerprint)
         study = _open(database, configuration.name)
     return Creation(study, resumed=known is not None and known.state != "drawing")
 
@@ -171,17 +167,37 @@ def best_of_source(database: Database, configuration: StudyConfiguration) -> dic
             f"run rust-optuna worker run {name} until it is"
         )
     params = inherited_parameters(configuration, {**study.inherited, **study.configuration.fixed, **best.parameters})
-    if open_keys := configuration.open_hyperparameters(params):
-        problems = [Problem(key, f"has no value: neither here nor in {name}") for key in open_keys]
-        raise ConfigurationError(f"study {configuration.name}", problems)
     taken = {"study": name, "number": best.trial, "point": best.number, "value": best.value, "params": params}
     return {**taken, "objective": (study.runtime or {}).get("objective")}
 
 
+def fingerprint_of(
+    configuration: StudyConfiguration, development: DevelopmentSet, source: Mapping[str, Any] | None, home: Home
+) -> dict[str, Any]:
+    """Return all that a study's numbers depend on.
+
+    Raises:
+        WeightsError: the weights file is missing.
+    """
+    return {
+        "settings": _settings(configuration, source),
+        "films": development.fingerprint(),
+        "weights": _weights(configuration, source, home),
+    }
+
+
 def inherited_parameters(configuration: StudyConfiguration, theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a study takes of another's parameters: those that it says nothing about itself."""
+    """Return what a study takes of another's parameters: those that it says nothing about itself.
+
+    Raises:
+        ConfigurationError: a hyperparameter still has no value.
+    """
     ours = {*configuration.search_space, *configuration.fixed, *configuration.model}
-    return {key: value for key, value in theirs.items() if key not in ours}
+    params = {key: value for key, value in theirs.items() if key not in ours}
+    if open_keys := configuration.open_hyperparameters(params):
+        what = f"has no value: neither here nor in {configuration.from_best_of}"
+        raise ConfigurationError(f"study {configuration.name}", [Problem(key, what) for key in open_keys])
+    return params
 
 
 def _settings(configuration: StudyConfiguration, source: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -286,10 +302,15 @@ def _open(database: Database, name: str) -> Study:
     return study
 
 
-def _compare(
+def compare(
     database: Database, known: Study, configuration: StudyConfiguration, fingerprint: Mapping[str, Any]
 ) -> None:
-    """Raise FingerprintError, saying in what, unless the study file would create this very study."""
+    """Check that a study file would create this very study.
+
+    Raises:
+        FingerprintError: it would not; the message says in what they differ.
+        StudyError: it asks for more points than the study has.
+    """
     differences = []
     ours, theirs = fingerprint["settings"], known.fingerprint["settings"]
     for key in sorted({*ours, *theirs}):

@@ -19,7 +19,7 @@ from filelock import FileLock
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from rust_optuna.errors import MissingExtraError, StorageError
+from rust_optuna.errors import MissingExtraError, NoDatabaseError, StorageError
 from rust_optuna.search import tables
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def open_database(url: URL, *, read_only: bool = False) -> Database:
         StorageError: there is none, it cannot be reached, or another version of this program made it.
     """
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
-        raise StorageError(f"No database at {url.database}: rust-optuna study create STUDY.toml makes one")
+        raise NoDatabaseError(f"No database at {url.database}: rust-optuna study create STUDY.toml makes one")
     database = Database(url, read_only=read_only)
     _check_version(database)
     return database
@@ -273,7 +273,7 @@ def _check_version(database: Database) -> None:
     except SQLAlchemyError as error:
         raise StorageError(f"{database} cannot be read: {_first_line(error)}") from error
     if version is None:
-        raise StorageError(f"{database} holds no studies yet: rust-optuna study create STUDY.toml makes one")
+        raise NoDatabaseError(f"{database} holds no studies yet: rust-optuna study create STUDY.toml makes one")
     if version != tables.SCHEMA_VERSION:
         raise StorageError(
             f"{database} has tables of version {version}; this program knows version {tables.SCHEMA_VERSION}: "

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rust_optuna.learn.timing import TrainingTimer, TrainingTimes, time_extraction
+from rust_optuna.learn.timing import ExtractionTimer, TrainingTimer, TrainingTimes
 from tests.learn.material import BACKBONE
 
 STEPS = ((16, 2.0), (64, 3.0), (200, 10.0))
@@ -44,8 +44,31 @@ def test_steps_of_every_size_are_timed_on_the_real_code(development, trial, monk
     assert found.trial([films] * 3, 7, 3) > 0
 
 
+def test_a_steps_time_is_the_time_of_full_batches_divided_by_their_number(development, trial, monkeypatch):
+    """On a clock that a trainer moves: 0.01 s a step and 0.001 s a film."""
+    from rust_optuna.learn import timing
+
+    now = [0.0]
+
+    class Trainer:
+        def __init__(self, source, labels, films, trial, seed):
+            self.films, self.batch_size = len(films), trial.batch_size
+
+        def train_epoch(self, epoch):
+            assert self.films % self.batch_size == 0
+            now[0] += self.films // self.batch_size * 0.01 + self.films * 0.001
+
+    monkeypatch.setattr(timing, "FoldTrainer", Trainer)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(TrainingTimer, "_cross_validate", lambda self, epochs=1: (0.0, 0))
+    steps = dict(TrainingTimer(development, 24, trial).measure().steps)
+    films = int((development.folds != 0).sum())
+    assert steps == pytest.approx({16: 0.01 + 0.016, films: 0.01 + films * 0.001})
+
+
 @pytest.mark.tensorflow
 def test_extraction_is_timed_on_real_films(films):
-    found = time_extraction(BACKBONE, films.contents, films.read)
+    found = ExtractionTimer(BACKBONE).measure(films.contents, films.read)
     assert found.width == 288
-    assert found.film > 4 * found.flip > 0
+    assert found.film == found.reading + 4 * found.flip
+    assert min(found.reading, found.flip) > 0

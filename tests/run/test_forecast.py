@@ -2,13 +2,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rust_optuna.errors import RustOptunaError, StorageError, StudyError
+from rust_optuna.errors import FingerprintError, RustOptunaError, StorageError, StudyError
 from rust_optuna.learn.timing import ExtractionTimes, TrainingTimes
 from rust_optuna.run import forecast as module
 from rust_optuna.run.forecast import forecast, makespan
+from rust_optuna.run.side_by_side import side_by_side
+from rust_optuna.search.creation import create_study, extend_study
 from rust_optuna.search.database import create_database, open_database, parse_url
+from rust_optuna.search.ledger import Ledger
+from rust_optuna.study_file import read_study_file
 from tests.cli.test_main import invoke
-from tests.studies import grid_document, random_document, run_command, write_study
+from tests.studies import claim_point, grid_document, random_document, run_command, write_study
 
 TIMES = TrainingTimes(((2, 1.0), (12, 6.0)), scoring=0.25, around=2.0, artifact_bytes=100, memory_bytes=10**9)
 
@@ -21,10 +25,10 @@ def clockwork(monkeypatch):
     def run(environments, task):
         ran.append((len(environments), task))
         if isinstance(task, module._ExtractionTask):
-            return [ExtractionTimes(width=10, film=8.0, flip=2.0)], 1.0
+            return [ExtractionTimes(width=10, reading=2.0, flip=1.5)] * len(environments), 1.0
         return [TIMES] * len(environments), 3.0
 
-    monkeypatch.setattr(module, "_side_by_side", run)
+    monkeypatch.setattr(module, "side_by_side", run)
     return ran
 
 
@@ -53,14 +57,14 @@ def test_the_plan_adds_up(plan, home, clockwork, tmp_path):
     [study] = found.studies
     films = study.films
     assert (study.points, study.left, study.folds, study.epochs) == (1, 1, 3, 2)
-    assert found.missing_films == films
-    assert found.extraction_seconds == films * 8.0
-    assert found.feature_bytes == films * 4 * 10 * 4
+    assert found.extraction.films == films
+    assert found.extraction.seconds == films * 8.0
+    assert found.extraction.disk_bytes == films * 4 * 10 * 4
     # A film costs half a second, whatever the batch, and is trained on in two folds of three, in each of two epochs.
     trial = 2.0 + 2 * (2 * films * 0.5 + 3 * 0.25)
     assert study.trial_seconds == pytest.approx(trial)
     assert study.seconds == pytest.approx(3.0 + trial)
-    assert found.seconds == pytest.approx(films * 8.0 + 3.0 + trial)
+    assert found.seconds == pytest.approx(1.0 + films * 8.0 + 3.0 + trial)
     assert (found.artifact_bytes, found.worker_bytes) == (100, 10**9)
     # As many processes as workers train at a time; one extracts.
     assert [count for count, _ in clockwork] == [1, 2]
@@ -79,7 +83,7 @@ def test_a_study_whose_source_is_not_done_yet_is_forecast_over_all_it_may_bring(
 
 
 def test_a_source_that_is_nowhere_is_named(plan, clockwork, home, sqlite_url):
-    with pytest.raises(StorageError, match="regime-1"):
+    with pytest.raises(StudyError, match="regime-1"):
         plan(grid_document())
     create_database(parse_url(sqlite_url, home), "artifacts").close()
     with pytest.raises(StudyError, match="regime-1"):
@@ -89,23 +93,65 @@ def test_a_source_that_is_nowhere_is_named(plan, clockwork, home, sqlite_url):
 def test_what_is_finished_is_not_counted_again(plan, clockwork, home, sqlite_url):
     document = random_document(4)
     path = write_study(home, document)
-    assert (
-        run_command(
-            home, sqlite_url, "search", path, "--gpus", "none", "--objective", "tests.stand_ins:peak"
-        ).returncode
-        == 0
-    )
-    [study] = plan(document).studies
-    assert (study.points, study.left, study.seconds) == (4, 0, 0.0)
-    [study] = plan(replace_trials(document, 4), replace_name(document)).studies[1:]
-    assert study.left == 4
+    with create_database(parse_url(sqlite_url, home), "artifacts") as database:
+        study = create_study(database, read_study_file(path), home).study
+        ledger = Ledger(database)
+        ledger.register("ann", host="here", process=1, device="none")
+        ledger.register("bob", host="here", process=2, device="none")
+        claim_point(ledger, study.id, 0)
+        ledger.finish(ledger.claim([study.id], "bob"), "complete", 0.5, None, None)
+        [found] = plan(document).studies
+        # One is claimed and not finished, one is complete.
+        assert (found.points, found.left) == (4, 3)
+        extend_study(database, "regime-1", 6)
+        [found] = plan(document).studies
+        assert (found.points, found.left) == (6, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"cross_validation": {"folds": 3, "epochs": 3, "seed": 5}}, FingerprintError, "epochs is 3 here"),
+        ({"sampler": {"type": "random", "seed": 3, "n_trials": 9}}, StudyError, "study extend"),
+    ],
+)
+def test_a_study_that_its_file_does_not_describe_is_refused_as_by_the_search(
+    plan, clockwork, home, sqlite_url, change, error, message
+):
+    path = write_study(home, random_document(4))
+    with create_database(parse_url(sqlite_url, home), "artifacts") as database:
+        create_study(database, read_study_file(path), home)
+    with pytest.raises(error, match=message):
+        plan(random_document(4, **change))
+
+
+def test_a_database_that_cannot_be_used_is_no_empty_one(plan, clockwork, home, tmp_path):
+    (tmp_path / "storage").mkdir()
+    (tmp_path / "storage" / "test.db").write_text("no database at all, but long enough to be taken for one" * 30)
+    with pytest.raises(StorageError, match="cannot be read"):
+        plan(random_document(4))
+
+
+def test_live_features_are_timed_as_the_workers_run_them(plan, clockwork):
+    document = random_document(1, search_space={"batch_size": [4]}, fixed=fixed(dropout_rate=0.1))
+    [cached] = plan(document, workers=2).studies
+    del clockwork[:]
+    found = plan({**document, "model": {"weights": "random", "features": "live"}}, workers=2)
+    [live] = found.studies
+    assert found.extraction.films == 0
+    # Two epochs, three folds, every film once in each, at 1.5 s.
+    assert live.trial_seconds - cached.trial_seconds == pytest.approx(2 * 3 * live.films * 1.5)
+    assert [count for count, _ in clockwork] == [2, 2]
+    assert found.worker_bytes == 10**9 + live.films * 299 * 299 * 4
 
 
 def test_a_process_that_dies_or_fails_is_an_error_not_a_hang():
     with pytest.raises(RustOptunaError, match="timed this machine died"):
-        module._side_by_side([{}, {}], Dies())
+        side_by_side([{}, {}], Dies())
+    with pytest.raises(RustOptunaError, match="timed this machine died"):
+        side_by_side([{}, {}], DiesLater())
     with pytest.raises(RustOptunaError, match="no such film"):
-        module._side_by_side([{}], Fails())
+        side_by_side([{}], Fails())
 
 
 def test_a_childs_environment_is_the_slots_and_ours_is_as_before(monkeypatch):
@@ -113,7 +159,7 @@ def test_a_childs_environment_is_the_slots_and_ours_is_as_before(monkeypatch):
 
     monkeypatch.delenv("RUST_OPTUNA_TEST_SLOT", raising=False)
     environments = [{"RUST_OPTUNA_TEST_SLOT": "a"}, {"RUST_OPTUNA_TEST_SLOT": "b"}]
-    found, startup = module._side_by_side(environments, Tells())
+    found, startup = side_by_side(environments, Tells())
     assert found == ["a", "b"]
     assert startup > 0
     assert "RUST_OPTUNA_TEST_SLOT" not in os.environ
@@ -129,7 +175,7 @@ def test_dry_run_prints_the_plan_and_runs_nothing(home, sqlite_url, tmp_path):
     assert "regime-1: 3 trials × 3 folds × 2 epochs" in done.stdout
     assert "batch size" in done.stdout
     assert "Total: " in done.stdout
-    assert f"Next: rust-optuna search {path} --workers 1 --gpus none" in done.stdout
+    assert f"search {path} --workers 1 --gpus none\n" in done.stdout
     assert not (tmp_path / "storage").exists()
     assert not (home.storage / "features").exists()
 
@@ -144,19 +190,18 @@ def fixed(**values):
     return {"learning_rate": 1e-3, "epsilon": 1e-7, **values}
 
 
-def replace_trials(document, trials):
-    return {**document, "sampler": {**document["sampler"], "n_trials": trials}}
-
-
-def replace_name(document):
-    return {**document, "name": "another"}
-
-
 class Dies:
     def prepare(self):
         import os
 
         os._exit(1)
+
+
+class DiesLater:
+    def prepare(self):
+        import os
+
+        return lambda: os._exit(1)
 
 
 class Fails:
