@@ -14,7 +14,7 @@ from benchmarks.table import RESULTS
 SIZES = (16, 128, 512, 1600)
 
 
-def main() -> None:
+def draw() -> None:
     """Draw a trial's time beside others', and how cost grows."""
     import matplotlib
 
@@ -39,7 +39,6 @@ def main() -> None:
     path = ROOT / "docs" / "images" / "performance.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    print(path.relative_to(ROOT))
 
 
 def _trial(axes: Any, measured: dict[str, Any]) -> None:
@@ -68,4 +67,4 @@ def _memory(axes: Any, samples: Sequence[Sequence[float]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    draw()
