@@ -15,7 +15,7 @@ KINDS = (("float32", 0), ("bfloat16", 0), ("float32", 1))
 
 
 def main() -> None:
-    """Print one JSON object: for each (precision, seed) the values of this process's share of the points."""
+    """Print one JSON object: for each (precision, seed) the values of all points."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=material.EPOCHS)

@@ -32,7 +32,7 @@ def stand_in(trial: optuna.Trial) -> float:
 
 
 def main() -> None:
-    """Print one JSON object: for each axis, (size, seconds)."""
+    """Print one JSON object: for each axis, (size, seconds); of workers, (number, points a second)."""
     quick = "--quick" in sys.argv
     sections.wait_for_the_others()
     found: dict[str, list[tuple[float, float]]] = {"create": [], "claim": [], "workers": [], "films": [], "folds": []}

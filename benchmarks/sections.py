@@ -28,26 +28,40 @@ def run(module: str, arguments: Sequence[str] = (), *, processes: int = 1, one_c
     Raises:
         RuntimeError: one of them failed.
     """
-    environment: Mapping[str, str] = (
-        slots("none", max(processes, os.cpu_count() or 1))[0].environment if one_core else {}
-    )
+    threads: Mapping[str, str] = slots("none", max(processes, os.cpu_count() or 1))[0].environment if one_core else {}
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
     children = [
         subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, **environment, "TF_CPP_MIN_LOG_LEVEL": "2"},
+            env={**environment(), **threads, "TF_CPP_MIN_LOG_LEVEL": "2"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if processes > 1 else None,
             text=True,
         )
         for _ in range(processes)
     ]
+    try:
+        return _gather(children, command)
+    finally:
+        for child in children:
+            child.terminate()
+            child.wait()
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment without a user's own storage in it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RUST_OPTUNA_")}
+
+
+def _gather(children: Sequence[subprocess.Popen[str]], command: Sequence[str]) -> list[Any]:
+    """Let all begin once all are ready; return the last line of each, parsed."""
     for child in children:
         assert child.stdout is not None
         while (line := child.stdout.readline()) and line.strip() != "ready":
             pass
+    if any(child.poll() is not None for child in children):
+        raise RuntimeError(f"{' '.join(command)} failed")
     for child in children:
         assert child.stdin is not None
         child.stdin.write("go\n")
@@ -61,4 +75,5 @@ def run(module: str, arguments: Sequence[str] = (), *, processes: int = 1, one_c
 def wait_for_the_others() -> None:
     """Say that this process is ready to measure, and wait until all are."""
     print("ready", flush=True)
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        sys.exit("the process that asked for this has gone")

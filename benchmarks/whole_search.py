@@ -90,9 +90,11 @@ def _search(home: Home, files: list[Path]) -> list[list[float]]:
 
     watcher = threading.Thread(target=sample)
     watcher.start()
-    code = child.wait()
-    done.set()
-    watcher.join()
+    try:
+        code = child.wait()
+    finally:
+        done.set()
+        watcher.join()
     if code:
         raise RuntimeError(f"the search ended with {code}: see {home.logs}")
     return samples
