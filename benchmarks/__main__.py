@@ -140,8 +140,8 @@ class Bench:
         [found] = sections.run("around", ["--trials", "1", "--epochs", "4"] if self.quick else [])
         outside = (found["seconds"] - found["inside"]) / found["trials"] + found["startup"] / TRIALS_A_WORKER
         share = 100 * outside / (found["seconds"] / found["trials"] + found["startup"] / TRIALS_A_WORKER)
-        name = "around the arithmetic of a trial: database, metrics, artifacts, start-up"
-        note = f"{found['trials']} trials; start-up shared by {TRIALS_A_WORKER}"
+        name = "around the arithmetic of a trial: database, metrics, artifacts, loading TensorFlow"
+        note = f"{found['trials']} trials; the loading shared by {TRIALS_A_WORKER}"
         return [row(name, "≤ 5", [share], "%", note)]
 
     def commands(self) -> list[Row]:

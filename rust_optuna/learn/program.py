@@ -271,8 +271,9 @@ def dropped(x: Any, rate: Any, seed: Any) -> Any:
     """Return ``x`` with a share of its values zeroed and the others divided by the share kept (inverted dropout).
 
     A value is dropped where a 16-bit random integer is below 65536 · rate, rounded. The share dropped is thus the rate
-    to within 2⁻¹⁷, and the kept are divided by one less that very share (in bfloat16, rounded to its eight bits). Drawing 32 bits a value, only to compare
-    them with a rate, was the largest cost of a step after the matrix products.
+    to within 2⁻¹⁷, and the kept are divided by one less that very share (a factor that bfloat16 rounds to its eight
+    bits). Drawing 32 bits a value, only to compare them with a rate, was the largest cost of a step after the matrix
+    products.
 
     Args:
         x: (rows, units).
