@@ -227,7 +227,7 @@ SECTIONS = (
     "commands",
 )
 
-LONG = ("growth", "search", "search_bfloat16")
+LONG = ("growth", "peers", "search", "search_bfloat16")
 """Not part of the quick run."""
 
 
@@ -256,7 +256,7 @@ def main() -> None:
     write(kept, path)
     print(as_text(kept))
     if not chosen.quick:
-        if {"growth", "training", "extraction", "search float32"} <= bench.measured.keys():
+        if {"growth", "training", "extraction"} <= bench.measured.keys():
             draw()
         put_into(ROOT / "docs" / "performance.md", as_markdown(kept))
     print(f"\n{path.relative_to(ROOT)}; how to read it: docs/performance.md")
