@@ -67,8 +67,8 @@ class Bench:
     def training(self) -> list[Row]:
         """A trial by batch size: alone on a core, and two side by side."""
         few = ["--rounds", "1", "--epochs", "2"] if self.quick else ["--rounds", "3", "--epochs", "3"]
-        [alone] = sections.run("train", [*few, "--fit"])
-        pair = sections.run("train", few, processes=2)
+        [alone] = sections.run("train", [*few, "--fit", *(["--precisions", "float32"] if self.quick else [])])
+        pair = sections.run("train", [*few, *(["--sizes", "512", "1600"] if self.quick else [])], processes=2)
         self.measured["training"] = {"alone": alone, "pair": pair}
 
         def utilisation(runs: Sequence[Any], size: int) -> list[float]:
@@ -114,7 +114,7 @@ class Bench:
 
     def agreement(self) -> list[Row]:
         """Rankings in bfloat16 against float32, beside two seeds of float32."""
-        few = ["--points", "4", "--epochs", "2"] if self.quick else []
+        few = ["--points", "4", "--epochs", "1"] if self.quick else []
         [found] = sections.run("agree", few, one_core=False)
         self.measured["agreement"] = found
         exact, rough, other = (found[k] for k in ("float32, seed 0", "bfloat16, seed 0", "float32, seed 1"))
