@@ -144,6 +144,19 @@ class Bench:
         note = f"{found['trials']} trials; the loading shared by {TRIALS_A_WORKER}"
         return [row(name, "≤ 5", [share], "%", note)]
 
+    def memory(self) -> list[Row]:
+        """What a worker holds after each of a hundred trials of one epoch."""
+        [found] = sections.run("memory", ["--trials", "10"] if self.quick else [])
+        self.measured["memory"] = found
+        after = found["after"]
+        tenth = len(after) // 10
+        early, late = statistics.median(after[tenth : 2 * tenth]), statistics.median(after[-tenth:])
+        note = f"{len(after)} trials of one epoch in one process, made-up features"
+        return [
+            row("memory of a worker over 100 trials: largest", "≤ 1.5", [found["largest"] * 2**20 / 1e9], "GB", note),
+            row("memory of a worker over 100 trials: last tenth less second", "≤ 30", [late - early], "MB", note),
+        ]
+
     def commands(self) -> list[Row]:
         """Whole processes that only read."""
         rows = []
@@ -220,6 +233,7 @@ SECTIONS = (
     "published",
     "agreement",
     "around",
+    "memory",
     "growth",
     "peers",
     "search",

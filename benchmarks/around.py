@@ -6,7 +6,8 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,37 +35,43 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=material.EPOCHS)
     chosen = parser.parse_args()
-    films = material.development()
-    source = material.features(films)
     inside = [0.0]
     began = time.perf_counter()
     load_tensorflow()
     startup = time.perf_counter() - began
     program.train = _timed(program.train, inside)
     program.predict = _timed(program.predict, inside)
-    with tempfile.TemporaryDirectory() as folder:
-        home = Home(Path(folder))
-        with create_database(parse_url(home.database_url, home), str(home.storage / "artifacts")) as database:
-            _create(database, films, chosen)
-            worker = Worker(database, home, open_store(str(home.storage / "artifacts"), home))
-            worker_module.CrossValidationObjective = _with(source)  # type: ignore[misc]
-            wait_for_the_others()
-            began = time.perf_counter()
-            finished = worker.run()
-            seconds = time.perf_counter() - began
+    with made_up_worker(chosen.trials, chosen.epochs, smallest_batch=512) as worker:
+        wait_for_the_others()
+        began = time.perf_counter()
+        finished = worker.run()
+        seconds = time.perf_counter() - began
     print(json.dumps({"seconds": seconds, "inside": inside[0], "trials": finished, "startup": startup}))
 
 
-def _create(database: Any, films: DevelopmentSet, chosen: argparse.Namespace) -> None:
+@contextmanager
+def made_up_worker(trials: int, epochs: int, smallest_batch: int) -> Iterator[Worker]:
+    """Yield a real worker for a study of so many random trials on made-up features, in a database of its own."""
+    films = material.development()
+    source = material.features(films)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(Path(folder))
+        with create_database(parse_url(home.database_url, home), str(home.storage / "artifacts")) as database:
+            _create(database, films, trials, epochs, smallest_batch)
+            worker_module.CrossValidationObjective = _with(source)  # type: ignore[misc]
+            yield Worker(database, home, open_store(str(home.storage / "artifacts"), home))
+
+
+def _create(database: Any, films: DevelopmentSet, trials: int, epochs: int, smallest_batch: int) -> None:
     """Enter a study of the made-up films, as `create_study` enters one of a manifest."""
     document = {
         "name": "around",
         "manifest": "none",
-        "sampler": {"type": "random", "seed": 1, "n_trials": chosen.trials},
-        "search_space": {"batch_size": {"type": "int", "low": 512, "high": 2048}},
+        "sampler": {"type": "random", "seed": 1, "n_trials": trials},
+        "search_space": {"batch_size": {"type": "int", "low": smallest_batch, "high": 2048}},
         "fixed": {"dropout_rate": 0.25, "learning_rate": 1e-3, "epsilon": 1e-7},
         "model": {"weights": "random"},
-        "cross_validation": {"epochs": chosen.epochs},
+        "cross_validation": {"epochs": epochs},
     }
     creation.read_manifest = lambda *_, **__: None  # type: ignore[assignment]
     creation.development_set = lambda *_, **__: films  # type: ignore[assignment]
