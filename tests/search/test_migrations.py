@@ -42,7 +42,8 @@ def go_back_to_version_1(database):
         connection.execute(
             sa.text(
                 "INSERT INTO rust_optuna_study"
-                " (name, state, configuration, fingerprint, notes, lease_seconds, created_at) VALUES ('old', 'open', '{}', '{}', '[]', 60, 0)"
+                " (name, state, configuration, fingerprint, notes, lease_seconds, created_at)"
+                " VALUES ('old', 'open', '{}', '{}', '[]', 60, 0)"
             )
         )
         row = "INSERT INTO rust_optuna_point (study_id, number, parameters, state, attempt, failures, losses, value)"
