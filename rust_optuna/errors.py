@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rust_optuna.processes import ExitCode
+
 
 class RustOptunaError(Exception):
     """Base of this project's errors: its text is one message that says what is wrong and what to do."""
 
-    exit_code = 1
+    exit_code = ExitCode.ERROR
 
     @property
     def public(self) -> str:
@@ -33,7 +35,7 @@ class InvalidInputError(RustOptunaError):
         problems: all of them, in the order in which a reader meets them.
     """
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         self.source = source
@@ -102,6 +104,12 @@ class StudyError(RustOptunaError):
 
 class FingerprintError(StudyError):
     """This worker would not compute the same numbers as the study's others."""
+
+
+class RetiredError(RustOptunaError):
+    """A supervisor gave up every slot: its workers died again and again."""
+
+    exit_code = ExitCode.RETIRED
 
 
 class LeaseLostError(RustOptunaError):
