@@ -204,6 +204,10 @@ def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list
     name = records.new_name()
     arguments = ["worker", "start", *devices, "--detached", name, *how.arguments(names)]
     there = daemon.detach(where.home, name, arguments, environment)
+    if there is None:
+        click.echo("Nothing is left to do.")
+        print_next("rust-optuna best")
+        return
     click.echo(f"{len(how.slots)} workers under process {there.pid}. Log: {there.log}")
     print_next("rust-optuna worker list")
 

@@ -31,7 +31,7 @@ class Daemon:
     log: Path
 
 
-def detach(home: Home, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Daemon:
+def detach(home: Home, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Daemon | None:
     """Start this program as a supervisor of that name, in a session of its own, and wait until it runs.
 
     Args:
@@ -39,6 +39,9 @@ def detach(home: Home, name: str, arguments: Sequence[str], environment: Mapping
         name: from `records.new_name`.
         arguments: the words of the command; it registers under that name.
         environment: variables to set.
+
+    Returns:
+        The daemon, or None where nothing was left to do.
 
     Raises:
         RustOptunaError: it ended before it ran, with what it said; of its exit code.
@@ -59,7 +62,7 @@ def detach(home: Home, name: str, arguments: Sequence[str], environment: Mapping
         if code is not None:
             said = log.read_text(encoding="utf-8", errors="replace").strip()
             if code == ExitCode.DONE:
-                break  # nothing was left to do
+                return None
             error = RustOptunaError(f"The daemon did not start: {said or f'exit code {code}'}")
             error.exit_code = ExitCode(code) if code in set(ExitCode) else ExitCode.ERROR
             raise error

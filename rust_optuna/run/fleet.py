@@ -187,4 +187,5 @@ def supervise(
             return supervisor.run()
         finally:
             for study in there():
-                Mirror(database, study).reconcile()
+                if names or study.state == "open":
+                    Mirror(database, study).reconcile()

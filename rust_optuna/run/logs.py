@@ -2,7 +2,7 @@
 
 Events are logged with their fields beside the message::
 
-    log.info("%s: point %d claimed", name, number, extra={"event": "claimed", "study": name, "point": number})
+    log.info("claimed", extra={"event": "claimed", "study": "regime-1", "point": 3, "attempt": 1})
 
 No path of a film stands in a log: an error of this project is written as its public message.
 """
@@ -44,10 +44,19 @@ def configure(form: str, *, worker: str | None = None, level: int = logging.INFO
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people: time (UTC), level, message."""
+    """A line for people: time (UTC), level, the point it is about, message."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        """Return the line, with the study, point and attempt that the record is about before its message."""
+        about = record.__dict__
+        where = [str(about["study"])] if "study" in about else []
+        where += [f"{name} {about[name]}" for name in ("point", "attempt") if name in about]
+        if where:
+            record.message = f"{' '.join(where)}: {record.message}"
+        return super().formatMessage(record)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (logging's name)
         """Return the record's time, ISO 8601, in UTC."""

@@ -31,8 +31,12 @@ def written(request):
 
 def test_a_line_for_people_says_when_in_utc_how_grave_and_what(written):
     stream = written("text")
-    LOG.info("%s: point %d claimed", "regime-1", 3, extra={"event": "claimed", "point": 3})
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO regime-1: point 3 claimed\n", stream.getvalue())
+    LOG.info("%s stopped", "worker", extra={"event": "stopped"})
+    LOG.info("claimed", extra={"event": "claimed", "study": "regime-1", "point": 0, "attempt": 2})
+    time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+    first, second = stream.getvalue().splitlines()
+    assert re.fullmatch(f"{time} INFO worker stopped", first)
+    assert re.fullmatch(f"{time} INFO regime-1 point 0 attempt 2: claimed", second)
 
 
 def test_a_line_of_json_carries_the_fields_of_the_event(written):
