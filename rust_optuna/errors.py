@@ -90,6 +90,10 @@ class MissingExtraError(RustOptunaError):
         super().__init__(f"This needs {package}, which is not installed: pip install 'rust_optuna[{extra}]'")
 
 
+class OutOfMemoryError(Exception):
+    """A trial does not fit into memory, however small its micro-batches. An error of the point, not of the machine."""
+
+
 class StorageError(RustOptunaError):
     """The database is missing, unreachable, or not one that this version can use."""
 
@@ -110,6 +114,12 @@ class RetiredError(RustOptunaError):
     """A supervisor gave up every slot: its workers died again and again."""
 
     exit_code = ExitCode.RETIRED
+
+
+class CircuitBreakerError(RustOptunaError):
+    """A worker met the same error on several points in a row, and stops before it burns the whole design."""
+
+    exit_code = ExitCode.CIRCUIT_BREAKER
 
 
 class LeaseLostError(RustOptunaError):

@@ -12,6 +12,7 @@ import click
 
 from rust_optuna.cli.options import common_options, device_options, objective_option, settings, terminate_as_interrupt
 from rust_optuna.cli.output import print_next, progress_bar
+from rust_optuna.processes import ExitCode
 
 
 @click.command()
@@ -32,8 +33,8 @@ def search(
 ) -> None:
     r"""Create or resume each study of FILES in order, and run local workers until it is done.
 
-    Ctrl-C stops cleanly; the same command goes on later and loses nothing. Exits with 3 if a study has holes: points
-    whose attempts are used up.
+    Ctrl-C stops cleanly; the same command goes on later and loses nothing. Exits with 3 if a study has holes that
+    nobody accepted: points whose attempts are used up.
 
     \b
     Example:
@@ -43,7 +44,6 @@ def search(
     from rust_optuna.cli.forecast import print_forecast
     from rust_optuna.cli.live import LiveTable
     from rust_optuna.cli.results import print_statuses
-    from rust_optuna.processes import ExitCode
     from rust_optuna.run import logs
     from rust_optuna.run.local import search as run_search
 
@@ -68,7 +68,7 @@ def search(
         )
     print_statuses(finished)
     print_next("rust-optuna best")
-    if any(each.counts["hole"] for each in finished):
+    if any(each.open_holes for each in finished):
         context.exit(ExitCode.HOLES)
 
 

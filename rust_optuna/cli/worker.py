@@ -75,7 +75,7 @@ def run(
 
     logs.configure(log_format)
     where = settings()
-    with where.open_to_write() as database, progress_bar("Features") as progress:
+    with where.open_to_work() as database, progress_bar("Features") as progress:
         this = Worker(
             database,
             where.home,
@@ -139,7 +139,7 @@ def start(
     \b
     Exit codes:
       0    the studies are done, or SIGTERM stopped it
-      3    the studies are done, but have holes: points whose attempts are used up
+      3    the studies are done, but have holes that nobody accepted: points whose attempts are used up
       6    every slot was given up
       130  Ctrl-C stopped it
       1    anything else that the message explains
@@ -183,6 +183,7 @@ def _supervise(where: Settings, names: tuple[str, ...], how: Workers) -> int:
     from rust_optuna.run.fleet import start_workers
 
     logs.configure(how.log_format)
+    # Unlike a worker's, its database gives up soon: a supervisor waits in its own loop, where it hears signals.
     with where.open_to_write() as database:
         ended = start_workers(database, where.home, where.given_artifacts or database.artifacts(), names, how)
     if ended.stopped_by is signal.SIGINT:

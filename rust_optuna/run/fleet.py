@@ -15,6 +15,7 @@ from rust_optuna.paths import Home
 from rust_optuna.run import records
 from rust_optuna.run.devices import Slot
 from rust_optuna.run.place import Place
+from rust_optuna.run.signals import Signals
 from rust_optuna.run.supervisor import POLL_SECONDS, Supervisor
 from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import Ledger
@@ -99,8 +100,8 @@ class Served:
 
     @property
     def holes(self) -> bool:
-        """Whether a study has points whose attempts are used up."""
-        return any(each.counts["hole"] for each in self.statuses)
+        """Whether a study has holes that nobody accepted: points whose attempts are used up."""
+        return any(each.open_holes for each in self.statuses)
 
 
 def start_workers(database: Database, home: Home, artifacts: str, names: Sequence[str], workers: Workers) -> Served:
@@ -165,9 +166,9 @@ def supervise(
         return not workers.forever and all(study.state == "done" for study in studies)
 
     def tend() -> None:
-        for study in there():
-            if study.state == "open":
-                ledger.expire(study.id)
+        for each, study in ledger.open_studies().items():
+            if not names or each in names:
+                ledger.expire(study)
 
     supervisor = Supervisor(
         ledger,
@@ -182,9 +183,11 @@ def supervise(
         patience=None if workers.forever else Supervisor.patience,
         observe_seconds=OBSERVE_SECONDS if on_status is None else POLL_SECONDS,
     )
-    with records.registered(home, name, daemon=workers.daemon, studies=names, grace=workers.grace):
+    record = records.registered(home, name, daemon=workers.daemon, studies=names, grace=workers.grace)
+    # An impatient user's last signal must not end this while it puts Optuna's trials in order.
+    with Signals() as signals, record:
         try:
-            return supervisor.run()
+            return supervisor.run(signals)
         finally:
             for study in there():
                 if names or study.state == "open":

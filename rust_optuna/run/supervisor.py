@@ -79,29 +79,31 @@ class Supervisor:
         self._outage_since: float | None = None
         self._observe_at = self._tend_at = self.clock()
 
-    def run(self) -> signal.Signals | None:
+    def run(self, signals: Signals) -> signal.Signals | None:
         """Run workers until all is done; return the signal that stopped it, if one did.
 
         The first signal lets workers finish their points within the grace, or give them back; a second one ends them
         within seconds, and a third at once. Whatever ends this, no worker is left and every point is given back.
 
+        Args:
+            signals: entered, and not listened to yet.
+
         Raises:
             RetiredError: every slot was given up; with the last words of a worker.
             StorageError: the database was away for too long.
         """
-        with Signals() as signals:
-            try:
-                self.start()
-                signals.listen()
-                while not signals.received:
-                    if self.step():
-                        return None
-                    signals.wait(POLL_SECONDS)
-                log.info("%s: stopping", signals.received[0].name, extra={"event": "stopping"})
-                self.stop(signals)
-                return signals.received[0]
-            finally:
-                self.kill()
+        try:
+            self.start()
+            signals.listen()
+            while not signals.received:
+                if self.step():
+                    return None
+                signals.wait(POLL_SECONDS)
+            log.info("%s: stopping", signals.received[0].name, extra={"event": "stopping"})
+            self.stop(signals)
+            return signals.received[0]
+        finally:
+            self.kill()
 
     def start(self) -> None:
         """Start a worker in every slot."""

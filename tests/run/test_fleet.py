@@ -46,7 +46,7 @@ def start(sqlite, home, gate):
     yield begin
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def began(gate):
@@ -158,9 +158,9 @@ def test_more_signals_end_workers_that_take_their_grace_or_do_not_answer_at_all(
     processes = wait_until(lambda: len(began(gate)) == 2 and began(gate), 60)
     os.kill(processes[0], signal.SIGSTOP)
     # Signals of one kind that come together are one: again and again, as an impatient user does.
-    wait_until(lambda: (running.send_signal(signal.SIGTERM), running.poll() is not None)[1], 60)
-    assert running.returncode == 0
-    assert not any(map(lives, processes))
+    wait_until(lambda: (running.send_signal(signal.SIGTERM), not any(map(lives, processes)))[1], 60)
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, output
     assert [row.state for row in points(sqlite, study)] == ["waiting"] * 4
     assert_in_step(sqlite, study)
 

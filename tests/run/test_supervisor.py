@@ -11,6 +11,7 @@ from rust_optuna.processes import ExitCode
 from rust_optuna.run import supervisor as module
 from rust_optuna.run.devices import Slot
 from rust_optuna.run.fleet import child_environment
+from rust_optuna.run.signals import Signals
 from rust_optuna.run.supervisor import Supervisor
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
@@ -228,7 +229,8 @@ def test_workers_that_do_not_stop_in_time_are_killed_and_their_points_wait_again
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = later(freeze)
-    assert supervisor.run() is signal.SIGTERM
+    with Signals() as signals:
+        assert supervisor.run(signals) is signal.SIGTERM
     thread.join()
     assert [row.state for row in points(sqlite, study)] == ["waiting"] * 3
     assert [row.reason for row in attempts(sqlite, study)] == ["the worker was killed by its supervisor"] * 2
@@ -242,8 +244,8 @@ def test_a_bug_leaves_no_worker_behind(sqlite, home, gate, supervise):
         raise ZeroDivisionError
 
     supervisor = supervise(is_done=is_done)
-    with pytest.raises(ZeroDivisionError):
-        supervisor.run()
+    with Signals() as signals, pytest.raises(ZeroDivisionError):
+        supervisor.run(signals)
     assert not any(place.lives for place in supervisor.places)
     assert [row.state for row in points(sqlite, study)] == ["waiting"] * 3
 
