@@ -58,6 +58,12 @@ class Settings:
 
         return open_database(self.url)
 
+    def open_to_work(self) -> Database:
+        """Open the database, which must exist, for a worker or its supervisor: they outlive its restarts."""
+        from rust_optuna.search.database import WORKER_PATIENCE_SECONDS, open_database
+
+        return open_database(self.url, patience=WORKER_PATIENCE_SECONDS)
+
     def store(self, database: Database) -> ArtifactStore:
         """Open the artifact store: the one given, else the one recorded in the database."""
         from rust_optuna.search.artifacts import open_store

@@ -10,6 +10,7 @@ import click
 
 from rust_optuna.cli.options import common_options, objective_option, settings, terminate_as_interrupt
 from rust_optuna.cli.output import print_next, progress_bar
+from rust_optuna.processes import ExitCode
 
 
 @click.command()
@@ -30,8 +31,8 @@ def search(
 ) -> None:
     r"""Create or resume each study of FILES in order, and run local workers until it is done.
 
-    Ctrl-C stops cleanly; the same command goes on later and loses nothing. Exits with 3 if a study has holes: points
-    whose attempts are used up.
+    Ctrl-C stops cleanly; the same command goes on later and loses nothing. Exits with 3 if a study has holes that
+    nobody accepted: points whose attempts are used up.
 
     \b
     Example:
@@ -40,7 +41,7 @@ def search(
     """
     from rust_optuna.cli.forecast import print_forecast
     from rust_optuna.cli.live import LiveTable
-    from rust_optuna.cli.results import HOLES, print_statuses
+    from rust_optuna.cli.results import print_statuses
     from rust_optuna.run.local import search as run_search
 
     terminate_as_interrupt()
@@ -63,8 +64,8 @@ def search(
         )
     print_statuses(finished)
     print_next("rust-optuna best")
-    if any(each.counts["hole"] for each in finished):
-        context.exit(HOLES)
+    if any(each.open_holes for each in finished):
+        context.exit(ExitCode.HOLES)
 
 
 def _without_dry_run() -> str:

@@ -41,7 +41,7 @@ def run(names: tuple[str, ...], objective: str | None) -> None:
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("rust_optuna").setLevel(logging.INFO)
     where = settings()
-    with where.open_to_write() as database, progress_bar("Features") as progress:
+    with where.open_to_work() as database, progress_bar("Features") as progress:
         this = Worker(database, where.home, where.store(database), objective=objective, progress=progress)
         stop_on_signals(this)
         finished = this.run(names)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rust_optuna.errors import RustOptunaError
+from rust_optuna.processes import SUPERVISOR, WORKER_ID
 from rust_optuna.run.devices import Slot
-from rust_optuna.run.worker import SUPERVISOR, WORKER_ID, new_worker_id
+from rust_optuna.run.worker import new_worker_id
 from rust_optuna.search.ledger import Ledger
 
 MAX_RESTARTS = 3

@@ -11,7 +11,16 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from rust_optuna.errors import DataError, FilmError, FingerprintError, LeaseLostError, RustOptunaError, StudyError
+from rust_optuna import processes
+from rust_optuna.errors import (
+    CircuitBreakerError,
+    DataError,
+    FilmError,
+    FingerprintError,
+    LeaseLostError,
+    RustOptunaError,
+    StudyError,
+)
 from rust_optuna.run import worker as worker_module
 from rust_optuna.run.worker import Worker, pin_runtime
 from rust_optuna.search import tables
@@ -58,7 +67,7 @@ class FakeObjective:
     def prepare(self, design):
         pass
 
-    def __call__(self, claim, trial, on_epoch):
+    def __call__(self, claim, trial, on_epoch, on_advance):
         for epoch, value in enumerate(self.values, 1):
             on_epoch(epoch, value)
             self.between(epoch)
@@ -309,7 +318,7 @@ def supervise_and_die(url, home, gate):
     """Start a worker as a supervisor does, and be killed."""
     pid = os.getpid()
     if os.fork() == 0:
-        os.environ[worker_module.SUPERVISOR] = str(pid)
+        os.environ[processes.SUPERVISOR] = str(pid)
         run_until_signalled(url, home, gate)
         (Path(gate) / "ended").touch()
         os._exit(0)
@@ -351,17 +360,18 @@ def test_a_point_that_always_fails_is_a_hole_with_its_reasons(database, home):
     assert_in_step(database, study)
 
 
-def test_three_failures_in_a_row_stop_a_worker(sqlite, home):
+def test_three_points_that_fail_alike_in_a_row_stop_a_worker(sqlite, home):
     study = make_study(sqlite, home, random_document(8))
-    with pytest.raises(RustOptunaError, match="no such luck"):
+    with pytest.raises(CircuitBreakerError, match=r"3 points failed in a row with the same error: .*no such luck"):
         make_worker(sqlite, home, "raising").run([study.name])
-    assert len(attempts(sqlite, study)) == worker_module.MAX_FAILURES_IN_A_ROW == 3
+    assert [(row.point, row.outcome) for row in attempts(sqlite, study)] == [(n, "failed") for n in range(3)]
+    assert {row.fault for row in attempts(sqlite, study)} == {"library"}
 
 
 def test_a_value_that_is_not_finite_is_a_failure(sqlite, home):
     study = make_study(sqlite, home, random_document(1))
-    with pytest.raises(RustOptunaError, match="nan"):
-        make_worker(sqlite, home, "not_a_number").run([study.name])
+    make_worker(sqlite, home, "not_a_number").run([study.name])
+    assert "nan" in attempts(sqlite, study)[0].reason
     assert points(sqlite, study)[0].state == "hole"
     assert {trial.state for trial in shown(sqlite, study)} == {TrialState.FAIL}
 
@@ -420,7 +430,7 @@ def test_other_weights_than_the_studys_are_refused(sqlite, home, monkeypatch):
 
 
 def test_the_supervisors_name_for_its_child_is_used(sqlite, home, monkeypatch):
-    monkeypatch.setenv(worker_module.WORKER_ID, "child-7")
+    monkeypatch.setenv(processes.WORKER_ID, "child-7")
     study = run_study(sqlite, home, random_document(1))
     assert attempts(sqlite, study)[0].worker == "child-7"
 
