@@ -109,13 +109,17 @@ class OnServer(Backend):
 
     def __init__(self, server: type[Server], folder: Path) -> None:
         self.folder = folder
+        self.artifacts = folder / "artifacts"
+        self.artifacts.mkdir(parents=True)
         self._server = server(folder / "server")
-        self._server.create()
         self._proxy = Proxy(self._server.port)
         self.url, self.workers_url = self._server.url(), self._server.url(self._proxy.port)
-        self.artifacts = folder / "artifacts"
-        self.artifacts.mkdir()
-        create_database(parse_url(self.url, Home(folder)), str(self.artifacts)).close()
+        try:
+            self._server.create()
+            create_database(parse_url(self.url, Home(folder)), str(self.artifacts)).close()
+        except BaseException:
+            self.close()
+            raise
 
     def begin(self, seed: int) -> None:
         self.calm()
