@@ -106,8 +106,9 @@ class Database:
     def _engine_arguments(self) -> dict[str, Any]:
         if self.is_sqlite:
             return {"connect_args": {"timeout": BUSY_SECONDS}}
-        # One connection an engine: a worker's threads take turns, and a server has few connections to give.
-        pool = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 0}
+        # One connection an engine: a worker's threads take turns, and a server has few connections to give. (Optuna's
+        # storage opens a second for moments.)
+        pool = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 1}
         return {"connect_args": self._connect_arguments, "isolation_level": "READ COMMITTED", **pool}
 
     @property
@@ -122,7 +123,8 @@ class Database:
 
     def _engine(self) -> Engine:
         try:
-            engine = sa.create_engine(self.url, **self._engine_arguments)
+            arguments = self._engine_arguments
+            engine = sa.create_engine(self.url, **(arguments if self.is_sqlite else arguments | {"max_overflow": 0}))
         except NoSuchModuleError:
             raise StorageError(f"{self.url.drivername} is not a database that SQLAlchemy knows") from None
         except ImportError as error:
