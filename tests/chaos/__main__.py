@@ -23,6 +23,7 @@ from tests.chaos.servers import SERVERS
 from tests.data.films import make_manifest
 
 EVENTS = ("kill", "stop", "terminate", "database kill", "cut", "refuse", "stall", "mute", "fill")
+ATTEMPTS = ("complete", "pruned", "failed", "lost", "released")
 KINDS = (LOST, TWICE, RUNNING, HOLE, WRONG, CRASHED, HANGS)
 
 
@@ -89,33 +90,30 @@ def _known(results: Path | None) -> list[dict[str, Any]]:
 
 def _row(backend: str, done: Round) -> dict[str, Any]:
     findings = [{"kind": finding.kind, "words": finding.words} for finding in done.findings]
-    numbers = {"seconds": round(done.seconds, 1), "points": done.points, "attempts": done.attempts}
-    return {"backend": backend, "seed": done.seed, **numbers, "events": dict(done.events), "findings": findings}
+    row = {"backend": backend, "seed": done.seed, "seconds": round(done.seconds, 1), "points": done.points}
+    return row | {"attempts": done.attempts, "events": dict(done.events), "findings": findings}
 
 
 def _print_round(row: dict[str, Any]) -> None:
     events = ", ".join(f"{row['events'][kind]} {kind}" for kind in EVENTS if kind in row["events"])
     verdict = "exactly once" if not row["findings"] else f"{len(row['findings'])} FINDINGS"
-    print(
-        f"{row['backend']} {row['seed']}: {row['points']} points, {row['attempts']} attempts, {row['seconds']} s;"
-        f" {events}: {verdict}",
-        flush=True,
-    )
+    attempts = ", ".join(f"{row['attempts'][name]} {name}" for name in ATTEMPTS if name in row["attempts"])
+    print(f"{row['backend']} {row['seed']}: {row['seconds']} s; {events}; {attempts}: {verdict}", flush=True)
     for finding in row["findings"]:
         print(f"  {finding['kind']}: {finding['words']}", flush=True)
 
 
 def _summary(backend: str, rows: list[dict[str, Any]]) -> int:
     """Print the table; return the exit code."""
-    events: Counter[str] = Counter()
-    findings: Counter[str] = Counter()
+    counts: Counter[str] = Counter({"rounds": len(rows), "points": sum(row["points"] for row in rows)})
     for row in rows:
-        events.update(row["events"])
-        findings.update(finding["kind"] for finding in row["findings"])
-    counts = {"rounds": len(rows)} | {name: sum(row[name] for row in rows) for name in ("points", "attempts")}
+        counts.update(row["events"])
+        counts.update({f"attempts {name}": count for name, count in row["attempts"].items()})
+        counts.update(f"found {finding['kind']}" for finding in row["findings"])
+    names = ["rounds", "points", *EVENTS, *(f"attempts {name}" for name in ATTEMPTS)]
     print(f"\n{backend}")
-    for name, count in (counts | {kind: events[kind] for kind in EVENTS} | {k: findings[k] for k in KINDS}).items():
-        print(f"  {name:14} {count:6}")
+    for name in [*names, *(f"found {kind}" for kind in KINDS)]:
+        print(f"  {name:18} {counts[name]:6}")
     bad = [row["seed"] for row in rows if row["findings"]]
     for seed in bad:
         print(f"repeat: python -m tests.chaos --backend {backend} --rounds 1 --first-seed {seed} --keep FOLDER")

@@ -43,7 +43,7 @@ class Round:
     seed: int
     seconds: float = 0.0
     points: int = 0
-    attempts: int = 0
+    attempts: dict[str, int] = field(default_factory=dict)
     events: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ def run_round(seed: int, backend: Backend, home: Home, logs: Path) -> Round:
         done.findings += _crashes(running.workers)
         with closing(connect(backend.url)) as connection:
             done.findings += check(connection, running.study, script.points, backend.artifacts)
-            done.attempts = query(connection, _ATTEMPTS, running.study)[0]["n"]
+            done.attempts = {row["outcome"]: row["n"] for row in query(connection, _ATTEMPTS, running.study)}
         done.seconds = time.monotonic() - began
         return done
     finally:
@@ -80,8 +80,8 @@ def run_round(seed: int, backend: Backend, home: Home, logs: Path) -> Round:
 
 
 _ATTEMPTS = (
-    "SELECT count(*) AS n FROM rust_optuna_attempt a JOIN rust_optuna_point p ON p.id = a.point_id"
-    " JOIN rust_optuna_study s ON s.id = p.study_id WHERE s.name = ?"
+    "SELECT a.outcome, count(*) AS n FROM rust_optuna_attempt a JOIN rust_optuna_point p ON p.id = a.point_id"
+    " JOIN rust_optuna_study s ON s.id = p.study_id WHERE s.name = ? GROUP BY a.outcome"
 )
 
 
@@ -111,6 +111,8 @@ class _Running:
         """Let the script happen, each step at its time; a step's end may be another entry of the agenda."""
         for how in self.script.workers:
             self.start(how)
+        # Whoever is killed before it began a point disturbs little.
+        _wait(self._began)
         began = time.monotonic()
         for step in self.script.steps:
             self._at(began + step.at, lambda step=step: self._happen(step))
@@ -150,7 +152,8 @@ class _Running:
         if step.kind == "start":
             self.start(step.start)
         elif step.kind in ("kill", "kill all", "stop", "terminate", "terminate twice"):
-            chosen = alive if step.kind == "kill all" else alive[int(step.which * len(alive)) :][:1]
+            # Rather the older ones, which are likelier to be at a point.
+            chosen = alive if step.kind == "kill all" else alive[int(step.which**2 * len(alive)) :][:1]
             for worker in chosen:
                 self._strike(worker, step.kind, step.seconds)
         else:
@@ -168,6 +171,10 @@ class _Running:
             worker.send(signal.SIGTERM)
             if kind == "terminate twice":
                 self._at(time.monotonic() + 0.05, lambda: worker.send(signal.SIGTERM))
+
+    def _began(self) -> bool:
+        with closing(connect(self.backend.url)) as connection:
+            return bool(query(connection, _ATTEMPTS, self.study))
 
     def _state(self) -> str:
         with closing(connect(self.backend.url)) as connection:

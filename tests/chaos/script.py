@@ -42,7 +42,7 @@ class Step:
         at: seconds from the beginning.
         kind: one of those above, or ``start``.
         seconds: how long it lasts, where it lasts.
-        which: chooses the worker among those alive: 0 the first, towards 1 the last.
+        which: chooses the worker among those alive: 0 the oldest, towards 1 the youngest.
         start: how a worker is started.
     """
 
@@ -74,7 +74,7 @@ def draw(seed: int, *, server: bool, disk: bool) -> Script:
     kinds = {**PROCESSES, **(SERVER if server else {}), **(DISK if disk else {})}
     command = dice.random() < 0.2
     workers = [_start(dice, command and index == 0) for index in range(4)]
-    steps, at = [], 0.3
+    steps, at = [], 0.0
     while (at := at + dice.uniform(0.1, 0.4)) < WINDOW:
         kind = dice.choices(list(kinds), list(kinds.values()))[0]
         if at > WINDOW / 2 and kind in LONG:

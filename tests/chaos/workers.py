@@ -20,7 +20,13 @@ from tests.chaos.script import Start
 from tests.studies import REPOSITORY
 
 CLOCK = Path(__file__).parent / "clock"
-PRELOAD = ["rust_optuna.cli.worker", "rust_optuna.run.worker", "tests.chaos.objective", "psycopg", "pymysql"]
+PRELOAD = [
+    "tests.chaos.objective",
+    *("rust_optuna.cli.worker", "rust_optuna.run.worker", "rich.progress", "optuna.storages._rdb.models"),
+    *("alembic.command", "alembic.migration", "psycopg", "pymysql"),
+    *("sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.mysql.pymysql"),
+]
+"""What a worker imports, imported once: a round has no time for two dozen fresh interpreters."""
 
 
 class WorkerProcess:
