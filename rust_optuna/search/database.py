@@ -168,7 +168,9 @@ class Database:
         text = self.url.render_as_string(hide_password=False)
         try:
             # Its tables are there: ``create`` made them, under a lock.
-            storage = optuna.storages.RDBStorage(text, engine_kwargs=self._engine_arguments, skip_table_creation=True)
+            storage = self.patiently(
+                lambda: optuna.storages.RDBStorage(text, engine_kwargs=self._engine_arguments, skip_table_creation=True)
+            )
         except RuntimeError as error:
             raise StorageError(f"{self} was written by another version of Optuna: {error}") from error
         storage.engine.dispose()
@@ -262,15 +264,24 @@ class Database:
             with FileLock(f"{self.url.database}.lock"):
                 yield
             return
-        # A connection of its own: the block's transactions use the engine's only one.
-        with self._lock_engine.connect() as connection:
-            key = int(name_digest(f"{self.url.database}:{name}"), 16)
-            if self.url.get_backend_name() == "postgresql":
-                take, free = f"SELECT pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"
-            else:
-                take, free = f"SELECT GET_LOCK('{key}', -1)", f"SELECT RELEASE_LOCK('{key}')"
-            connection.exec_driver_sql(take)
-            connection.commit()
+        key = int(name_digest(f"{self.url.database}:{name}"), 16)
+        if self.url.get_backend_name() == "postgresql":
+            take, free = f"SELECT pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"
+        else:
+            take, free = f"SELECT GET_LOCK('{key}', -1)", f"SELECT RELEASE_LOCK('{key}')"
+
+        def locked() -> Connection:
+            # A connection of its own: the block's transactions use the engine's only one.
+            connection = self._lock_engine.connect()
+            try:
+                connection.exec_driver_sql(take)
+                connection.commit()
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        with self.patiently(locked) as connection:
             try:
                 yield
             finally:
