@@ -106,8 +106,9 @@ class Database:
     def _engine_arguments(self) -> dict[str, Any]:
         if self.is_sqlite:
             return {"connect_args": {"timeout": BUSY_SECONDS}}
-        # One connection an engine: a worker's threads take turns, and a server has few connections to give.
-        pool = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 0}
+        # One connection an engine: a worker's threads take turns, and a server has few connections to give. (Optuna's
+        # storage opens a second for moments.)
+        pool = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 1}
         return {"connect_args": self._connect_arguments, "isolation_level": "READ COMMITTED", **pool}
 
     @property
@@ -122,7 +123,8 @@ class Database:
 
     def _engine(self) -> Engine:
         try:
-            engine = sa.create_engine(self.url, **self._engine_arguments)
+            arguments = self._engine_arguments
+            engine = sa.create_engine(self.url, **(arguments if self.is_sqlite else arguments | {"max_overflow": 0}))
         except NoSuchModuleError:
             raise StorageError(f"{self.url.drivername} is not a database that SQLAlchemy knows") from None
         except ImportError as error:
@@ -166,7 +168,9 @@ class Database:
         text = self.url.render_as_string(hide_password=False)
         try:
             # Its tables are there: ``create`` made them, under a lock.
-            storage = optuna.storages.RDBStorage(text, engine_kwargs=self._engine_arguments, skip_table_creation=True)
+            storage = self.patiently(
+                lambda: optuna.storages.RDBStorage(text, engine_kwargs=self._engine_arguments, skip_table_creation=True)
+            )
         except RuntimeError as error:
             raise StorageError(f"{self} was written by another version of Optuna: {error}") from error
         storage.engine.dispose()
@@ -260,15 +264,24 @@ class Database:
             with FileLock(f"{self.url.database}.lock"):
                 yield
             return
-        # A connection of its own: the block's transactions use the engine's only one.
-        with self._lock_engine.connect() as connection:
-            key = int(name_digest(f"{self.url.database}:{name}"), 16)
-            if self.url.get_backend_name() == "postgresql":
-                take, free = f"SELECT pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"
-            else:
-                take, free = f"SELECT GET_LOCK('{key}', -1)", f"SELECT RELEASE_LOCK('{key}')"
-            connection.exec_driver_sql(take)
-            connection.commit()
+        key = int(name_digest(f"{self.url.database}:{name}"), 16)
+        if self.url.get_backend_name() == "postgresql":
+            take, free = f"SELECT pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"
+        else:
+            take, free = f"SELECT GET_LOCK('{key}', -1)", f"SELECT RELEASE_LOCK('{key}')"
+
+        def locked() -> Connection:
+            # A connection of its own: the block's transactions use the engine's only one.
+            connection = self._lock_engine.connect()
+            try:
+                connection.exec_driver_sql(take)
+                connection.commit()
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        with self.patiently(locked) as connection:
             try:
                 yield
             finally:

@@ -90,7 +90,9 @@ class Ledger:
         return self.database.transact(take)
 
     def renew(self, claim: Claim) -> None:
-        """Extend the lease by its full length.
+        """Extend the lease by its full length, and requeue the points of the study whose lease has ended.
+
+        So a dead worker's point waits again while all others are at long trials of their own.
 
         Raises:
             LeaseLostError: the point is no longer this worker's.
@@ -100,6 +102,7 @@ class Ledger:
             connection.execute(worker.update().where(worker.c.id == claim.worker).values(beat_at=database_now()))
             end = database_now() + claim.lease_seconds
             held = connection.execute(point.update().where(_held(claim)).values(lease_end=end))
+            _expire(connection, claim.study_id)
             return held.rowcount == 1
 
         if not self.database.transact(extend):

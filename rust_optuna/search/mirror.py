@@ -52,15 +52,17 @@ class Mirror:
             optuna.create_study(study_name=study.name, storage=self.storage, direction="maximize", load_if_exists=True)
         try:
             sampler = optuna.samplers.RandomSampler(seed=0)
-            self.shown = optuna.load_study(study_name=study.name, storage=self.storage, sampler=sampler)
+            self.shown = self._patiently(
+                lambda: optuna.load_study(study_name=study.name, storage=self.storage, sampler=sampler)
+            )
         except KeyError:
             raise StudyError(f"{study.name} was deleted") from None
-        self.shown_id = self.storage.get_study_id_from_name(study.name)
+        self.shown_id = self._patiently(lambda: self.storage.get_study_id_from_name(study.name))
         self.distributions = design.distributions(study.configuration)
 
     def describe(self, runtime: Mapping[str, Any]) -> None:
         """Show on the Optuna study what computes its values: dashboards must not take a stand-in for real scores."""
-        self.shown.set_user_attr("runtime", dict(runtime))
+        self._patiently(lambda: self.shown.set_user_attr("runtime", dict(runtime)))
 
     def enqueue(self) -> None:
         """Make the waiting trial of every point that has none, in order.
@@ -135,6 +137,11 @@ class Mirror:
                 return 0  # the study was deleted meanwhile
             return len(rows)
 
+    def settle(self) -> None:
+        """Reconcile and sweep: where a worker or its supervisor ends."""
+        self.reconcile()
+        self.sweep()
+
     def sweep(self) -> int:
         """Fail the running trials that no running attempt owns; return how many there were.
 
@@ -199,7 +206,9 @@ class Mirror:
         Past the cache of Optuna's study, which would first read all trials that are finished.
         """
         found: dict[tuple[int, int], list[int]] = {}
-        for trial in self.storage.get_all_trials(self.shown_id, deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in self._patiently(
+            lambda: self.storage.get_all_trials(self.shown_id, deepcopy=False, states=(TrialState.RUNNING,))
+        ):
             if POINT in trial.user_attrs and ATTEMPT in trial.user_attrs:
                 found.setdefault((trial.user_attrs[POINT], trial.user_attrs[ATTEMPT]), []).append(trial.number)
         return found

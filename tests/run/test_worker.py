@@ -58,8 +58,8 @@ ROUNDS = int(os.environ.get("RUST_OPTUNA_TEST_ROUNDS", "1"))
 class FakeObjective:
     """Reports epochs as the real objective does."""
 
-    def __init__(self, values, then=None, between=lambda epoch: None):
-        self.values, self.then, self.between = values, then, between
+    def __init__(self, values, then=None, between=lambda epoch: None, only_at=None):
+        self.values, self.then, self.between, self.only_at = values, then, between, only_at
 
     def runtime(self):
         return {"objective": "STAND-IN fake"}
@@ -71,7 +71,7 @@ class FakeObjective:
         for epoch, value in enumerate(self.values, 1):
             on_epoch(epoch, value)
             self.between(epoch)
-        if self.then is not None:
+        if self.then is not None and self.only_at in (None, claim.number):
             raise self.then
         return Outcome(max(self.values), {"epoch": 1})
 
@@ -253,8 +253,7 @@ def test_a_stop_gives_the_point_back_at_the_end_of_the_epoch(database, home):
     assert stopped.run([study.name]) == 0
     assert [row.state for row in points(database, study)] == ["waiting"] * 2
     assert [row.outcome for row in attempts(database, study)] == ["released"]
-    trial = shown(database, study)[0]
-    assert (trial.state, trial.intermediate_values) == (TrialState.FAIL, {1: 0.1})
+    assert shown(database, study)[0].state is TrialState.FAIL
     worker_with(database, home, FakeObjective([0.4])).run([study.name])
     assert_in_step(database, study)
     assert [row.attempt for row in points(database, study)] == [2, 1]
@@ -459,6 +458,7 @@ def test_a_finished_point_stays_complete_whatever_happens_while_optuna_is_told(s
     with monkeypatch.context() as broken_mirror:
         broken_mirror.setattr(Mirror, "tell", broken)
         broken_mirror.setattr(Mirror, "reconcile", lambda self: None)
+        broken_mirror.setattr(Mirror, "sweep", lambda self: None)
         with contextlib.suppress(KeyboardInterrupt):
             worker_with(sqlite, home, FakeObjective([0.1, 0.2])).run([study.name])
     Mirror(sqlite, study).reconcile()
@@ -466,12 +466,20 @@ def test_a_finished_point_stays_complete_whatever_happens_while_optuna_is_told(s
     assert [trial.state.name for trial in Mirror(sqlite, study).shown.trials] == ["COMPLETE"]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
-def test_a_fault_of_the_machine_stops_its_worker_and_uses_up_no_attempt(sqlite, home, error):
+def test_a_fault_of_the_machine_stops_its_worker_and_uses_up_no_attempt(sqlite, home):
+    error = OSError(28, "No space left on device")
     study = make_study(sqlite, home, random_document(2))
     with pytest.raises(RustOptunaError, match="This machine failed point 0"):
         worker_with(sqlite, home, FakeObjective([0.1], then=error)).run([study.name])
     assert [(row.state, row.failures) for row in points(sqlite, study)] == [("waiting", 0)] * 2
+
+
+def test_a_point_that_does_not_fit_into_memory_is_a_hole_and_the_others_go_on(sqlite, home):
+    study = make_study(sqlite, home, random_document(2))
+    objective = FakeObjective([0.1], then=MemoryError("2 GB"), only_at=0)
+    assert worker_with(sqlite, home, objective).run([study.name]) == 1
+    assert [row.state for row in points(sqlite, study)] == ["hole", "complete"]
+    assert {(row.fault, row.reason) for row in attempts(sqlite, study, 0)} == {("memory", "out of memory: 2 GB")}
 
 
 def test_no_path_of_a_film_reaches_the_database(sqlite, home):

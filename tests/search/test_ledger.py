@@ -160,6 +160,18 @@ def test_a_renewed_lease_does_not_end(database, ledger, study):
     assert ledger.claim([study], "bob").number == 1
 
 
+def test_a_dead_workers_point_waits_again_as_soon_as_another_renews_its_lease(database, ledger, study):
+    ledger.claim([study], "dead")
+    end_leases(database)
+    ledger.renew(claim_point(ledger, study, 1, "alive"))
+    assert [row.state for row in rows(database)] == ["waiting", "running", "waiting"]
+    claim = ledger.claim([study], "dead")
+    end_leases(database)
+    with pytest.raises(LeaseLostError):
+        ledger.renew(Claim(**{**vars(claim), "attempt": 99}))
+    assert [row.state for row in rows(database)] == ["waiting"] * 3
+
+
 def test_a_beat_goes_with_each_renewal(database, ledger, study):
     ledger.register("ann", host="here", process=7, device="0")
     past = tables.worker.update().values(beat_at=0.0)
@@ -405,6 +417,7 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             with pytest.raises(LeaseLostError):
                 self.ledger.renew(claim)
+        self.expire()
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), outcome=st.sampled_from(["complete", "pruned"]), value=st.floats(0, 1))
