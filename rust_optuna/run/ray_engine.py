@@ -25,8 +25,8 @@ KILLED = -9
 """Exit code of a worker that is gone with its node or its keeper."""
 REPLY_SECONDS = 3.0
 """For how long a keeper is waited for that was told to kill its worker."""
-ROOM_SECONDS = 10.0
-"""After which it is said that a worker waits for room in the cluster."""
+ROOM_SECONDS = 30.0
+"""After which it is said that a worker found no room in the cluster yet."""
 
 
 class RayPlace(Place):
@@ -169,7 +169,8 @@ class RemoteProcess:
         """Take the end of a keeper: with its node, by itself, or because it could not start the worker."""
         if self.placement is not None:
             alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
-            self.node_died = self.placement.node not in alive
+            # A node that is being taken away may still count as alive while its processes end.
+            self.node_died = self.placement.node not in alive or getattr(error, "preempted", False)
         if self.node_died:
             self._lose(f"went down with node {self.placement.node[:8]}" if self.placement else "went down")
         else:
@@ -189,4 +190,4 @@ class RemoteProcess:
         if self.placement is None and self._say_at is not None and time.monotonic() > self._say_at:
             self._say_at = None
             about = {"event": "waiting", "worker": self.worker}
-            log.warning("Worker %s waits for room in the Ray cluster", self.worker, extra=about)
+            log.warning("Worker %s waits: Ray found no node with room for it yet", self.worker, extra=about)
