@@ -99,4 +99,5 @@ def breaking(trial: optuna.Trial) -> float:
 
 
 def breaking_in_slot_0(trial: optuna.Trial) -> float:
-    return breaking(trial) if os.environ["SLOT"] == "0" else peak(trial)
+    """Break in slot 0; elsewhere wait until the gate is open."""
+    return breaking(trial) if os.environ["SLOT"] == "0" else gated(trial)

@@ -194,4 +194,4 @@ def supervise(
         finally:
             for study in there():
                 if names or study.state == "open":
-                    Mirror(database, study).reconcile()
+                    Mirror(database, study).settle()

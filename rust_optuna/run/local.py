@@ -131,7 +131,7 @@ def _run_workers(
     listener: Listener,
 ) -> None:
     if study.state == "done":
-        Mirror(database, study).reconcile()
+        Mirror(database, study).settle()
         listener.on_status(status(database, study))
     elif supervise(database, home, [study.name], workers, environment, listener.on_status):
         raise KeyboardInterrupt

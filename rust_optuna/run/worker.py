@@ -124,10 +124,8 @@ class Worker:
                 self._serve_until_done([study.id for study in self._ready(names)])
         except StopRequestedError:
             log.info("stopped while it made ready")
-        for study, mirror, _ in self._served.values():
-            mirror.reconcile()
-            if load_state(self.database, study) == "done":
-                mirror.sweep()
+        for _, mirror, _ in self._served.values():
+            mirror.settle()
         return self.finished
 
     def stop(self) -> None:
@@ -310,12 +308,6 @@ class Worker:
 def new_worker_id() -> str:
     """Return an identifier that no other worker ever had."""
     return f"{platform.node()[:40]}-{uuid.uuid4().hex[:12]}"
-
-
-def load_state(database: Database, study: Study) -> str | None:
-    """Return a study's state now, None where it was deleted."""
-    query = sa.select(tables.study.c.state).where(tables.study.c.id == study.id)
-    return database.transact(lambda connection: connection.execute(query).scalar())
 
 
 def pin_runtime(database: Database, study: Study, runtime: dict[str, Any]) -> None:

@@ -137,6 +137,11 @@ class Mirror:
                 return 0  # the study was deleted meanwhile
             return len(rows)
 
+    def settle(self) -> None:
+        """Reconcile and sweep: where a worker or its supervisor ends."""
+        self.reconcile()
+        self.sweep()
+
     def sweep(self) -> int:
         """Fail the running trials that no running attempt owns; return how many there were.
 

@@ -167,11 +167,13 @@ def test_a_worker_that_finishes_points_between_its_deaths_is_never_given_up(
 
 
 def test_a_slot_whose_worker_met_the_same_error_again_and_again_is_given_up_at_once(
-    sqlite, home, clock, supervise, caplog
+    sqlite, home, clock, gate, supervise, caplog
 ):
     study = make_study(sqlite, home, random_document(4))
     supervisor = supervise("breaking_in_slot_0")
     supervisor.start()
+    wait_until(lambda: supervisor.step() or supervisor.places[0].retired, 60)
+    (gate / "open").touch()
     wait_until(supervisor.step, 60)  # the other goes on alone
     assert [place.retired for place in supervisor.places] == [True, False]
     assert [row.state for row in points(sqlite, study)] == ["complete"] * 4
