@@ -62,10 +62,10 @@ def ray_engine(
         MissingExtraError: Ray is not installed.
         RustOptunaError: the cluster cannot be reached or has no room at all, or GPUs are named by number.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise MissingExtraError("Ray", "ray")
     if gpus not in ("all", "none"):
         raise RustOptunaError(f"With Ray --gpus takes all or none, not {gpus}: Ray chooses the GPUs")
+    if importlib.util.find_spec("ray") is None:
+        raise MissingExtraError("Ray", "ray")
     address = address or os.environ.get(ADDRESS)
     with _joined(address) if address else _made_here(workers, gpus) as ray:
         yield _engine(ray, url, workers, per_gpu, gpus)

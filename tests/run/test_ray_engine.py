@@ -29,10 +29,14 @@ from tests.studies import (
     wait_until,
 )
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra ray)"),
-]
+REASON = "Ray is not installed (extra ray)"
+without_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=REASON)
+
+
+def needs_ray(function):
+    """Mark a test that starts a Ray cluster."""
+    return pytest.mark.ray(without_ray(function))
+
 
 MEBIBYTE = 2**20
 SETTINGS = {
@@ -58,9 +62,9 @@ class Nodes:
         self.workers = []
 
     def ensure(self, count):
-        """Let there be so many nodes with room for two workers each."""
+        """Let there be so many nodes with room for two workers each, and what they take for a GPU."""
         while len(self.workers) < count:
-            room = {"num_cpus": 2, "memory": 2 * ray_cluster.WORKER_BYTES}
+            room = {"num_cpus": 2, "num_gpus": 1, "memory": 2 * ray_cluster.WORKER_BYTES}
             self.workers.append(self.cluster.add_node(**self.common, **room))
 
     def kill(self, node_id):
@@ -117,9 +121,11 @@ def events():
     logger.setLevel(level)
 
 
-def search_on(nodes, database, home, study, objective, *, workers):
+def search_on(nodes, database, home, study, objective, *, workers, gpus="none", per_gpu=None):
     """Run workers until the study is done."""
-    with ray_cluster.ray_engine(database.url, address=nodes.cluster.address, workers=workers) as engine:
+    with ray_cluster.ray_engine(
+        database.url, address=nodes.cluster.address, workers=workers, gpus=gpus, per_gpu=per_gpu
+    ) as engine:
         how = Workers(engine.slots, place=engine.place, objective=f"tests.stand_ins:{objective}")
         return start_workers(database, home, database.artifacts(), [study.name], how)
 
@@ -133,6 +139,7 @@ def has_ended(pid):
     return not Path(f"/proc/{pid}").exists()
 
 
+@needs_ray
 def test_a_node_killed_in_mid_search_costs_no_point(nodes, database, home, tmp_path, monkeypatch, events):
     nodes.ensure(2)
     gate = tmp_path / "gate"
@@ -175,17 +182,23 @@ def test_a_node_killed_in_mid_search_costs_no_point(nodes, database, home, tmp_p
     wait_until(lambda: has_ended(killed[0].pid))
 
 
-def test_a_worker_that_dies_is_replaced_and_its_point_waits_at_once(nodes, sqlite, home, events):
+@needs_ray
+def test_a_worker_that_dies_is_replaced_on_the_gpu_that_ray_gives_it_and_its_point_waits_at_once(
+    nodes, sqlite, home, events
+):
     nodes.ensure(1)
     study = make_study(sqlite, home, random_document(4))
-    search_on(nodes, sqlite, home, study, "dying_once", workers=1)
+    search_on(nodes, sqlite, home, study, "dying_once", workers=1, gpus="all", per_gpu=2)
     lost, complete = attempts(sqlite, study, 2)
     assert (lost.outcome, complete.outcome) == ("lost", "complete")
     assert lost.reason == "the worker died with exit code 9"
     assert [record.deaths for record in events.of("died")] == [1]
+    assert [record.device for record in events.of("placed")] == ["0", "0"]
+    assert {worker.device for worker in list_workers(sqlite)} == {"0"}
     assert_in_step(sqlite, study)
 
 
+@needs_ray
 def test_workers_that_meet_the_same_error_again_and_again_are_given_up(nodes, sqlite, home, events):
     nodes.ensure(1)
     study = make_study(sqlite, home, random_document(2))
@@ -195,6 +208,7 @@ def test_workers_that_meet_the_same_error_again_and_again_are_given_up(nodes, sq
     assert [row.state for row in points(sqlite, study)] == ["waiting"] * 2
 
 
+@needs_ray
 def test_a_worker_on_another_machine_is_refused_an_sqlite_file(nodes, sqlite, home, monkeypatch):
     nodes.ensure(1)
     study = make_study(sqlite, home, random_document(2))
@@ -247,6 +261,7 @@ def sockets_of(session):
     return inodes
 
 
+@needs_ray
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's /proc")
 def test_a_cluster_of_its_own_listens_on_127_0_0_1_only_and_stops_in_good_order(sqlite, home, sqlite_url, tmp_path):
     gate = tmp_path / "gate"
