@@ -23,6 +23,7 @@ ONLY_IN = {
     "keras": {"learn"},
     "click": {"cli"},
     "rich": {"cli"},
+    "ray": {"run"},
     "sqlalchemy": {"search", "run"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
