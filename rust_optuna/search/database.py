@@ -333,13 +333,19 @@ def passes(error: BaseException) -> bool:
 def open_database(url: URL, *, read_only: bool = False, patience: float = PATIENCE_SECONDS) -> Database:
     """Open an existing database.
 
+    Args:
+        url: from ``parse_url``.
+        read_only: see `Database`.
+        patience: likewise, once it is open.
+
     Raises:
         StorageError: there is none, it cannot be reached, or another version of this program made it.
     """
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise NoDatabaseError(f"No database at {url.database}: rust-optuna study create STUDY.toml makes one")
-    database = Database(url, read_only=read_only, patience=patience)
+    database = Database(url, read_only=read_only)
     _check_version(database)
+    database.patience = patience  # afterwards: a wrong URL is told at once
     return database
 
 
