@@ -16,8 +16,8 @@ ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Signals:
     """Notes the signals that ask this process to stop, while the ``with`` block runs. Of the main thread only.
 
-    Inside, they are blocked at first, so that none is lost while processes are started; ``listen`` lets them in.
-    Afterwards the former handlers are back.
+    Inside, this thread blocks them at first, so that none disturbs it while it starts processes; ``listen`` lets them
+    in. None is lost, whenever it comes. Afterwards the former handlers are back.
     """
 
     def __init__(self) -> None:

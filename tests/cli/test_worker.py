@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from rust_optuna.processes import ExitCode
 from rust_optuna.run import records
 from tests.cli.test_main import invoke
 from tests.stand_ins import GATE
@@ -55,7 +56,7 @@ def test_a_worker_that_cannot_do_its_work_says_why(sqlite, home, run):
     done = run("worker", "run", "regime-9", *PEAK)
     assert (done.exit_code, "there are: regime-1" in done.output) == (1, True)
     done = run("worker", "run", "--objective", "tests.stand_ins:raising")
-    assert (done.exit_code, "3 points failed in a row" in done.output) == (4, True)
+    assert (done.exit_code, "3 points failed in a row" in done.output) == (ExitCode.CIRCUIT_BREAKER, True)
 
 
 def test_the_hidden_option_stays_hidden(run):
