@@ -104,5 +104,13 @@ class FingerprintError(StudyError):
     """This worker would not compute the same numbers as the study's others."""
 
 
+class OutOfMemoryError(Exception):
+    """A trial for which memory does not suffice even in the smallest micro-batches.
+
+    Not a `RustOptunaError`, which stops a worker because its machine is at fault: the worker goes on with other points,
+    and the trial counts as failed here. Its text holds no path.
+    """
+
+
 class LeaseLostError(RustOptunaError):
     """The point this worker was running belongs to somebody else now; its result is refused."""
