@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rust_optuna.processes import ExitCode
+
 
 class RustOptunaError(Exception):
     """Base of this project's errors: its text is one message that says what is wrong and what to do."""
 
-    exit_code = 1
+    exit_code = ExitCode.ERROR
 
     @property
     def public(self) -> str:
@@ -33,7 +35,7 @@ class InvalidInputError(RustOptunaError):
         problems: all of them, in the order in which a reader meets them.
     """
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         self.source = source
@@ -88,6 +90,10 @@ class MissingExtraError(RustOptunaError):
         super().__init__(f"This needs {package}, which is not installed: pip install 'rust_optuna[{extra}]'")
 
 
+class OutOfMemoryError(Exception):
+    """A trial does not fit into memory, however small its micro-batches. An error of the point, not of the machine."""
+
+
 class StorageError(RustOptunaError):
     """The database is missing, unreachable, or not one that this version can use."""
 
@@ -104,12 +110,16 @@ class FingerprintError(StudyError):
     """This worker would not compute the same numbers as the study's others."""
 
 
-class OutOfMemoryError(Exception):
-    """A trial for which memory does not suffice even in the smallest micro-batches.
+class RetiredError(RustOptunaError):
+    """A supervisor gave up every slot: its workers died again and again."""
 
-    Not a `RustOptunaError`, which stops a worker because its machine is at fault: the worker goes on with other points,
-    and the trial counts as failed here. Its text holds no path.
-    """
+    exit_code = ExitCode.RETIRED
+
+
+class CircuitBreakerError(RustOptunaError):
+    """A worker met the same error on several points in a row, and stops before it burns the whole design."""
+
+    exit_code = ExitCode.CIRCUIT_BREAKER
 
 
 class LeaseLostError(RustOptunaError):

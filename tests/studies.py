@@ -129,7 +129,8 @@ def claim_point(ledger, study_id, number, worker="ann"):
     """Claim one point, whatever the order in which they are handed out."""
     others = []
     while (claim := ledger.claim([study_id], worker)).number != number:
-        others.append(claim)
+        ledger.release(claim, "not the one")
+        others.append(ledger.claim([study_id], f"in the way of {number}: {len(others)}"))
     for other in others:
         ledger.release(other, "not the one")
     return claim

@@ -14,6 +14,7 @@ import click
 from rust_optuna import __version__
 from rust_optuna.cli.options import home_option, storage_options
 from rust_optuna.errors import RustOptunaError
+from rust_optuna.processes import SUPERVISOR, ExitCode
 
 COMMANDS = {
     "best": "results",
@@ -23,14 +24,12 @@ COMMANDS = {
     "features": "features",
     "search": "search",
     "status": "results",
+    "storage": "storage",
     "study": "study",
     "weights": "weights",
     "worker": "worker",
 }
 """Each command and the module of this package that holds it."""
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 class LazyGroup(click.Group):
@@ -54,17 +53,17 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except RustOptunaError as error:
             # A supervised worker's output is a log: no path of a film may stand there.
-            supervised = "RUST_OPTUNA_SUPERVISOR" in os.environ
+            supervised = SUPERVISOR in os.environ
             click.echo(f"Error: {error.public if supervised else error}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
             if error.filename is None:
                 raise
             click.echo(f"Error: {error.filename}: {error.strerror}", err=True)
-            ctx.exit(1)
+            ctx.exit(ExitCode.ERROR)
         except KeyboardInterrupt:
             click.echo("\nInterrupted: the same command goes on where it stopped.", err=True)
-            ctx.exit(INTERRUPTED)
+            ctx.exit(ExitCode.INTERRUPTED)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -87,4 +86,4 @@ def main() -> None:
     except BrokenPipeError:
         # Whoever read the output has gone (`rust-optuna best | head`).
         sys.stderr.close()
-        sys.exit(1)
+        sys.exit(ExitCode.ERROR)

@@ -10,14 +10,12 @@ import click
 
 from rust_optuna.cli.options import common_options, json_option, settings
 from rust_optuna.cli.output import print_json, print_next
+from rust_optuna.processes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rust_optuna.search.results import Status
-
-HOLES = 3
-"""Exit code of ``status`` and ``search`` while a study has holes."""
 
 
 @click.command()
@@ -25,7 +23,9 @@ HOLES = 3
 @json_option
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:
-    r"""Show how far each study is. Exits with 3 while one has holes: points whose attempts are used up.
+    r"""Show how far each study is. Exits with 3 while one has holes that nobody accepted.
+
+    A hole is a point whose attempts are used up.
 
     \b
     Example:
@@ -40,8 +40,8 @@ def status(context: click.Context, as_json: bool) -> None:
         print_json([each.as_json() for each in found])
     else:
         print_statuses(found)
-    if any(each.counts["hole"] for each in found):
-        context.exit(HOLES)
+    if any(each.open_holes for each in found):
+        context.exit(ExitCode.HOLES)
 
 
 def print_statuses(found: Sequence[Status]) -> None:
@@ -60,11 +60,14 @@ def print_statuses(found: Sequence[Status]) -> None:
         if each.stale:
             source = (each.study.source or {}).get("study")
             click.echo(f"{each.study.name} is stale: the best of {source} is no longer the one it was created from")
-        if each.counts["hole"]:
+        if each.open_holes:
+            name = each.study.name
             click.echo(
-                f"{each.study.name} has holes, points whose attempts are used up: `rust-optuna study show "
-                f"{each.study.name}` gives the reasons, `study retry {each.study.name}` tries them again"
+                f"{name} has holes, points whose attempts are used up: `rust-optuna study show {name}` gives the "
+                f"reasons, `study retry {name} --holes` tries them again, `study accept-holes {name}` accepts them"
             )
+        if each.accepted:
+            click.echo(f"{each.study.name}: {each.accepted} of its holes are accepted")
 
 
 @click.command()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def study() -> None:
-    """Create, list, show, extend, delete and export studies."""
+    """Create, list, show, extend, retry, delete and export studies."""
 
 
 @study.command()
@@ -144,21 +144,43 @@ def extend(name: str, trials: int) -> None:
 
 @study.command()
 @click.argument("name")
+@click.option("--holes", is_flag=True, help="The points whose attempts are used up (the default).")
 @common_options
-def retry(name: str) -> None:
+def retry(name: str, holes: bool) -> None:
     r"""Give the holes of study NAME new attempts: the points whose attempts were used up.
 
     \b
     Example:
-      rust-optuna study retry regime-1
+      rust-optuna study retry regime-1 --holes
     """
     from rust_optuna.search.ledger import Ledger
     from rust_optuna.search.studies import load_study
 
     with settings().open_to_write() as database:
-        holes = Ledger(database).retry_holes(load_study(database, name).id)
-    click.echo(f"{holes} points of {name} wait again")
+        count = Ledger(database).retry_holes(load_study(database, name).id)
+    click.echo(f"{count} points of {name} wait again")
     print_next(f"rust-optuna worker run {name}")
+
+
+@study.command("accept-holes")
+@click.argument("name")
+@common_options
+def accept_holes(name: str) -> None:
+    r"""Accept the holes of study NAME for good: it counts as done without those points.
+
+    They stay in the ledger with their reasons; `status` and `search` no longer exit with 3 for them.
+
+    \b
+    Example:
+      rust-optuna study accept-holes regime-1
+    """
+    from rust_optuna.search.ledger import Ledger
+    from rust_optuna.search.studies import load_study
+
+    with settings().open_to_write() as database:
+        count = Ledger(database).accept_holes(load_study(database, name).id)
+    click.echo(f"{count} holes of {name} are accepted")
+    print_next("rust-optuna status")
 
 
 @study.command()

@@ -9,11 +9,14 @@ import json
 import logging
 import os
 import platform
+import random
 import signal
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,7 +25,10 @@ import sqlalchemy as sa
 
 from rust_optuna.errors import FingerprintError, LeaseLostError, RustOptunaError, StudyError
 from rust_optuna.paths import Home
+from rust_optuna.processes import SUPERVISOR, WORKER_ID
+from rust_optuna.run.faults import DATABASE_ERRORS, CircuitBreaker, Fault, classify
 from rust_optuna.run.lease import LeaseKeeper
+from rust_optuna.run.reporter import Reporter
 from rust_optuna.search import tables
 from rust_optuna.search.artifacts import ArtifactStore, remove
 from rust_optuna.search.database import Database
@@ -31,7 +37,6 @@ from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.objective import (
     CrossValidationObjective,
     Objective,
-    OnEpoch,
     Outcome,
     StandInObjective,
 )
@@ -41,16 +46,10 @@ log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 1.0
 """Between looks at the queue while other workers run the last points."""
-MAX_FAILURES_IN_A_ROW = 3
-"""Failed points in a row after which a worker stops: the fault is then likelier its own than theirs."""
-
-
-DATABASE_ERRORS = (optuna.exceptions.StorageInternalError, sa.exc.SQLAlchemyError)
-"""What Optuna's storage raises when the database fails it."""
-
-WORKER_ID, SUPERVISOR = "RUST_OPTUNA_WORKER_ID", "RUST_OPTUNA_SUPERVISOR"
-"""Environment variables by which a supervisor names its child, so that it can requeue a dead one's point at once, and
-tells it whose child it is, so that it stops when orphaned."""
+NOTHING_OPEN_SECONDS = 4.0
+"""Between looks for an open study of a worker that serves for ever."""
+TIDY_SECONDS = 1.0
+"""For which a worker that must stop waits for the end of an epoch, before the process ends in its midst."""
 
 
 class StopRequestedError(Exception):
@@ -61,11 +60,14 @@ class Worker:
     """One worker in this process.
 
     Args:
-        database: opened for writing.
+        database: opened for writing; its patience decides which outages of the database a worker outlives.
         home: root of relative paths.
         store: takes out-of-fold scores.
         objective: ``MODULE:FUNCTION`` of a stand-in, None for the real objective.
         progress: called while features are computed.
+        forever: serve whatever study is open, and wait for one where none is.
+        grace: seconds that a running trial may take to end once the worker is asked to stop.
+        data_root: where films are looked for that the index does not know.
     """
 
     def __init__(
@@ -76,6 +78,9 @@ class Worker:
         *,
         objective: str | None = None,
         progress: Callable[[int, int], None] | None = None,
+        forever: bool = False,
+        grace: float = 0.0,
+        data_root: Path | None = None,
     ) -> None:
         self.id = os.environ.get(WORKER_ID) or new_worker_id()
         self.database = database
@@ -84,14 +89,20 @@ class Worker:
         self.store = store
         self.stand_in = StandInObjective.load(objective) if objective else None
         self.progress = progress
+        self.forever = forever
+        self.grace = grace
+        self.data_root = data_root
         self.stopping = threading.Event()
+        self.preparing = False
         self.finished = 0
-        self._failures_in_a_row = 0
+        self._deadline = float("inf")
+        self._breaker = CircuitBreaker()
         self._served: dict[int, tuple[Study, Mirror, Objective]] = {}
+        self._refused: set[int] = set()
         self._parent = int(os.environ.get(SUPERVISOR, "0"))
 
     def run(self, names: Sequence[str] = ()) -> int:
-        """Run points of the named studies, or of all open ones, until all of them are done.
+        """Run points of the named studies, or of all open ones, until all of them are done; or for ever.
 
         While other workers run the last points it stays, so that a point whose worker dies is not left behind.
 
@@ -101,45 +112,102 @@ class Worker:
         Raises:
             StudyError: a named study does not exist, or its creation was never finished.
             FingerprintError: this worker would not compute a study's numbers.
-            RustOptunaError: films or weights are missing here, or too many points failed in a row.
+            CircuitBreakerError: several points failed in a row with the same error.
+            RustOptunaError: films or weights are missing here, or the machine failed.
         """
         device = os.environ.get("CUDA_VISIBLE_DEVICES", "default")
         self.ledger.register(self.id, host=platform.node(), process=os.getpid(), device=device)
-        studies = self._open_studies(names)
-        for study in studies:
-            self._serve(study)[1].reconcile()
-        while studies and not self._must_stop():
-            claim = self.ledger.claim([study.id for study in studies], self.id)
-            if claim is not None:
-                self._run(claim)
-                continue
-            studies = [study for study in studies if not self.ledger.close(study.id)]
-            if studies:
-                self.stopping.wait(IDLE_SECONDS)
+        try:
+            if self.forever:
+                self._serve_whatever_opens(names)
+            else:
+                self._serve_until_done([study.id for study in self._ready(names)])
+        except StopRequestedError:
+            log.info("stopped while it made ready")
         for _, mirror, _ in self._served.values():
-            mirror.reconcile()
+            mirror.settle()
         return self.finished
 
     def stop(self) -> None:
-        """Ask for a stop at the end of the epoch; the point goes back to the queue. Safe in a signal handler."""
-        self.stopping.set()
+        """Ask for a stop: no more points, and the running one may end within the grace. Safe in a signal handler."""
+        if not self.stopping.is_set():
+            self._deadline = time.monotonic() + self.grace
+            self.stopping.set()
+
+    def overdue(self, margin: float = 0.0) -> bool:
+        """Say whether this worker was asked to stop, and its grace and a margin are over."""
+        self._stop_if_orphaned()
+        return time.monotonic() >= self._deadline + margin
 
     def _must_stop(self) -> bool:
-        orphaned = self._parent and os.getppid() != self._parent
-        return bool(self.stopping.is_set() or orphaned)
+        self._stop_if_orphaned()
+        return self.stopping.is_set()
 
-    def _open_studies(self, names: Sequence[str]) -> list[Study]:
-        if not names:
-            return [study for study in load_studies(self.database) if study.state == "open"]
-        studies = [load_study(self.database, name) for name in dict.fromkeys(names)]
+    def _stop_if_orphaned(self) -> None:
+        if self._parent and os.getppid() != self._parent:
+            self.stop()
+
+    def _serve_until_done(self, studies: list[int]) -> None:
         for study in studies:
-            if study.state == "drawing":
-                raise StudyError(f"The creation of {study.name} was not finished: run the same study create again")
-        return [study for study in studies if study.state == "open"]
+            self._mirror(study).reconcile()
+        while studies and not self._must_stop():
+            if self._run_one(studies):
+                continue
+            studies = [study for study in studies if not self.ledger.close(study)]
+            for study in studies:
+                self._mirror(study).reconcile()
+            if studies:
+                self.stopping.wait(IDLE_SECONDS)
 
-    def _serve(self, study: Study) -> tuple[Study, Mirror, Objective]:
+    def _serve_whatever_opens(self, names: Sequence[str]) -> None:
+        """Take points of whatever study is open, of those named if any are; idle cheaply where there is none."""
+        while not self._must_stop():
+            studies = [
+                study
+                for name, study in self.ledger.open_studies().items()
+                if (not names or name in names) and study not in self._refused and self._can_serve(name, study)
+            ]
+            if not (studies and self._run_one(studies)):
+                seconds = IDLE_SECONDS if studies else NOTHING_OPEN_SECONDS
+                self.stopping.wait(seconds * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
+
+    def _can_serve(self, name: str, study_id: int) -> bool:
+        """Make ready for a study; one that cannot be served here must not keep this worker from the others."""
+        if study_id in self._served:
+            return True
+        try:
+            self._serve(load_study(self.database, name))
+        except RustOptunaError as error:
+            self._refused.add(study_id)
+            log.error("%s is not served here: %s", name, error.public)
+            return False
+        return True
+
+    def _run_one(self, studies: Sequence[int]) -> bool:
+        """Claim a point and run it; return whether there was one."""
+        claim = self.ledger.claim(studies, self.id)
+        if claim is not None:
+            self._run(claim)
+        return claim is not None
+
+    def _ready(self, names: Sequence[str]) -> list[Study]:
+        """Return the open studies, or the named ones of them, made ready for."""
+        if names:
+            studies = [load_study(self.database, name) for name in dict.fromkeys(names)]
+            for study in studies:
+                if study.state == "drawing":
+                    raise StudyError(f"The creation of {study.name} was not finished: run the same study create again")
+        else:
+            studies = load_studies(self.database)
+        ready = [study for study in studies if study.state == "open"]
+        for study in ready:
+            self._serve(study)
+        return ready
+
+    def _serve(self, study: Study) -> None:
         """Make ready for a study: check that this worker computes its numbers, once."""
-        if study.id not in self._served:
+        self.preparing = True
+        try:
             objective: Objective = self.stand_in or CrossValidationObjective(
                 study, load_development(self.database, study), self.home, self.store, self.progress
             )
@@ -149,106 +217,97 @@ class Worker:
             mirror = Mirror(self.database, study)
             mirror.describe(runtime)
             self._served[study.id] = (study, mirror, objective)
-        return self._served[study.id]
+        finally:
+            self.preparing = False
+
+    def _mirror(self, study_id: int) -> Mirror:
+        return self._served[study_id][1]
 
     def _run(self, claim: Claim) -> None:
         """Run one claimed point to whatever end it comes to."""
         _, mirror, objective = self._served[claim.study_id]
-        log.info("%s: point %d, attempt %d: %s", claim.study, claim.number, claim.attempt, json.dumps(claim.parameters))
+        where = {"study": claim.study, "point": claim.number, "attempt": claim.attempt}
+        log.info("claimed %s", json.dumps(claim.parameters), extra={"event": "claimed", **where})
         number: int | None = None
         outcome: Outcome | None = None
         try:
-            with LeaseKeeper(self.ledger, claim) as lease:
+            with LeaseKeeper(self.ledger, claim, overdue=lambda: self.overdue(TIDY_SECONDS)) as lease:
                 trial = mirror.start(claim)
                 number = trial.number
-
-                def on_epoch(epoch: int, value: float) -> None:
-                    lease.check()
-                    if self._must_stop():
-                        raise StopRequestedError
-                    _report(trial, epoch, value)
-
-                state, outcome = _evaluate(objective, claim, trial, on_epoch)
+                state, outcome = self._evaluate(objective, claim, trial, lease)
                 self.ledger.finish(claim, state, outcome.value, outcome.result, outcome.artifact)
         except LeaseLostError:
             if outcome is not None and outcome.artifact is not None:
                 remove(self.store, [outcome.artifact])
-            log.warning("%s: point %d was lost to another worker; its result is dropped", claim.study, claim.number)
+            log.warning("lost to another worker; its result is dropped", extra={"event": "lost", **where})
         except optuna.exceptions.UpdateFinishedTrialError:
             # By a reconciler, where the lease was lost; by somebody outside, where it was not.
-            self.ledger.release(claim, "its trial was finished by somebody else")
-            log.warning("%s: the trial of point %d was finished elsewhere", claim.study, claim.number)
+            self.ledger.release(claim, "its trial was finished by somebody else", "machine")
+            log.warning("its trial was finished elsewhere", extra={"event": "lost", **where})
         except StopRequestedError:
-            self._give_back(mirror, claim, number, "the worker was asked to stop")
-            log.info("%s: point %d given back", claim.study, claim.number)
-        except RustOptunaError as error:
-            # Something is missing on this machine; the point itself is as good as before.
-            self._give_back(mirror, claim, number, error.public)
-            raise
-        except (OSError, MemoryError, *DATABASE_ERRORS) as error:
-            # A full disk, no memory, no database: not the point's fault, and the next point would meet it too.
-            self._give_back(mirror, claim, number, type(error).__name__)
-            raise RustOptunaError(f"This machine failed point {claim.number} of {claim.study}: {error}") from error
-        except Exception as error:
+            self._give_back(mirror, claim, number, Fault("interrupted", "the worker was asked to stop", False))
+            log.info("given back", extra={"event": "released", **where})
+        except BaseException as error:
             self._fail(mirror, claim, number, error)
-        except BaseException:
-            self._give_back(mirror, claim, number, "the worker was interrupted")
-            raise
         else:
             self.finished += 1
-            self._failures_in_a_row = 0
-            log.info("%s: point %d: %s %s", claim.study, claim.number, state, outcome.value)
-            self._show_end(mirror, trial.number, state, outcome)
+            self._breaker.success()
+            log.info("%s %s", state, outcome.value, extra={"event": state, **where})
+            self._show_end(mirror, claim, trial.number, state, outcome)
 
-    def _show_end(self, mirror: Mirror, number: int, state: str, outcome: Outcome) -> None:
+    def _evaluate(
+        self, objective: Objective, claim: Claim, trial: optuna.Trial, lease: LeaseKeeper
+    ) -> tuple[str, Outcome]:
+        """Return ``complete`` or ``pruned``, and the outcome: a pruned one's value is its last intermediate value."""
+        last: float | None = None
+
+        with Reporter(trial) as reporter:
+
+            def on_epoch(epoch: int, value: float) -> None:
+                nonlocal last
+                last = value
+                lease.finished_epoch()
+                lease.check()
+                if self.overdue():
+                    raise StopRequestedError
+                reporter.report(epoch, value)
+
+            try:
+                return "complete", objective(claim, trial, on_epoch, lease.advanced)
+            except optuna.TrialPruned:
+                return "pruned", Outcome(last)
+
+    def _show_end(self, mirror: Mirror, claim: Claim, number: int, state: str, outcome: Outcome) -> None:
         """Tell Optuna of a point that is finished already: what goes wrong here, a reconciler repeats."""
         try:
             mirror.tell(number, state, outcome.value, outcome.result)
-        except DATABASE_ERRORS as error:
+            self.ledger.mark_shown(claim.point_id, claim.attempt)
+        except (RustOptunaError, *DATABASE_ERRORS) as error:
             log.warning("Trial %d could not be told yet: %s", number, type(error).__name__)
 
-    def _give_back(self, mirror: Mirror, claim: Claim, number: int | None, reason: str) -> None:
-        if self.ledger.release(claim, reason) and number is not None:
-            mirror.tell(number, "released", None, None)
+    def _give_back(self, mirror: Mirror, claim: Claim, number: int | None, fault: Fault) -> None:
+        if self.ledger.release(claim, fault.reason, fault.kind) and number is not None:
+            self._show_end(mirror, claim, number, "released", Outcome(None))
 
-    def _fail(self, mirror: Mirror, claim: Claim, number: int | None, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}"
-        log.error("%s: point %d failed: %s\n%s", claim.study, claim.number, reason, traceback.format_exc())
-        if self.ledger.fail(claim, reason) and number is not None:
-            mirror.tell(number, "failed", None, None)
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
-            raise RustOptunaError(
-                f"{self._failures_in_a_row} points failed in a row, the last with {reason}"
-            ) from error
+    def _fail(self, mirror: Mirror, claim: Claim, number: int | None, error: BaseException) -> None:
+        """End an attempt that raised: with a failed attempt where it is the point's fault, else given back."""
+        fault = classify(error)
+        where = {"study": claim.study, "point": claim.number, "attempt": claim.attempt}
+        if not fault.of_the_point:
+            self._give_back(mirror, claim, number, fault)
+            log.error("given back: %s", fault.reason, extra={"event": "released", **where})
+            if isinstance(error, RustOptunaError) or not isinstance(error, Exception):
+                raise error
+            raise RustOptunaError(f"This machine failed point {claim.number} of {claim.study}: {error}") from error
+        log.error("failed: %s\n%s", fault.reason, traceback.format_exc(), extra={"event": "failed", **where})
+        if self.ledger.fail(claim, fault.reason, fault.kind) and number is not None:
+            self._show_end(mirror, claim, number, "failed", Outcome(None))
+        self._breaker.failure((claim.study_id, claim.number), fault)
 
 
 def new_worker_id() -> str:
     """Return an identifier that no other worker ever had."""
     return f"{platform.node()[:40]}-{uuid.uuid4().hex[:12]}"
-
-
-def _report(trial: optuna.Trial, epoch: int, value: float) -> None:
-    """Show an intermediate value; training does not depend on the showing."""
-    try:
-        trial.report(value, epoch)
-    except DATABASE_ERRORS as error:
-        log.warning("Epoch %d could not be shown in Optuna: %s", epoch, type(error).__name__)
-
-
-def _evaluate(objective: Objective, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch) -> tuple[str, Outcome]:
-    """Return ``complete`` or ``pruned``, and the outcome: a pruned one's value is its last intermediate value."""
-    last: float | None = None
-
-    def remember(epoch: int, value: float) -> None:
-        nonlocal last
-        last = value
-        on_epoch(epoch, value)
-
-    try:
-        return "complete", objective(claim, trial, remember)
-    except optuna.TrialPruned:
-        return "pruned", Outcome(last)
 
 
 def pin_runtime(database: Database, study: Study, runtime: dict[str, Any]) -> None:
@@ -280,12 +339,14 @@ def pin_runtime(database: Database, study: Study, runtime: dict[str, Any]) -> No
 
 
 def stop_on_signals(worker: Worker) -> None:
-    """Let SIGTERM and SIGINT stop a worker: the first at the end of the epoch, the second at once."""
+    """Let SIGTERM and SIGINT stop a worker: the first within its grace, the second at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if worker.stopping.is_set():
             raise KeyboardInterrupt
         worker.stop()
+        if worker.preparing:  # no point is held, and making ready may take long
+            raise StopRequestedError
 
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, handle)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,10 +18,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import sqlalchemy as sa
 from filelock import FileLock
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from rust_optuna.errors import MissingExtraError, NoDatabaseError, StorageError
-from rust_optuna.search import tables
+from rust_optuna.search import migrations, tables
 
 if TYPE_CHECKING:
     import optuna
@@ -31,8 +40,14 @@ T = TypeVar("T")
 
 BUSY_SECONDS = 60
 """How long an SQLite writer waits for another."""
-TRIES = 6
-"""Tries of a transaction that the database broke off (a dropped connection, a deadlock); waits double from 0.1 s."""
+PATIENCE_SECONDS = 3.0
+"""How long a transaction that the database broke off (a dropped connection, a deadlock) is tried again."""
+WORKER_PATIENCE_SECONDS = 600.0
+"""The same for workers and their supervisors, which must outlive a database that is restarted."""
+LONGEST_WAIT = 5.0
+"""Seconds between two tries; they double from 0.1 up to this."""
+ANSWER_SECONDS = 60
+"""Without an answer for so long, a connection to a server is taken for dead."""
 
 
 def parse_url(text: str, home: Home) -> URL:
@@ -68,11 +83,13 @@ class Database:
     Args:
         url: from ``parse_url``.
         read_only: refuse to write; on SQLite, readers then never take the writer's lock.
+        patience: seconds for which a transaction that the database broke off is tried again.
     """
 
-    def __init__(self, url: URL, *, read_only: bool = False) -> None:
+    def __init__(self, url: URL, *, read_only: bool = False, patience: float = PATIENCE_SECONDS) -> None:
         self.url = url
         self.read_only = read_only
+        self.patience = patience
         self.engine = self._engine()
 
     def __str__(self) -> str:
@@ -89,17 +106,25 @@ class Database:
     def _engine_arguments(self) -> dict[str, Any]:
         if self.is_sqlite:
             return {"connect_args": {"timeout": BUSY_SECONDS}}
-        if self.url.get_backend_name() == "postgresql":
-            connect: dict[str, Any] = {"options": "-c timezone=UTC"}
-        else:
-            connect = {"init_command": "SET time_zone = '+00:00'"}
-        # One connection for the work at hand and one for the thread that renews the lease.
+        # One connection an engine: a worker's threads take turns, and a server has few connections to give. (Optuna's
+        # storage opens a second for moments.)
         pool = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 1}
-        return {"connect_args": connect, "isolation_level": "READ COMMITTED", **pool}
+        return {"connect_args": self._connect_arguments, "isolation_level": "READ COMMITTED", **pool}
+
+    @property
+    def _connect_arguments(self) -> dict[str, Any]:
+        """Return what every connection to a server is told: UTC, and not to wait for ever on a dead network."""
+        if self.url.get_backend_name() == "postgresql":
+            alive = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+            alive["tcp_user_timeout"] = ANSWER_SECONDS * 1000
+            return {"options": "-c timezone=UTC", "connect_timeout": 10, **alive}
+        patient = {"connect_timeout": 10, "read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
+        return {"init_command": "SET time_zone = '+00:00'", **patient}
 
     def _engine(self) -> Engine:
         try:
-            engine = sa.create_engine(self.url, **self._engine_arguments)
+            arguments = self._engine_arguments
+            engine = sa.create_engine(self.url, **(arguments if self.is_sqlite else arguments | {"max_overflow": 0}))
         except NoSuchModuleError:
             raise StorageError(f"{self.url.drivername} is not a database that SQLAlchemy knows") from None
         except ImportError as error:
@@ -143,7 +168,9 @@ class Database:
         text = self.url.render_as_string(hide_password=False)
         try:
             # Its tables are there: ``create`` made them, under a lock.
-            storage = optuna.storages.RDBStorage(text, engine_kwargs=self._engine_arguments, skip_table_creation=True)
+            storage = self.patiently(
+                lambda: optuna.storages.RDBStorage(text, engine_kwargs=self._engine_arguments, skip_table_creation=True)
+            )
         except RuntimeError as error:
             raise StorageError(f"{self} was written by another version of Optuna: {error}") from error
         storage.engine.dispose()
@@ -161,10 +188,24 @@ class Database:
                 text = self.url.render_as_string(hide_password=False)
                 optuna.storages.RDBStorage(text, engine_kwargs=self._engine_arguments).engine.dispose()
                 with self.engine.begin() as connection:
-                    tables.metadata.create_all(connection)
-                    connection.execute(
-                        tables.schema.insert().values(version=tables.SCHEMA_VERSION, artifacts=artifacts)
-                    )
+                    migrations.upgrade(connection, None)
+                    row = {"version": tables.SCHEMA_VERSION, "artifacts": artifacts, "token": secrets.token_hex(16)}
+                    connection.execute(tables.schema.insert().values(row))
+
+    def upgrade(self) -> int | None:
+        """Bring tables of an earlier version up to date; return that version, None where there are none.
+
+        Raises:
+            StorageError: they are of a later version than this program knows.
+        """
+        with self.exclusive("schema"):
+            version = self.version()
+            if version is not None and version > tables.SCHEMA_VERSION:
+                raise StorageError(_other_version(self, version))
+            if version is not None and version < tables.SCHEMA_VERSION:
+                with self.engine.begin() as connection:
+                    migrations.upgrade(connection, version)
+        return version
 
     def version(self) -> int | None:
         """Return the version of the ledger's tables here, None where there are none."""
@@ -183,17 +224,34 @@ class Database:
         ``function`` must be safe to repeat after a commit whose answer was lost.
 
         Raises:
-            StorageError: the database cannot be reached.
+            StorageError: the database cannot be reached, or has not the tables of this program.
         """
-        for attempt in range(1, TRIES + 1):
+
+        def once() -> T:
+            with self.engine.begin() as connection:
+                return function(connection)
+
+        try:
+            return self.patiently(once)
+        except SQLAlchemyError as error:
+            if not passes(error):
+                raise
+            raise StorageError(f"{self} does not answer: {_first_line(error)}") from error
+
+    def patiently(self, function: Callable[[], T]) -> T:
+        """Call ``function``, again while it fails for a trouble that may pass, until the patience is used up.
+
+        For what Optuna's storage does, too. The last error is raised as it is.
+        """
+        began, wait = time.monotonic(), 0.1
+        while True:
             try:
-                with self.engine.begin() as connection:
-                    return function(connection)
-            except OperationalError as error:
-                if attempt == TRIES:
-                    raise StorageError(f"{self} does not answer: {_first_line(error)}") from error
-                time.sleep(0.1 * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
-        raise AssertionError("unreachable")
+                return function()
+            except Exception as error:
+                if not passes(error) or time.monotonic() - began + wait > self.patience:
+                    raise
+            time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
+            wait = min(2 * wait, LONGEST_WAIT)
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
@@ -206,19 +264,36 @@ class Database:
             with FileLock(f"{self.url.database}.lock"):
                 yield
             return
-        with self.engine.connect() as connection:
-            key = int(name_digest(f"{self.url.database}:{name}"), 16)
-            if self.url.get_backend_name() == "postgresql":
-                take, free = f"SELECT pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"
-            else:
-                take, free = f"SELECT GET_LOCK('{key}', -1)", f"SELECT RELEASE_LOCK('{key}')"
-            connection.exec_driver_sql(take)
-            connection.commit()
+        key = int(name_digest(f"{self.url.database}:{name}"), 16)
+        if self.url.get_backend_name() == "postgresql":
+            take, free = f"SELECT pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"
+        else:
+            take, free = f"SELECT GET_LOCK('{key}', -1)", f"SELECT RELEASE_LOCK('{key}')"
+
+        def locked() -> Connection:
+            # A connection of its own: the block's transactions use the engine's only one.
+            connection = self._lock_engine.connect()
+            try:
+                connection.exec_driver_sql(take)
+                connection.commit()
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        with self.patiently(locked) as connection:
             try:
                 yield
             finally:
-                connection.exec_driver_sql(free)
-                connection.commit()
+                # A server that has gone has freed it.
+                with suppress(SQLAlchemyError):
+                    connection.exec_driver_sql(free)
+                    connection.commit()
+
+    @cached_property
+    def _lock_engine(self) -> Engine:
+        connect = {name: value for name, value in self._connect_arguments.items() if name != "read_timeout"}
+        return sa.create_engine(self.url, connect_args=connect, poolclass=sa.NullPool)
 
     def close(self) -> None:
         """Close all connections."""
@@ -238,7 +313,21 @@ def name_digest(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
-def open_database(url: URL, *, read_only: bool = False) -> Database:
+def passes(error: BaseException) -> bool:
+    """Say whether an error of the database is a trouble that may pass: no connection, a deadlock, a full disk.
+
+    Optuna's storage wraps what SQLAlchemy raises; the cause decides.
+    """
+    if isinstance(error, DBAPIError):
+        known = isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
+        return known and not str(error.orig).startswith("no such ")
+    if isinstance(error, PoolTimeoutError):
+        return True
+    wrapped = type(error).__name__ == "StorageInternalError"
+    return wrapped and error.__cause__ is not None and passes(error.__cause__)
+
+
+def open_database(url: URL, *, read_only: bool = False, patience: float = PATIENCE_SECONDS) -> Database:
     """Open an existing database.
 
     Raises:
@@ -246,7 +335,7 @@ def open_database(url: URL, *, read_only: bool = False) -> Database:
     """
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise NoDatabaseError(f"No database at {url.database}: rust-optuna study create STUDY.toml makes one")
-    database = Database(url, read_only=read_only)
+    database = Database(url, read_only=read_only, patience=patience)
     _check_version(database)
     return database
 
@@ -269,16 +358,20 @@ def create_database(url: URL, artifacts: str) -> Database:
 def _check_version(database: Database) -> None:
     """Raise StorageError unless the ledger's tables are there, in this program's version."""
     try:
-        version = database.version()
+        version = database.patiently(database.version)
     except SQLAlchemyError as error:
         raise StorageError(f"{database} cannot be read: {_first_line(error)}") from error
     if version is None:
         raise NoDatabaseError(f"{database} holds no studies yet: rust-optuna study create STUDY.toml makes one")
     if version != tables.SCHEMA_VERSION:
-        raise StorageError(
-            f"{database} has tables of version {version}; this program knows version {tables.SCHEMA_VERSION}: "
-            "use the version of rust_optuna that made it"
-        )
+        raise StorageError(_other_version(database, version))
+
+
+def _other_version(database: Database, version: int) -> str:
+    what = "stop its workers, then run rust-optuna storage upgrade"
+    if version > tables.SCHEMA_VERSION:
+        what = "use the version of rust_optuna that made it, or a later one"
+    return f"{database} has tables of version {version}; this program knows version {tables.SCHEMA_VERSION}: {what}"
 
 
 def _first_line(error: SQLAlchemyError) -> str:

@@ -74,12 +74,15 @@ class Ledger:
 
         So a fault of one worker does not use up the attempts of one point after another. Points whose lease has ended
         go back to the queue first. Cheap however many points wait.
+
+        A worker runs one point at a time, so a point that it holds already is one whose claim was committed while the
+        answer was lost: that claim is returned again.
         """
 
         def take(connection: Connection) -> Claim | None:
             for study_id in study_ids:
                 _expire(connection, study_id)
-                claimed = _claim_in(connection, study_id, worker_id)
+                claimed = _held_by(connection, study_id, worker_id) or _claim_in(connection, study_id, worker_id)
                 if claimed:
                     return claimed
             return None
@@ -87,7 +90,9 @@ class Ledger:
         return self.database.transact(take)
 
     def renew(self, claim: Claim) -> None:
-        """Extend the lease by its full length.
+        """Extend the lease by its full length, and requeue the points of the study whose lease has ended.
+
+        So a dead worker's point waits again while all others are at long trials of their own.
 
         Raises:
             LeaseLostError: the point is no longer this worker's.
@@ -97,6 +102,7 @@ class Ledger:
             connection.execute(worker.update().where(worker.c.id == claim.worker).values(beat_at=database_now()))
             end = database_now() + claim.lease_seconds
             held = connection.execute(point.update().where(_held(claim)).values(lease_end=end))
+            _expire(connection, claim.study_id)
             return held.rowcount == 1
 
         if not self.database.transact(extend):
@@ -142,23 +148,33 @@ class Ledger:
             text = None if result is None else json.dumps(result)
             values = {"outcome": outcome, "ended_at": database_now(), "result": text, "artifact": artifact}
             connection.execute(attempt.update().where(_attempt_of(claim)).values(**values))
+            _close(connection, claim.study_id)
             return True
 
         if not self.database.transact(end):
             raise LeaseLostError(f"Point {claim.number} of {claim.study} is no longer this worker's")
-        self.close(claim.study_id)
 
-    def fail(self, claim: Claim, reason: str) -> bool:
+    def fail(self, claim: Claim, reason: str, fault: str = "library") -> bool:
         """End an attempt with an error of the objective; the point waits again, or is a hole after its last attempt.
+
+        Args:
+            claim: the attempt.
+            reason: kept with it.
+            fault: what kind of error it was, in one word.
 
         Returns:
             Whether the attempt was still this worker's to end.
         """
-        return self._give_up(claim, "failed", reason)
+        return self._give_up(claim, "failed", reason, fault)
 
-    def release(self, claim: Claim, reason: str) -> bool:
+    def release(self, claim: Claim, reason: str, fault: str = "interrupted") -> bool:
         """Give a point back untried, for others at once; return whether it was still this worker's to give."""
-        return self._give_up(claim, "released", reason)
+        return self._give_up(claim, "released", reason, fault)
+
+    def mark_shown(self, point_id: int, number: int) -> None:
+        """Note that Optuna has been told how an attempt ended."""
+        note = attempt.update().where(attempt.c.point_id == point_id, attempt.c.number == number).values(shown=1)
+        self.database.transact(lambda connection: connection.execute(note))
 
     def abandon(self, worker_id: str, reason: str) -> int:
         """Requeue whatever a worker known to be dead was running; return how many points that was."""
@@ -166,10 +182,16 @@ class Ledger:
         def requeue(connection: Connection) -> int:
             rows = connection.execute(_live().where(point.c.lease_owner == worker_id).with_for_update()).all()
             for row in rows:
-                _end_attempt(connection, row, "lost", reason)
+                _end_attempt(connection, row, "lost", reason, "lease")
             return len(rows)
 
         return self.database.transact(requeue)
+
+    def open_studies(self) -> dict[str, int]:
+        """Return the studies that hand out points, oldest first: each one's name and row."""
+        query = sa.select(study.c.name, study.c.id).where(study.c.state == "open").order_by(study.c.id)
+        rows = self.database.transact(lambda connection: connection.execute(query).all())
+        return {row.name: row.id for row in rows}
 
     def expire(self, study_id: int) -> int:
         """Requeue the points of a study whose lease has ended; return how many."""
@@ -177,22 +199,19 @@ class Ledger:
 
     def close(self, study_id: int) -> bool:
         """Mark an open study done once no point of it waits or runs; return whether it is done, or deleted."""
-        unfinished = sa.exists().where(point.c.study_id == study_id, point.c.state.in_(("waiting", "running")))
 
         def mark(connection: Connection) -> bool:
-            done = study.update().where(study.c.id == study_id, study.c.state == "open", ~unfinished)
-            connection.execute(done.values(state="done"))
+            _close(connection, study_id)
             state = connection.execute(sa.select(study.c.state).where(study.c.id == study_id)).scalar()
             return state in ("done", None)
 
         return self.database.transact(mark)
 
     def retry_holes(self, study_id: int) -> int:
-        """Give the holes of a study new attempts, and open it again; return how many there were."""
+        """Give the holes of a study that nobody accepted new attempts, and open it again; return how many."""
 
         def requeue(connection: Connection) -> int:
-            holes = point.update().where(point.c.study_id == study_id, point.c.state == "hole")
-            count = connection.execute(holes.values(state="waiting", failures=0, losses=0)).rowcount
+            count = connection.execute(_holes(study_id).values(state="waiting", failures=0, losses=0)).rowcount
             if count:
                 done = study.update().where(study.c.id == study_id, study.c.state == "done")
                 connection.execute(done.values(state="open"))
@@ -200,16 +219,22 @@ class Ledger:
 
         return self.database.transact(requeue)
 
-    def _give_up(self, claim: Claim, outcome: str, reason: str) -> bool:
+    def accept_holes(self, study_id: int) -> int:
+        """Accept the holes of a study for good; return how many there were. Their attempts and reasons are kept."""
+        accept = _holes(study_id).values(accepted=1)
+        return self.database.transact(lambda connection: int(connection.execute(accept).rowcount))
+
+    def _give_up(self, claim: Claim, outcome: str, reason: str, fault: str) -> bool:
         def end(connection: Connection) -> bool:
             row = connection.execute(_live().where(_held(claim)).with_for_update()).first()
             if row is not None:  # else the lease had ended, and the point is another's business
-                _end_attempt(connection, row, outcome, reason)
-            return row is not None
+                _end_attempt(connection, row, outcome, reason, fault)
+                _close(connection, claim.study_id)
+                return True
+            # A commit whose answer was lost is repeated: then the attempt stands ended as it should.
+            return connection.execute(_outcome(claim)).scalar() == outcome
 
-        ended = self.database.transact(end)
-        self.close(claim.study_id)
-        return ended
+        return self.database.transact(end)
 
 
 def add_points(connection: Connection, study_id: int, design: Iterable[Mapping[str, Any]], first: int) -> None:
@@ -252,17 +277,47 @@ def _claim_in(connection: Connection, study_id: int, worker_id: str) -> Claim | 
             trial=row.trial if number == 1 else None,
         )
     )
+    return _as_claim(row, worker_id, number, row.trial if number == 1 else None)
+
+
+def _held_by(connection: Connection, study_id: int, worker_id: str) -> Claim | None:
+    row = connection.execute(
+        sa.select(point, study.c.name, study.c.lease_seconds, attempt.c.trial.label("shown_by"))
+        .join(study, study.c.id == point.c.study_id)
+        .join(attempt, sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt))
+        .where(point.c.study_id == study_id, point.c.state == "running", point.c.lease_owner == worker_id)
+        .limit(1)
+    ).first()
+    if row is None:
+        return None
+    end = database_now() + row.lease_seconds
+    connection.execute(point.update().where(point.c.id == row.id).values(lease_end=end))
+    return _as_claim(row, worker_id, row.attempt, row.shown_by)
+
+
+def _as_claim(row: sa.Row[Any], worker_id: str, attempt_number: int, trial: int | None) -> Claim:
     return Claim(
         point_id=row.id,
-        study_id=study_id,
+        study_id=row.study_id,
         study=row.name,
         number=row.number,
-        attempt=number,
+        attempt=attempt_number,
         worker=worker_id,
         parameters=json.loads(row.parameters),
-        trial=row.trial if number == 1 else None,
+        trial=trial,
         lease_seconds=row.lease_seconds,
     )
+
+
+def _holes(study_id: int) -> sa.Update:
+    return point.update().where(point.c.study_id == study_id, point.c.state == "hole", point.c.accepted == 0)
+
+
+def _close(connection: Connection, study_id: int) -> None:
+    """Mark an open study done if no point of it waits or runs."""
+    unfinished = sa.exists().where(point.c.study_id == study_id, point.c.state.in_(("waiting", "running")))
+    done = study.update().where(study.c.id == study_id, study.c.state == "open", ~unfinished)
+    connection.execute(done.values(state="done"))
 
 
 def _live() -> sa.Select[Any]:
@@ -291,11 +346,11 @@ def _expire(connection: Connection, study_id: int) -> int:
     ended = _live().where(point.c.study_id == study_id, point.c.lease_end < database_now())
     rows = connection.execute(ended.with_for_update(skip_locked=True)).all()
     for row in rows:
-        _end_attempt(connection, row, "lost", "the lease ended without a word from the worker")
+        _end_attempt(connection, row, "lost", "the lease ended without a word from the worker", "lease")
     return len(rows)
 
 
-def _end_attempt(connection: Connection, row: sa.Row[Any], outcome: str, reason: str) -> None:
+def _end_attempt(connection: Connection, row: sa.Row[Any], outcome: str, reason: str, fault: str) -> None:
     """End a locked point's live attempt without a result: the point waits again, or is a hole."""
     failures = row.failures + (outcome == "failed")
     losses = row.losses + (outcome != "failed")
@@ -303,7 +358,7 @@ def _end_attempt(connection: Connection, row: sa.Row[Any], outcome: str, reason:
     connection.execute(
         attempt.update()
         .where(attempt.c.point_id == row.id, attempt.c.number == row.attempt)
-        .values(outcome=outcome, reason=reason, ended_at=database_now())
+        .values(outcome=outcome, reason=reason, fault=fault, ended_at=database_now())
     )
     connection.execute(
         point.update()

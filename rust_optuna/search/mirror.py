@@ -7,18 +7,20 @@ any line ``Mirror.reconcile`` brings Optuna's trials back in step. It may run an
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy as sa
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from rust_optuna.errors import StudyError
+from rust_optuna.errors import LeaseLostError, StudyError
 from rust_optuna.search import design, tables
 from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import Claim, Ledger
 from rust_optuna.search.studies import Study
+
+T = TypeVar("T")
 
 POINT, ATTEMPT, RESULT = "point", "attempt", "result"
 """Names of a trial's user attributes."""
@@ -50,15 +52,17 @@ class Mirror:
             optuna.create_study(study_name=study.name, storage=self.storage, direction="maximize", load_if_exists=True)
         try:
             sampler = optuna.samplers.RandomSampler(seed=0)
-            self.shown = optuna.load_study(study_name=study.name, storage=self.storage, sampler=sampler)
+            self.shown = self._patiently(
+                lambda: optuna.load_study(study_name=study.name, storage=self.storage, sampler=sampler)
+            )
         except KeyError:
             raise StudyError(f"{study.name} was deleted") from None
-        self.shown_id = self.storage.get_study_id_from_name(study.name)
+        self.shown_id = self._patiently(lambda: self.storage.get_study_id_from_name(study.name))
         self.distributions = design.distributions(study.configuration)
 
     def describe(self, runtime: Mapping[str, Any]) -> None:
         """Show on the Optuna study what computes its values: dashboards must not take a stand-in for real scores."""
-        self.shown.set_user_attr("runtime", dict(runtime))
+        self._patiently(lambda: self.shown.set_user_attr("runtime", dict(runtime)))
 
     def enqueue(self) -> None:
         """Make the waiting trial of every point that has none, in order.
@@ -82,14 +86,21 @@ class Mirror:
 
         Raises:
             LeaseLostError: the claim is no longer valid.
+            UpdateFinishedTrialError: somebody has finished the trial already.
         """
         number = claim.trial
         if number is None:
-            number = self._add(TrialState.RUNNING, claim.parameters, claim.number, claim.attempt)
-            self.ledger.record_trial(claim, number)
+            number = self._patiently(
+                lambda: self._add(TrialState.RUNNING, claim.parameters, claim.number, claim.attempt)
+            )
+            try:
+                self.ledger.record_trial(claim, number)
+            except LeaseLostError:
+                self.tell(number, "lost", None, None)
+                raise
         else:
-            self.storage.set_trial_state_values(self._trial_id(number), TrialState.RUNNING)
-        return optuna.Trial(self.shown, self._trial_id(number))
+            self._patiently(lambda: self.storage.set_trial_state_values(self._trial_id(number), TrialState.RUNNING))
+        return self._patiently(lambda: optuna.Trial(self.shown, self._trial_id(number)))
 
     def tell(self, number: int, outcome: str, value: float | None, result: Mapping[str, Any] | None) -> None:
         """Show how an attempt ended; leave a trial alone that is finished already (a reconciler was quicker).
@@ -100,6 +111,61 @@ class Mirror:
             value: its value where the outcome has one.
             result: the trial's ``result`` attribute.
         """
+        self._patiently(lambda: self._tell(number, outcome, value, result))
+
+    def reconcile(self) -> int:
+        """Tell Optuna of every attempt that ended and that it has not been told of; return how many there were.
+
+        Whoever made an attempt tells of its end. What died in between is repeated here: by any process, any number at
+        once. It costs one small query where nothing is left to tell, however many trials there are. A trial without
+        our attributes is somebody else's, and left alone.
+        """
+        if not self._untold():
+            return 0
+        with self.database.exclusive(f"mirror:{self.study.name}"):
+            rows = self._untold()
+            try:
+                # An attempt that died before it noted its trial may have left one running.
+                lost = self._running_trials() if any(row.trial is None for row in rows) else {}
+                for row in rows:
+                    result = json.loads(row.result) if row.result else None
+                    noted = [] if row.trial is None else [row.trial]
+                    for number in noted or lost.get((row.point, row.number), []):
+                        self.tell(number, row.outcome, row.value, result)
+                    self.ledger.mark_shown(row.point_id, row.number)
+            except KeyError:
+                return 0  # the study was deleted meanwhile
+            return len(rows)
+
+    def settle(self) -> None:
+        """Reconcile and sweep: where a worker or its supervisor ends."""
+        self.reconcile()
+        self.sweep()
+
+    def sweep(self) -> int:
+        """Fail the running trials that no running attempt owns; return how many there were.
+
+        One is left where its maker died, or its lease ended, between making it and noting it in the ledger.
+        """
+        with self.database.exclusive(f"mirror:{self.study.name}"):
+            try:
+                # Trials first, ledger second: an attempt that begins in between is then seen as running.
+                running = self._running_trials()
+            except KeyError:
+                return 0  # the study was deleted meanwhile
+            owners = self._running_attempts() if running else {}
+            orphans = [
+                number
+                for key, numbers in running.items()
+                for number in numbers
+                # An attempt that has not noted its trial yet may be about to.
+                if key not in owners or owners[key] not in (None, number)
+            ]
+            for number in orphans:
+                self.tell(number, "lost", None, None)
+            return len(orphans)
+
+    def _tell(self, number: int, outcome: str, value: float | None, result: Mapping[str, Any] | None) -> None:
         state = _STATES.get(outcome, TrialState.FAIL)
         try:
             trial_id = self._trial_id(number)
@@ -113,54 +179,48 @@ class Mirror:
         except optuna.exceptions.UpdateFinishedTrialError:
             return
 
-    def reconcile(self) -> None:
-        """Bring unfinished trials in step with the ledger.
+    def _untold(self) -> list[sa.Row[Any]]:
+        point, attempt = tables.point, tables.attempt
+        query = (
+            sa.select(point.c.number.label("point"), point.c.value, attempt.c.point_id, attempt.c.number)
+            .add_columns(attempt.c.outcome, attempt.c.trial, attempt.c.result)
+            .join(point, attempt.c.point_id == point.c.id)
+            .where(attempt.c.shown == 0, attempt.c.outcome != "running", point.c.study_id == self.study.id)
+        )
+        return self.database.transact(lambda connection: list(connection.execute(query).all()))
 
-        A trial whose attempt ended is told so; a running one that no attempt owns (its maker died between making and
-        noting it) is failed. A trial without our attributes is somebody else's, and left alone.
+    def _running_attempts(self) -> dict[tuple[int, int], int | None]:
+        """Return the trial that each running attempt has noted, by point and attempt."""
+        point, attempt = tables.point, tables.attempt
+        query = (
+            sa.select(point.c.number.label("point"), attempt.c.number, attempt.c.trial)
+            .join(point, attempt.c.point_id == point.c.id)
+            .where(attempt.c.outcome == "running", point.c.study_id == self.study.id)
+        )
+        rows = self.database.transact(lambda connection: connection.execute(query).all())
+        return {(row.point, row.number): row.trial for row in rows}
+
+    def _running_trials(self) -> dict[tuple[int, int], list[int]]:
+        """Return the running trials of each point and attempt, by their own attributes.
+
+        Past the cache of Optuna's study, which would first read all trials that are finished.
         """
-        with self.database.exclusive(f"mirror:{self.study.name}"):
-            # Trials first, ledger second: an attempt that ends in between is then seen as ended.
-            try:
-                trials = self.shown.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
-            except KeyError:
-                return  # the study was deleted meanwhile
-            attempts = self._attempts() if trials else {}
-            for trial in trials:
-                if POINT in trial.user_attrs and ATTEMPT in trial.user_attrs:
-                    row = attempts.get((trial.user_attrs[POINT], trial.user_attrs[ATTEMPT]))
-                    self._reconcile(trial, row)
+        found: dict[tuple[int, int], list[int]] = {}
+        for trial in self._patiently(
+            lambda: self.storage.get_all_trials(self.shown_id, deepcopy=False, states=(TrialState.RUNNING,))
+        ):
+            if POINT in trial.user_attrs and ATTEMPT in trial.user_attrs:
+                found.setdefault((trial.user_attrs[POINT], trial.user_attrs[ATTEMPT]), []).append(trial.number)
+        return found
 
-    def _reconcile(self, trial: FrozenTrial, row: sa.Row[Any] | None) -> None:
-        if row is None:
-            orphan = trial.state is TrialState.RUNNING
-        elif row.outcome == "running":
-            # An attempt that has not noted its trial yet may be about to.
-            orphan = row.trial is not None and row.trial != trial.number
-        else:
-            orphan = row.trial != trial.number
-            if not orphan:
-                result = json.loads(row.result) if row.result else None
-                self.tell(trial.number, row.outcome, row.value, result)
-        if orphan:
-            self.tell(trial.number, "failed", None, None)
+    def _patiently(self, function: Callable[[], T]) -> T:
+        return self.database.patiently(function)
 
     def _points_without_trial(self) -> list[Any]:
         point = tables.point
         query = sa.select(point.c.id, point.c.number, point.c.parameters)
         query = query.where(point.c.study_id == self.study.id, point.c.trial.is_(None), point.c.attempt == 0)
         return self.database.transact(lambda c: list(c.execute(query.order_by(point.c.number)).all()))
-
-    def _attempts(self) -> dict[tuple[int, int], sa.Row[Any]]:
-        point, attempt = tables.point, tables.attempt
-        query = (
-            sa.select(point.c.number, point.c.value, attempt.c.number.label("attempt"), attempt.c.outcome)
-            .add_columns(attempt.c.trial, attempt.c.result)
-            .join(attempt, attempt.c.point_id == point.c.id)
-            .where(point.c.study_id == self.study.id)
-        )
-        rows = self.database.transact(lambda c: c.execute(query).all())
-        return {(row.number, row.attempt): row for row in rows}
 
     def _add(self, state: TrialState, parameters: Mapping[str, Any], number: int, attempt: int) -> int:
         """Add a trial and return its number; parameters are checked against the distributions."""

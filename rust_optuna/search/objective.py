@@ -31,6 +31,7 @@ from rust_optuna.search.studies import Study
 
 Progress = Callable[[int, int], None]
 OnEpoch = Callable[[int, float], None]
+OnAdvance = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,15 @@ class Objective(Protocol):
     def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
         """Make sure that this machine can run the points of a design, before it claims one."""
 
-    def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch) -> Outcome:
-        """Run the point; ``on_epoch`` is called with each intermediate value and may raise to end it."""
+    def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
+        """Run the point.
+
+        Args:
+            claim: the point.
+            trial: shows it.
+            on_epoch: called with each intermediate value; may raise to end the trial.
+            on_advance: called as a sign of life within an epoch.
+        """
 
 
 @dataclass
@@ -112,7 +120,7 @@ class CrossValidationObjective:
         for backbone, features in dict.fromkeys((trial.backbone, trial.features) for trial in trials):
             self._source(backbone, features)
 
-    def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch) -> Outcome:
+    def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
         """Cross-validate the point and store its out-of-fold scores."""
         configuration = self.study.trial_configuration(claim.parameters, self.home)
         found = cross_validate(
@@ -179,7 +187,7 @@ class StandInObjective:
     def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
         """Nothing is needed."""
 
-    def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch) -> Outcome:
+    def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
         """Call the function; what it reports goes to Optuna as it is."""
         value = float(self.function(trial))
         if not math.isfinite(value):

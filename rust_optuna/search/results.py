@@ -50,12 +50,19 @@ class Status:
         counts: points by state.
         best_value: the highest value so far, or None.
         stale: the study that ``from_best_of`` names has a better point by now than the one taken.
+        accepted: holes that the user accepted for good.
     """
 
     study: Study
     counts: Mapping[str, int]
     best_value: float | None
     stale: bool
+    accepted: int = 0
+
+    @property
+    def open_holes(self) -> int:
+        """Holes that nobody accepted."""
+        return self.counts["hole"] - self.accepted
 
     @property
     def points(self) -> int:
@@ -72,6 +79,7 @@ class Status:
             "points": self.points,
             **{named.get(state, state): self.counts[state] for state in ("complete", "pruned", "running", "waiting")},
             "holes": self.counts["hole"],
+            "accepted_holes": self.accepted,
             "best_value": self.best_value,
             "stale": self.stale,
         }
@@ -82,12 +90,13 @@ class Status:
 
 def status(database: Database, study: Study) -> Status:
     """Return how far a study is."""
-    query = sa.select(point.c.state, sa.func.count(), sa.func.max(point.c.value))
+    query = sa.select(point.c.state, sa.func.count(), sa.func.max(point.c.value), sa.func.sum(point.c.accepted))
     query = query.where(point.c.study_id == study.id).group_by(point.c.state)
     rows = database.transact(lambda connection: connection.execute(query).all())
-    counts = dict.fromkeys(STATES, 0) | {state: count for state, count, _ in rows}
-    best = next((value for state, _, value in rows if state == "complete"), None)
-    return Status(study, counts, best, is_stale(database, study))
+    counts = dict.fromkeys(STATES, 0) | {row[0]: row[1] for row in rows}
+    best = next((row[2] for row in rows if row[0] == "complete"), None)
+    accepted = next((int(row[3]) for row in rows if row[0] == "hole"), 0)
+    return Status(study, counts, best, is_stale(database, study), accepted)
 
 
 def is_stale(database: Database, study: Study) -> bool:
@@ -114,11 +123,11 @@ def complete_points(database: Database, study: Study) -> list[Point]:
 
 
 def failed_attempts(database: Database, study: Study) -> list[dict[str, Any]]:
-    """Return each attempt that ended without a result: its point, number, outcome, reason and worker."""
+    """Return each attempt that ended without a result: its point, number, outcome, fault, reason and worker."""
     ended = attempt.c.outcome.in_(("failed", "lost", "released"))
     query = (
         sa.select(point.c.number.label("point"), attempt.c.number.label("attempt"), attempt.c.outcome)
-        .add_columns(attempt.c.reason, attempt.c.worker)
+        .add_columns(attempt.c.fault, attempt.c.reason, attempt.c.worker)
         .join(attempt, attempt.c.point_id == point.c.id)
         .where(point.c.study_id == study.id, ended)
         .order_by(point.c.number, attempt.c.number)

@@ -20,21 +20,27 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The newest migration's number (`rust_optuna.search.migrations`)."""
 
 metadata = MetaData()
 _PREFIX = "rust_optuna_"
+_Document = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
+"""JSON of any length: MySQL's TEXT ends at 64 KB."""
 
 schema = Table(
     f"{_PREFIX}schema",
     metadata,
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("artifacts", Text, nullable=False),
+    Column("token", String(64), nullable=False, server_default=""),
 )
-"""One row: the version of these tables, and where this storage's artifacts lie."""
+"""One row: the version of these tables, where this storage's artifacts lie, and the token by which that store is known
+to be this storage's."""
 
 study = Table(
     f"{_PREFIX}study",
@@ -42,11 +48,11 @@ study = Table(
     Column("id", Integer, primary_key=True),
     Column("name", String(100), nullable=False, unique=True),
     Column("state", String(16), CheckConstraint("state IN ('drawing', 'open', 'done')"), nullable=False),
-    Column("configuration", Text, nullable=False),
-    Column("fingerprint", Text, nullable=False),
-    Column("runtime", Text),
-    Column("source", Text),
-    Column("notes", Text, nullable=False),
+    Column("configuration", _Document, nullable=False),
+    Column("fingerprint", _Document, nullable=False),
+    Column("runtime", _Document),
+    Column("source", _Document),
+    Column("notes", _Document, nullable=False),
     Column("lease_seconds", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
 )
@@ -71,7 +77,7 @@ point = Table(
     Column("id", Integer, primary_key=True),
     Column("study_id", ForeignKey(study.c.id, ondelete="CASCADE"), nullable=False),
     Column("number", Integer, nullable=False),
-    Column("parameters", Text, nullable=False),
+    Column("parameters", _Document, nullable=False),
     Column(
         "state",
         String(16),
@@ -85,11 +91,12 @@ point = Table(
     Column("lease_end", Double),
     Column("trial", Integer),
     Column("value", Double),
+    Column("accepted", Integer, nullable=False, server_default="0"),
     UniqueConstraint("study_id", "number"),
     Index(f"ix_{_PREFIX}point_queue", "study_id", "state", "failures", "number"),
 )
 """A design point. ``attempt`` is the number of its newest attempt (0: none yet), ``trial`` the number of the Optuna
-trial that shows it: the waiting one, then the newest attempt's."""
+trial that shows it: the waiting one, then the newest attempt's. ``accepted``: a hole that its user took for good."""
 
 attempt = Table(
     f"{_PREFIX}attempt",
@@ -108,11 +115,15 @@ attempt = Table(
     ),
     Column("reason", Text),
     Column("trial", Integer),
-    Column("result", Text),
+    Column("result", _Document),
     Column("artifact", String(64)),
+    Column("fault", String(16)),
+    Column("shown", Integer, nullable=False, server_default="0"),
     UniqueConstraint("point_id", "number"),
+    Index(f"ix_{_PREFIX}attempt_unshown", "shown", "outcome"),
 )
-"""One try at a point: who made it, how it ended, and its result."""
+"""One try at a point: who made it, how it ended, and its result. ``fault`` says what kind of trouble ended it,
+``shown`` whether Optuna has been told of its end."""
 
 worker = Table(
     f"{_PREFIX}worker",

@@ -11,7 +11,16 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from rust_optuna.errors import DataError, FilmError, FingerprintError, LeaseLostError, RustOptunaError, StudyError
+from rust_optuna import processes
+from rust_optuna.errors import (
+    CircuitBreakerError,
+    DataError,
+    FilmError,
+    FingerprintError,
+    LeaseLostError,
+    RustOptunaError,
+    StudyError,
+)
 from rust_optuna.run import worker as worker_module
 from rust_optuna.run.worker import Worker, pin_runtime
 from rust_optuna.search import tables
@@ -49,8 +58,8 @@ ROUNDS = int(os.environ.get("RUST_OPTUNA_TEST_ROUNDS", "1"))
 class FakeObjective:
     """Reports epochs as the real objective does."""
 
-    def __init__(self, values, then=None, between=lambda epoch: None):
-        self.values, self.then, self.between = values, then, between
+    def __init__(self, values, then=None, between=lambda epoch: None, only_at=None):
+        self.values, self.then, self.between, self.only_at = values, then, between, only_at
 
     def runtime(self):
         return {"objective": "STAND-IN fake"}
@@ -58,11 +67,11 @@ class FakeObjective:
     def prepare(self, design):
         pass
 
-    def __call__(self, claim, trial, on_epoch):
+    def __call__(self, claim, trial, on_epoch, on_advance):
         for epoch, value in enumerate(self.values, 1):
             on_epoch(epoch, value)
             self.between(epoch)
-        if self.then is not None:
+        if self.then is not None and self.only_at in (None, claim.number):
             raise self.then
         return Outcome(max(self.values), {"epoch": 1})
 
@@ -244,8 +253,7 @@ def test_a_stop_gives_the_point_back_at_the_end_of_the_epoch(database, home):
     assert stopped.run([study.name]) == 0
     assert [row.state for row in points(database, study)] == ["waiting"] * 2
     assert [row.outcome for row in attempts(database, study)] == ["released"]
-    trial = shown(database, study)[0]
-    assert (trial.state, trial.intermediate_values) == (TrialState.FAIL, {1: 0.1})
+    assert shown(database, study)[0].state is TrialState.FAIL
     worker_with(database, home, FakeObjective([0.4])).run([study.name])
     assert_in_step(database, study)
     assert [row.attempt for row in points(database, study)] == [2, 1]
@@ -309,7 +317,7 @@ def supervise_and_die(url, home, gate):
     """Start a worker as a supervisor does, and be killed."""
     pid = os.getpid()
     if os.fork() == 0:
-        os.environ[worker_module.SUPERVISOR] = str(pid)
+        os.environ[processes.SUPERVISOR] = str(pid)
         run_until_signalled(url, home, gate)
         (Path(gate) / "ended").touch()
         os._exit(0)
@@ -351,17 +359,18 @@ def test_a_point_that_always_fails_is_a_hole_with_its_reasons(database, home):
     assert_in_step(database, study)
 
 
-def test_three_failures_in_a_row_stop_a_worker(sqlite, home):
+def test_three_points_that_fail_alike_in_a_row_stop_a_worker(sqlite, home):
     study = make_study(sqlite, home, random_document(8))
-    with pytest.raises(RustOptunaError, match="no such luck"):
+    with pytest.raises(CircuitBreakerError, match=r"3 points failed in a row with the same error: .*no such luck"):
         make_worker(sqlite, home, "raising").run([study.name])
-    assert len(attempts(sqlite, study)) == worker_module.MAX_FAILURES_IN_A_ROW == 3
+    assert [(row.point, row.outcome) for row in attempts(sqlite, study)] == [(n, "failed") for n in range(3)]
+    assert {row.fault for row in attempts(sqlite, study)} == {"library"}
 
 
 def test_a_value_that_is_not_finite_is_a_failure(sqlite, home):
     study = make_study(sqlite, home, random_document(1))
-    with pytest.raises(RustOptunaError, match="nan"):
-        make_worker(sqlite, home, "not_a_number").run([study.name])
+    make_worker(sqlite, home, "not_a_number").run([study.name])
+    assert "nan" in attempts(sqlite, study)[0].reason
     assert points(sqlite, study)[0].state == "hole"
     assert {trial.state for trial in shown(sqlite, study)} == {TrialState.FAIL}
 
@@ -420,7 +429,7 @@ def test_other_weights_than_the_studys_are_refused(sqlite, home, monkeypatch):
 
 
 def test_the_supervisors_name_for_its_child_is_used(sqlite, home, monkeypatch):
-    monkeypatch.setenv(worker_module.WORKER_ID, "child-7")
+    monkeypatch.setenv(processes.WORKER_ID, "child-7")
     study = run_study(sqlite, home, random_document(1))
     assert attempts(sqlite, study)[0].worker == "child-7"
 
@@ -449,6 +458,7 @@ def test_a_finished_point_stays_complete_whatever_happens_while_optuna_is_told(s
     with monkeypatch.context() as broken_mirror:
         broken_mirror.setattr(Mirror, "tell", broken)
         broken_mirror.setattr(Mirror, "reconcile", lambda self: None)
+        broken_mirror.setattr(Mirror, "sweep", lambda self: None)
         with contextlib.suppress(KeyboardInterrupt):
             worker_with(sqlite, home, FakeObjective([0.1, 0.2])).run([study.name])
     Mirror(sqlite, study).reconcile()
@@ -456,12 +466,20 @@ def test_a_finished_point_stays_complete_whatever_happens_while_optuna_is_told(s
     assert [trial.state.name for trial in Mirror(sqlite, study).shown.trials] == ["COMPLETE"]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
-def test_a_fault_of_the_machine_stops_its_worker_and_uses_up_no_attempt(sqlite, home, error):
+def test_a_fault_of_the_machine_stops_its_worker_and_uses_up_no_attempt(sqlite, home):
+    error = OSError(28, "No space left on device")
     study = make_study(sqlite, home, random_document(2))
     with pytest.raises(RustOptunaError, match="This machine failed point 0"):
         worker_with(sqlite, home, FakeObjective([0.1], then=error)).run([study.name])
     assert [(row.state, row.failures) for row in points(sqlite, study)] == [("waiting", 0)] * 2
+
+
+def test_a_point_that_does_not_fit_into_memory_is_a_hole_and_the_others_go_on(sqlite, home):
+    study = make_study(sqlite, home, random_document(2))
+    objective = FakeObjective([0.1], then=MemoryError("2 GB"), only_at=0)
+    assert worker_with(sqlite, home, objective).run([study.name]) == 1
+    assert [row.state for row in points(sqlite, study)] == ["hole", "complete"]
+    assert {(row.fault, row.reason) for row in attempts(sqlite, study, 0)} == {("memory", "out of memory: 2 GB")}
 
 
 def test_no_path_of_a_film_reaches_the_database(sqlite, home):

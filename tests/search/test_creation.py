@@ -389,7 +389,7 @@ def test_the_best_point_is_taken_and_recorded(database, home):
 def test_ties_go_to_the_lowest_point(database, home):
     study = make_study(database, home, random_document(3))
     ledger, mirror = Ledger(database), Mirror(database, study)
-    claims = [ledger.claim([study.id], "ann") for _ in range(3)]
+    claims = [ledger.claim([study.id], name) for name in ("ann", "bob", "eve")]
     for claim, value in [(claims[2], 0.8), (claims[1], 0.8), (claims[0], 0.3)]:
         mirror.start(claim)
         ledger.finish(claim, "complete", value, None, None)

@@ -155,8 +155,8 @@ def test_eight_processes_can_make_the_tables_at_once(database_url, children):
         children.start(make_tables, database_url, barrier)
     assert children.join() == [0] * 8
     with open_database(parse_url(database_url, HERE)) as database:
-        rows = database.transact(lambda c: c.execute(sa.select(tables.schema)).all())
-        assert rows == [(tables.SCHEMA_VERSION, "storage/artifacts")]
+        [row] = database.transact(lambda c: c.execute(sa.select(tables.schema)).all())
+        assert (row.version, row.artifacts) == (tables.SCHEMA_VERSION, "storage/artifacts")
         assert optuna.get_all_study_names(database.storage) == []
 
 

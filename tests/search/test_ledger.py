@@ -75,7 +75,7 @@ def test_a_claim_takes_the_first_waiting_point_and_says_all_about_it(ledger, stu
 def test_the_studies_are_served_in_the_order_given(database, ledger, study):
     other = enter_study(database, 1, name="another")
     assert ledger.claim([other, study], "ann").study == "another"
-    assert ledger.claim([other, study], "ann").study == "a-study"
+    assert ledger.claim([other, study], "bob").study == "a-study"
 
 
 @pytest.mark.parametrize("state", ["drawing", "done"])
@@ -85,8 +85,8 @@ def test_only_open_studies_are_served(database, state):
 
 
 def test_nothing_is_left_to_claim_in_the_end(ledger, study):
-    assert [ledger.claim([study], "ann").number for _ in range(3)] == [0, 1, 2]
-    assert ledger.claim([study], "ann") is None
+    assert [ledger.claim([study], name).number for name in ("ann", "bob", "eve")] == [0, 1, 2]
+    assert ledger.claim([study], "late") is None
 
 
 def test_a_finished_point_never_changes(database, ledger, study):
@@ -140,12 +140,36 @@ def test_a_workers_own_earlier_attempt_at_a_point_is_stale_too(database, ledger,
     assert (rows(database)[0].state, rows(database)[0].value) == ("complete", 0.9)
 
 
+def test_a_claim_whose_answer_was_lost_is_given_again(database, ledger, study):
+    claim = ledger.claim([study], "ann")
+    aged = tables.point.update().where(tables.point.c.id == claim.point_id).values(lease_end=tables.database_now() + 1)
+    database.transact(lambda c: c.execute(aged))
+    assert ledger.claim([study], "ann") == claim
+    row = rows(database)[0]
+    assert (row.state, row.attempt, row.losses) == ("running", 1, 0)
+    assert row.lease_end > database.transact(lambda c: c.execute(sa.select(tables.database_now())).scalar_one()) + 30
+    ledger.finish(claim, "complete", 0.5, None, None)
+    assert ledger.claim([study], "ann").number == 1
+
+
 def test_a_renewed_lease_does_not_end(database, ledger, study):
     claim = ledger.claim([study], "ann")
     end_leases(database)
     ledger.renew(claim)
     assert ledger.expire(study) == 0
     assert ledger.claim([study], "bob").number == 1
+
+
+def test_a_dead_workers_point_waits_again_as_soon_as_another_renews_its_lease(database, ledger, study):
+    ledger.claim([study], "dead")
+    end_leases(database)
+    ledger.renew(claim_point(ledger, study, 1, "alive"))
+    assert [row.state for row in rows(database)] == ["waiting", "running", "waiting"]
+    claim = ledger.claim([study], "dead")
+    end_leases(database)
+    with pytest.raises(LeaseLostError):
+        ledger.renew(Claim(**{**vars(claim), "attempt": 99}))
+    assert [row.state for row in rows(database)] == ["waiting"] * 3
 
 
 def test_a_beat_goes_with_each_renewal(database, ledger, study):
@@ -175,7 +199,7 @@ def test_three_failures_make_a_hole_and_the_reasons_are_kept(database, ledger):
 
 def test_a_point_that_failed_waits_behind_those_that_did_not(ledger, study):
     ledger.fail(ledger.claim([study], "ann"), "no luck")
-    assert [ledger.claim([study], "ann").number for _ in range(3)] == [1, 2, 0]
+    assert [ledger.claim([study], name).number for name in ("ann", "bob", "eve")] == [1, 2, 0]
 
 
 def test_holes_are_tried_again_when_asked_for_and_only_they(database, ledger):
@@ -194,11 +218,29 @@ def test_holes_are_tried_again_when_asked_for_and_only_they(database, ledger):
     assert [row.state for row in rows(database)[-2:]] == ["complete", "complete"]
 
 
-def test_an_attempt_that_is_no_longer_ones_own_cannot_be_given_up(ledger, study):
+def test_accepted_holes_are_kept_and_not_tried_again(database, ledger):
+    study = enter_study(database, 1, name="one-point")
+    for _ in range(MAX_FAILURES):
+        ledger.fail(ledger.claim([study], "ann"), "no luck", "memory")
+    assert ledger.accept_holes(study) == 1
+    assert ledger.accept_holes(study) == 0
+    assert ledger.retry_holes(study) == 0
+    assert (rows(database)[-1].state, rows(database)[-1].accepted, state_of(database, study)) == ("hole", 1, "done")
+    assert {row.fault for row in rows(database, tables.attempt)} == {"memory"}
+
+
+def test_open_studies_are_listed_oldest_first(database, ledger, study):
+    later = enter_study(database, 1, name="another")
+    enter_study(database, 1, name="third", state="drawing")
+    assert list(ledger.open_studies().items()) == [("a-study", study), ("another", later)]
+
+
+def test_an_attempt_that_is_no_longer_ones_own_cannot_be_given_up(database, ledger, study):
     claim = ledger.claim([study], "ann")
     assert ledger.release(claim, "first") is True
-    assert ledger.release(claim, "second") is False
+    assert ledger.release(claim, "again, as after a lost answer") is True
     assert ledger.fail(claim, "third") is False
+    assert [row.reason for row in rows(database, tables.attempt)] == ["first"]
 
 
 def test_twenty_losses_make_a_hole_and_are_not_counted_with_failures(database, ledger):
@@ -227,7 +269,7 @@ def test_what_a_dead_worker_ran_waits_again_at_once(database, ledger, study):
 
 
 def test_a_study_is_done_when_no_point_waits_or_runs(database, ledger, study):
-    claims = [ledger.claim([study], "ann") for _ in range(3)]
+    claims = [ledger.claim([study], name) for name in ("ann", "bob", "eve")]
     ledger.finish(claims[0], "complete", 0.5, None, None)
     ledger.finish(claims[1], "pruned", None, None, None)
     assert (state_of(database, study), ledger.close(study)) == ("open", False)
@@ -268,13 +310,13 @@ def test_an_ended_lease_goes_to_one_of_those_who_want_it(database):
         end_leases(database)
         barrier, winners = threading.Barrier(4), []
 
-        def want(barrier=barrier, winners=winners):
+        def want(name, barrier=barrier, winners=winners):
             with open_database(database.url) as mine:
                 barrier.wait()
-                if claim := Ledger(mine).claim([study], "heir"):
+                if claim := Ledger(mine).claim([study], name):
                     winners.append(claim)
 
-        threads = [threading.Thread(target=want) for _ in range(4)]
+        threads = [threading.Thread(target=want, args=(f"heir {number}",)) for number in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -349,7 +391,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.expire()
         queued = [(p.failures, number) for number, p in enumerate(self.points) if p.state == "waiting"]
         waiting = [number for _, number in sorted(queued)]
+        held = [point for point in self.points if point.state == "running" and point.owner == worker]
         claim = self.ledger.claim([self.study], worker)
+        if held:
+            assert self.points[claim.number] is held[0]
+            assert claim.attempt == len(held[0].outcomes)
+            return
         if not waiting:
             assert claim is None
             return
@@ -370,6 +417,7 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             with pytest.raises(LeaseLostError):
                 self.ledger.renew(claim)
+        self.expire()
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), outcome=st.sampled_from(["complete", "pruned"]), value=st.floats(0, 1))

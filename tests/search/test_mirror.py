@@ -40,7 +40,7 @@ STEPS = ("claimed", "made", "noted", "evaluated", "finished", "half told", "told
 def run_until(step, database, study, monkeypatch, worker="dead"):
     """Run one attempt as a worker does, and die after ``step``."""
     mirror, ledger = Mirror(database, study), Ledger(database)
-    claim = ledger.claim([study.id], worker)
+    claim = ledger.claim([study.id], f"{worker}, {step}")
     if step == "claimed":
         return
     if step == "made":
@@ -75,7 +75,7 @@ def test_a_death_at_any_step_is_repaired(database, home, monkeypatch, attempt):
     for step in STEPS:
         if attempt == 2:
             run_until("noted", database, study, monkeypatch, "first")
-            Ledger(database).abandon("first", "a first death")
+            Ledger(database).abandon("first, noted", "a first death")
         run_until(step, database, study, monkeypatch)
     end_leases(database)
     make_worker(database, home).run([study.name])

@@ -48,6 +48,7 @@ def test_status_counts_points_by_state(database, study):
         "running": 1,
         "waiting": 1,
         "holes": 1,
+        "accepted_holes": 0,
         "best_value": 0.7,
         "stale": False,
     }

@@ -1,0 +1,31 @@
+"""What the processes of a search say to each other: exit codes, and variables in a child's environment."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+WORKER_ID = "RUST_OPTUNA_WORKER_ID"
+"""Names a supervisor's child, so that whatever it was running can be requeued the moment it is dead."""
+SUPERVISOR = "RUST_OPTUNA_SUPERVISOR"
+"""The supervisor's process number: a child whose parent is another has been orphaned, and stops."""
+
+
+class ExitCode(IntEnum):
+    """How a command ended."""
+
+    DONE = 0
+    """All is well; also after a stop that was asked for, with the point finished or given back."""
+    ERROR = 1
+    """An error that the message explains."""
+    USAGE = 2
+    """A wrong call or invalid input."""
+    HOLES = 3
+    """A study has holes that nobody accepted: points whose attempts are used up."""
+    CIRCUIT_BREAKER = 4
+    """A worker met the same error on several points in a row: the fault is then likelier its own than theirs."""
+    STUCK = 5
+    """A worker's trial did not advance any more; its point was given back."""
+    RETIRED = 6
+    """A supervisor gave up every slot."""
+    INTERRUPTED = 130
+    """After Ctrl-C, as shells have it."""
