@@ -103,7 +103,9 @@ _storage = _option(
     "storage", "URL", "SQLAlchemy URL.  [env: RUST_OPTUNA_STORAGE; default: sqlite:///storage/rust_optuna.db]"
 )
 _password_file = _option(
-    "password-file", "FILE", "Holds the database's password, where the URL names none.  [env: RUST_OPTUNA_PASSWORD_FILE]"
+    "password-file",
+    "FILE",
+    "Holds the database's password where the URL has none.  [env: RUST_OPTUNA_PASSWORD_FILE]",
 )
 _artifacts = _option(
     "artifacts", "DIR", "Where trials' scores are kept.  [env: RUST_OPTUNA_ARTIFACTS; default: storage/artifacts]"

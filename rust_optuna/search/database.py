@@ -59,8 +59,8 @@ def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
         password_file: holds the password of a server where the URL names none.
 
     Raises:
-        StorageError: for a malformed URL, an unsupported database or an in-memory one, which workers cannot share; for a
-            password file that is needed and cannot be used.
+        StorageError: for a malformed URL, an unsupported database or an in-memory one, which workers cannot share; for
+            a password file that is needed and cannot be used.
     """
     try:
         url = sa.make_url(text)

@@ -79,7 +79,7 @@ def grace(words: list[str]) -> int:
 def commands() -> Iterator[tuple[str, list[str]]]:
     """Yield each command line of this program in the deployment files: where it stands, and its arguments."""
     for name, value in instructions():
-        if PROGRAM in value and (found := re.search(r"\[.*\]", value)):
+        if name == "HEALTHCHECK" and (found := re.search(r"\[.*\]", value)):
             yield f"Dockerfile {name}", _own(json.loads(found[0]))
     yield from _compose_commands()
     for path in KUBERNETES:
@@ -95,10 +95,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 def _compose_commands() -> Iterator[tuple[str, list[str]]]:
     for name, service in load_compose(COMPOSE)["services"].items():
-        if service["image"].startswith(PROGRAM):
-            words = [*service.get("entrypoint", [PROGRAM]), *service.get("command", [])]
-            if len(words) > 1:
-                yield f"{COMPOSE.name} {name}", _own(words)
+        if service["image"].startswith(PROGRAM) and "command" in service:
+            yield f"{COMPOSE.name} {name}", service["command"]
 
 
 def _own(words: list[str]) -> list[str]:
@@ -112,11 +110,11 @@ def _containers(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def shell_commands(text: str) -> Iterator[list[str]]:
-    """Yield the arguments of this program wherever a line of a script, a comment or a page calls it.
+    """Yield the arguments of this program wherever a line of a script, a comment or a page calls it, or code in a text.
 
     ``docker compose run --rm search FILE`` calls it too, and so does ``sbatch worker.sbatch NAME``.
     """
-    for line in text.replace("\\\n", " ").splitlines():
+    for line in [*text.splitlines(), *re.findall("`([^`]+)`", text)]:
         line = line.strip().lstrip("#$ ").replace('"$@"', "regime-1")
         if line.startswith(f"{PROGRAM} "):
             yield _words(line)[1:]

@@ -1,4 +1,4 @@
-"""The scripts of deploy/, run: a real program, a stand-in objective, and a scheduler that only notes what it is told."""
+"""The scripts of deploy/, run: the real program, a stand-in objective, a scheduler that only notes what it is told."""
 
 import os
 import shutil
@@ -72,12 +72,12 @@ def start(sqlite, home, tmp_path):
 @pytest.fixture
 def began(tmp_path):
     """Wait until a point runs."""
-    return lambda: wait_until(lambda: list((tmp_path / "gate").glob("*.began")), 120)
+    return lambda: wait_until(lambda: list((tmp_path / "gate").glob("*.began")), 240)
 
 
 def end(process, tmp_path):
     """Wait for a script; return its exit code, its output and what the scheduler was told."""
-    process.wait(120)
+    process.wait(240)
     told = tmp_path / "scontrol"
     return process.returncode, (tmp_path / "output").read_text(), told.read_text() if told.exists() else ""
 
@@ -112,9 +112,7 @@ def test_a_slurm_task_whose_time_is_over_gives_its_point_back_and_is_requeued(sq
     assert_in_step(sqlite, study)
 
 
-def test_a_slurm_task_that_is_cancelled_gives_its_point_back_and_is_not_requeued(
-    sqlite, study, start, began, tmp_path
-):
+def test_a_slurm_task_that_is_cancelled_gives_its_point_back_and_is_not_requeued(sqlite, study, start, began, tmp_path):
     task = start(slurm_command(), "gated", grace=0)
     began()
     task.send_signal(signal.SIGTERM)
@@ -136,8 +134,7 @@ def test_a_pod_that_is_stopped_ends_its_point_and_does_not_count_as_done(sqlite,
     (tmp_path / "gate" / "open").touch()
     code, output, _ = end(pod, tmp_path)
     assert code == 143, output
-    assert [row.outcome for row in attempts(sqlite, study)] in (["complete"], ["released"])
-    assert "running" not in {row.state for row in points(sqlite, study)}
+    assert {row.outcome for row in attempts(sqlite, study)} == {"complete"}
     assert_in_step(sqlite, study)
 
 
