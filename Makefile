@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: demo test bench lint format clean help
+.PHONY: demo test bench chaos lint format clean help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -3; echo "Targets: demo test bench lint format clean"
+	@sed -n 's/^# //p' Makefile | head -3; echo "Targets: demo test bench chaos lint format clean"
 
 demo: $(VENV)/installed-$(EXTRA)
 	$(BIN)/rust-optuna demo
@@ -23,6 +23,13 @@ test: $(VENV)/installed-$(EXTRA)-dev
 # make bench QUICK=1: under three minutes. ARGUMENTS="--only training": one section.
 bench: $(VENV)/installed-$(EXTRA)-bench
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGUMENTS)
+
+# make chaos ROUNDS=10: rounds of crashes on each database that is installed here. RESULTS=FILE: go on where it stopped.
+chaos: $(VENV)/installed-$(EXTRA)-dev
+	@status=0; for backend in sqlite postgresql mariadb; do \
+		$(BIN)/python -m tests.chaos --backend $$backend --rounds $(or $(ROUNDS),100) \
+			$(if $(RESULTS),--results $(RESULTS)) $(ARGUMENTS) || [ $$? -eq 2 ] || status=1; \
+	done; exit $$status
 
 lint: $(VENV)/installed-$(EXTRA)-dev
 	$(BIN)/ruff check .
@@ -48,7 +55,7 @@ $(VENV)/installed-$(EXTRA): $(SOURCES) | $(BIN)/python
 
 $(VENV)/installed-$(EXTRA)-dev: $(SOURCES) | $(BIN)/python
 	@echo "Installing into $(VENV) (a few hundred megabytes, once) ..."
-	$(INSTALL) --editable '.[$(EXTRA),postgresql,dev]'
+	$(INSTALL) --editable '.[$(EXTRA),postgresql,mysql,dev]'
 	@touch $@ $(VENV)/installed-$(EXTRA)
 
 $(VENV)/installed-$(EXTRA)-bench: $(SOURCES) | $(BIN)/python

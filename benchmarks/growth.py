@@ -63,7 +63,7 @@ def _ledger(trials: int) -> tuple[float, float]:
         home = Home(Path(folder))
         with create_database(parse_url(home.database_url, home), "artifacts") as database:
             began = time.perf_counter()
-            _create(database, home, trials)
+            create_made_up_study(database, home, trials)
             created = time.perf_counter() - began
             ledger = Ledger(database)
             ledger.register("benchmark", host="here", process=os.getpid(), device="none")
@@ -81,7 +81,7 @@ def _workers(workers: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
         with create_database(parse_url(home.database_url, home), "artifacts") as database:
-            _create(database, home, workers * POINTS_A_WORKER)
+            create_made_up_study(database, home, workers * POINTS_A_WORKER)
             command = [sys.executable, "-m", "rust_optuna", "worker", "run", "--home", str(home.root)]
             command += ["--objective", "benchmarks.growth:stand_in"]
             children = [
@@ -104,7 +104,7 @@ def _times(connection: Any) -> list[Any]:
     return rows
 
 
-def _create(database: Database, home: Home, trials: int) -> None:
+def create_made_up_study(database: Database, home: Home, trials: int) -> None:
     """Create a study of made-up films, as one of a manifest is."""
     films = material.development(120, 3)
     document = {

@@ -110,6 +110,12 @@ class FingerprintError(StudyError):
     """This worker would not compute the same numbers as the study's others."""
 
 
+class RetiredError(RustOptunaError):
+    """A supervisor gave up every slot: its workers died again and again."""
+
+    exit_code = ExitCode.RETIRED
+
+
 class CircuitBreakerError(RustOptunaError):
     """A worker met the same error on several points in a row, and stops before it burns the whole design."""
 

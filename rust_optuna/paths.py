@@ -49,8 +49,21 @@ class Home:
 
     @property
     def logs(self) -> Path:
-        """The output of worker processes."""
+        """The output of worker processes and daemons."""
         return self.storage / "logs"
+
+    @property
+    def workers(self) -> Path:
+        """A file for each running supervisor, locked for as long as it lives."""
+        return self.storage / "workers"
+
+    def log(self, supervisor: str, slot: int | None = None) -> Path:
+        """The log of a supervisor that runs as a daemon, or of the workers in one of its slots."""
+        return self.logs / f"worker-{supervisor}{'' if slot is None else f'-{slot}'}.log"
+
+    def record(self, supervisor: str) -> Path:
+        """The file that a supervisor keeps locked."""
+        return self.workers / f"{supervisor}.pid"
 
     @property
     def demo(self) -> Path:

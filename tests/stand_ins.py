@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
 from pathlib import Path
 
 import optuna
+
+from rust_optuna.processes import ExitCode
 
 GATE = "RUST_OPTUNA_TEST_GATE"
 """Environment variable: the folder in which `gated` says that it began, and waits for a file named `open`."""
@@ -65,6 +68,12 @@ def gated(trial: optuna.Trial) -> float:
     return peak(trial)
 
 
+def reporting(trial: optuna.Trial) -> float:
+    """Write this process's environment beside the gate, and wait until the gate is open."""
+    (Path(os.environ[GATE]) / f"{os.getpid()}.environment").write_text(json.dumps(dict(os.environ)))
+    return gated(trial)
+
+
 def dying(trial: optuna.Trial) -> float:
     """End the process as an out-of-memory killer would, wherever it runs."""
     os._exit(9)
@@ -75,3 +84,20 @@ def dying_once(trial: optuna.Trial) -> float:
     if trial.user_attrs["point"] == 2 and trial.user_attrs["attempt"] == 1:
         os._exit(9)
     return peak(trial)
+
+
+def dying_at_odd_points(trial: optuna.Trial) -> float:
+    """End the process at the first attempt at each odd point."""
+    if trial.user_attrs["point"] % 2 and trial.user_attrs["attempt"] == 1:
+        os._exit(9)
+    return peak(trial)
+
+
+def breaking(trial: optuna.Trial) -> float:
+    """End the process as a worker does that met the same error again and again."""
+    os._exit(ExitCode.CIRCUIT_BREAKER)
+
+
+def breaking_in_slot_0(trial: optuna.Trial) -> float:
+    """Break in slot 0; elsewhere wait until the gate is open."""
+    return breaking(trial) if os.environ["SLOT"] == "0" else gated(trial)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from rust_optuna.run.forecast import StudyForecast
 
 
-def print_forecast(paths: Sequence[Path], where: Settings, workers: int | None, gpus: str) -> None:
-    """Time this machine and print what the search of these files would take."""
+def print_forecast(paths: Sequence[Path], where: Settings, slots: Mapping[str, Any]) -> None:
+    """Time this machine and print what the search of these files would take, in slots chosen as for the search."""
     from rust_optuna.run.forecast import forecast
 
     click.echo("Timing this machine (about half a minute for each kind of trial) ...", err=True)
     with progress_bar("Hashing films") as progress:
-        plan = forecast(paths, where.home, where.open_to_read, workers=workers, gpus=gpus, progress=progress)
+        plan = forecast(paths, where.home, where.open_to_read, progress=progress, **slots)
     places = ", ".join(dict.fromkeys(slot.name for slot in plan.slots))
     memory = f", {_size(plan.worker_bytes)} of memory each" if plan.worker_bytes else ""
     click.echo(f"Workers: {len(plan.slots)} on {places}{memory}")

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -124,3 +125,34 @@ def common_options(function: F) -> F:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 objective_option = click.option("--objective", metavar="MODULE:FUNCTION", hidden=True)
+_gpus = click.option("--gpus", default="all", show_default=True, metavar="all|0,1|none", help="Which GPUs to use.")
+_per_gpu = click.option("--per-gpu", type=click.IntRange(min=1), help="Worker processes on each GPU.  [default: 1]")
+_workers = click.option(
+    "--workers", type=click.IntRange(min=1), help="Worker processes in all.  [default: one a GPU, or one a core]"
+)
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How events are logged.",
+)
+grace_option = click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="What a running point gets to finish after the first signal; else it is given back.",
+)
+forever_option = click.option("--forever", is_flag=True, help="Stay when all studies are done, and wait for others.")
+data_root_option = click.option(
+    "--data-root",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder of the films on this machine, where it is another than where the study was created.",
+)
+
+
+def device_options(function: F) -> F:
+    """Add ``--gpus``, ``--per-gpu`` and ``--workers``."""
+    return _gpus(_per_gpu(_workers(function)))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from rust_optuna.cli.options import common_options, objective_option, settings, terminate_as_interrupt
+from rust_optuna.cli.options import common_options, device_options, objective_option, settings, terminate_as_interrupt
 from rust_optuna.cli.output import print_next, progress_bar
 from rust_optuna.processes import ExitCode
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a GPU, or one a core]")
-@click.option("--gpus", default="all", show_default=True, metavar="all|0,1|none", help="Which GPUs to use.")
+@device_options
 @click.option("--dry-run", is_flag=True, help="Time one step of each kind here, print the plan, run nothing.")
 @objective_option
 @common_options
@@ -24,8 +25,9 @@ from rust_optuna.processes import ExitCode
 def search(
     context: click.Context,
     files: tuple[Path, ...],
-    workers: int | None,
     gpus: str,
+    per_gpu: int | None,
+    workers: int | None,
     dry_run: bool,
     objective: str | None,
 ) -> None:
@@ -42,13 +44,16 @@ def search(
     from rust_optuna.cli.forecast import print_forecast
     from rust_optuna.cli.live import LiveTable
     from rust_optuna.cli.results import print_statuses
+    from rust_optuna.run import logs
     from rust_optuna.run.local import search as run_search
 
+    logs.configure("text", level=logging.WARNING)
     terminate_as_interrupt()
     where = settings()
     paths = [where.home.resolve(file) for file in files]
+    chosen: dict[str, Any] = {"gpus": gpus, "per_gpu": per_gpu, "workers": workers}
     if dry_run:
-        print_forecast(paths, where, workers, gpus)
+        print_forecast(paths, where, chosen)
         print_next(_without_dry_run())
         return
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
@@ -57,8 +62,7 @@ def search(
             where.home,
             where.url,
             where.given_artifacts,
-            workers=workers,
-            gpus=gpus,
+            **chosen,
             objective=objective,
             listener=table.listener,
         )

@@ -1,13 +1,33 @@
-"""``rust-optuna worker``: one worker in this process."""
+"""``rust-optuna worker``: workers in this process, or under a supervisor, and what runs where."""
 
 from __future__ import annotations
 
-import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rust_optuna.cli.options import common_options, objective_option, settings
-from rust_optuna.cli.output import print_next, progress_bar
+from rust_optuna.cli.options import (
+    common_options,
+    data_root_option,
+    device_options,
+    forever_option,
+    grace_option,
+    home_option,
+    json_option,
+    log_format_option,
+    objective_option,
+    settings,
+)
+from rust_optuna.cli.output import print_json, print_next, progress_bar
+
+if TYPE_CHECKING:
+    from rust_optuna.cli.options import Settings
+    from rust_optuna.run.fleet import Workers
+    from rust_optuna.run.records import Record
+    from rust_optuna.run.roster import WorkerStatus
 
 
 @click.group(invoke_without_command=True)
@@ -16,34 +36,292 @@ from rust_optuna.cli.output import print_next, progress_bar
 def worker(context: click.Context) -> None:
     """Run workers; without a command, one for all open studies."""
     if context.invoked_subcommand is None:
-        context.invoke(run, names=(), objective=None)
+        context.invoke(run)
 
 
 @worker.command()
 @click.argument("names", nargs=-1)
+@forever_option
+@grace_option
+@log_format_option
+@data_root_option
 @objective_option
 @common_options
-def run(names: tuple[str, ...], objective: str | None) -> None:
-    r"""Run points of the studies NAMES, or of all open ones, until none is left.
+@click.pass_context
+def run(
+    context: click.Context,
+    names: tuple[str, ...] = (),
+    forever: bool = False,
+    grace: float = 0.0,
+    log_format: str = "text",
+    data_root: Path | None = None,
+    objective: str | None = None,
+) -> None:
+    r"""Run points of the studies NAMES, or of all open ones, in this process, until none is left.
 
-    Start as many of these as you like, on as many machines as reach the database. The device is chosen by
-    CUDA_VISIBLE_DEVICES. The first Ctrl-C or SIGTERM gives the running point back at the end of its epoch, the second
-    at once.
+    Start as many of these as you like, on as many machines as reach the database; `rust-optuna worker start` starts one
+    on each device of a machine. The device is chosen by CUDA_VISIBLE_DEVICES. After the first Ctrl-C or SIGTERM the
+    running point may finish within --grace seconds, else it is given back; the second gives it back at once. Both are
+    a stop that was asked for: exit code 0.
 
     \b
     Example:
       CUDA_VISIBLE_DEVICES=0 rust-optuna worker run regime-1
     """
+    import logging
+
+    from rust_optuna.errors import RustOptunaError
+    from rust_optuna.run import logs, signals
     from rust_optuna.run.worker import Worker, stop_on_signals
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    # Other libraries log what only their authors need.
-    logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("rust_optuna").setLevel(logging.INFO)
+    logs.configure(log_format)
     where = settings()
     with where.open_to_work() as database, progress_bar("Features") as progress:
-        this = Worker(database, where.home, where.store(database), objective=objective, progress=progress)
+        this = Worker(
+            database,
+            where.home,
+            where.store(database),
+            objective=objective,
+            progress=progress,
+            forever=forever,
+            grace=grace,
+            data_root=_absolute(data_root),
+        )
+        logs.configure(log_format, worker=this.id)
         stop_on_signals(this)
-        finished = this.run(names)
-    click.echo(f"{finished} points finished")
-    print_next("rust-optuna best")
+        signals.unblock()
+        try:
+            finished = this.run(names)
+        except RustOptunaError as error:
+            if log_format == "text":
+                raise
+            logging.getLogger(__name__).error("%s", error, extra={"event": "ended", "exit_code": error.exit_code})
+            context.exit(error.exit_code)
+    if log_format == "text":
+        click.echo(f"{finished} points finished")
+        print_next("rust-optuna best")
+
+
+@worker.command()
+@click.argument("names", nargs=-1)
+@device_options
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where workers run: on this machine, or wherever Ray finds room in a cluster.",
+)
+@click.option(
+    "--address", metavar="HOST:PORT|auto", help="The Ray cluster.  [env: RAY_ADDRESS; default: a new one here]"
+)
+@click.option("--daemon", is_flag=True, help="Run in the background; `rust-optuna worker stop` ends it.")
+@forever_option
+@grace_option
+@log_format_option
+@data_root_option
+@click.option("--detached", metavar="NAME", hidden=True)
+@objective_option
+@common_options
+@click.pass_context
+def start(
+    context: click.Context,
+    names: tuple[str, ...],
+    gpus: str,
+    per_gpu: int | None,
+    workers: int | None,
+    engine: str,
+    address: str | None,
+    daemon: bool,
+    forever: bool,
+    grace: float,
+    log_format: str,
+    data_root: Path | None,
+    detached: str | None,
+    objective: str | None,
+) -> None:
+    r"""Run a worker on each device of this machine for the studies NAMES, or all open ones, until they are done.
+
+    Each worker is a process of its own, on one GPU or with its share of the cores. One that dies is replaced, after a
+    delay that grows, and its point waits again at once; a slot whose worker dies five times without finishing a point
+    is given up. With --forever it serves whatever study is open, and does not end by itself.
+
+    The first Ctrl-C or SIGTERM lets every running point finish within --grace seconds, or gives it back; the second
+    gives them back at once.
+
+    \b
+    Exit codes:
+      0    the studies are done, or SIGTERM stopped it
+      3    the studies are done, but have holes that nobody accepted: points whose attempts are used up
+      6    every slot was given up
+      130  Ctrl-C stopped it
+      1    anything else that the message explains
+
+    \b
+    Examples:
+      rust-optuna worker start regime-1 --gpus all
+      rust-optuna worker start --gpus 0,1 --per-gpu 2 --forever --daemon --grace 120
+      rust-optuna worker start regime-1 --engine ray --address auto --workers 16
+    """
+    from rust_optuna.run.devices import slots
+    from rust_optuna.run.fleet import Workers
+
+    if address and engine != "ray":
+        raise click.UsageError("--address is of a Ray cluster: --engine ray")
+    how = Workers(
+        # Ray's slots are known once its cluster is joined.
+        slots(gpus, workers, per_gpu) if engine == "local" else (),
+        grace=grace,
+        forever=forever,
+        log_format=log_format,
+        data_root=_absolute(data_root),
+        objective=objective,
+        echo=None if detached else sys.stderr,
+        daemon=detached is not None,
+        name=detached,
+    )
+    where = settings()
+    if daemon:
+        devices = ["--gpus", gpus, "--engine", engine]
+        devices += ["--per-gpu", str(per_gpu)] if per_gpu else []
+        devices += ["--workers", str(workers)] if workers else []
+        devices += ["--address", address] if address else []
+        _detach(where, names, how, devices)
+    elif engine == "ray":
+        from rust_optuna.run.ray_cluster import ray_engine
+
+        with ray_engine(where.url, address=address, workers=workers, per_gpu=per_gpu, gpus=gpus) as ray:
+            context.exit(_supervise(where, names, replace(how, slots=ray.slots, place=ray.place)))
+    else:
+        context.exit(_supervise(where, names, how))
+
+
+def _supervise(where: Settings, names: tuple[str, ...], how: Workers) -> int:
+    """Run workers in the foreground; return the exit code."""
+    import signal
+
+    from rust_optuna.cli.results import print_statuses
+    from rust_optuna.processes import ExitCode
+    from rust_optuna.run import logs
+    from rust_optuna.run.fleet import start_workers
+
+    logs.configure(how.log_format)
+    # Unlike a worker's, its database gives up soon: a supervisor waits in its own loop, where it hears signals.
+    with where.open_to_write() as database:
+        ended = start_workers(database, where.home, where.given_artifacts or database.artifacts(), names, how)
+    if ended.stopped_by is signal.SIGINT:
+        raise KeyboardInterrupt
+    if how.log_format == "text":
+        print_statuses(ended.statuses)
+        print_next("rust-optuna best")
+    return ExitCode.HOLES if ended.holes and ended.stopped_by is None else ExitCode.DONE
+
+
+def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list[str]) -> None:
+    """Start the same command in the background."""
+    from rust_optuna.run import daemon, records
+    from rust_optuna.run.fleet import child_environment, served
+
+    with where.open_to_write() as database:
+        served(database, names)  # what is wrong with the names is said here, not in a log
+        environment = child_environment(where.home, database.url, where.given_artifacts or database.artifacts())
+    name = records.new_name()
+    arguments = ["worker", "start", *devices, "--detached", name, *how.arguments(names)]
+    there = daemon.detach(where.home, name, arguments, environment)
+    if there is None:
+        click.echo("Nothing is left to do.")
+        print_next("rust-optuna best")
+        return
+    count = f"{len(how.slots)} workers" if how.slots else "Workers"
+    click.echo(f"{count} under process {there.pid}. Log: {there.log}")
+    print_next("rust-optuna worker list")
+
+
+@worker.command()
+@click.argument("pids", nargs=-1, type=int)
+@click.option("--all", "all_", is_flag=True, help="All daemons of this home on this machine.")
+@home_option
+def stop(pids: tuple[int, ...], all_: bool) -> None:
+    r"""Stop the daemon of this home on this machine, or those of the process numbers PIDS, and wait for it.
+
+    Running points finish within the daemon's --grace, or are given back.
+
+    \b
+    Example:
+      rust-optuna worker stop --all
+    """
+    from rust_optuna.run import daemon
+
+    home = settings().home
+    there = daemon.daemons(home)
+    if not there:
+        click.echo(f"No daemon of {home.root} runs on this machine")
+        return
+    chosen = _chosen(there, pids, all_)
+    daemon.stop(home, chosen)
+    for each in chosen:
+        click.echo(f"Stopped process {each.pid}")
+    print_next("rust-optuna status")
+
+
+def _chosen(there: list[Record], pids: tuple[int, ...], all_: bool) -> list[Record]:
+    """Return the daemons to stop.
+
+    Raises:
+        UsageError: there are several and none is named, or one is named that is not there.
+    """
+    listed = "; ".join(f"{each.pid} ({', '.join(each.studies) or 'all studies'})" for each in there)
+    unknown = [str(pid) for pid in pids if pid not in [each.pid for each in there]]
+    if unknown:
+        raise click.UsageError(f"No daemon {', '.join(unknown)} here; there are: {listed}")
+    if not pids and not all_ and len(there) > 1:
+        raise click.UsageError(f"Several daemons run here: {listed}. Name them, or use --all")
+    return [each for each in there if all_ or not pids or each.pid in pids]
+
+
+@worker.command("list")
+@click.option("--all", "all_", is_flag=True, help="Those too that were not heard of for ten minutes.")
+@common_options
+@json_option
+def list_(all_: bool, as_json: bool) -> None:
+    r"""List the workers of the storage, on every machine: what each runs, and when it was last heard of.
+
+    Times are by the database's clock.
+
+    \b
+    Example:
+      rust-optuna worker list
+    """
+    from rust_optuna.run.roster import RECENT_SECONDS, list_workers
+
+    with settings().open_to_read() as database:
+        found = list_workers(database, recent_seconds=None if all_ else RECENT_SECONDS)
+    if as_json:
+        print_json([each.as_json() for each in found])
+        return
+    if not found:
+        click.echo("No worker was heard of in the last ten minutes.")
+        print_next("rust-optuna worker start")
+        return
+    rows = [("worker", "host", "process", "device", "heard of", "runs"), *(_row(each) for each in found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for row in rows:
+        click.echo("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[5]]).rstrip())
+
+
+def _row(each: WorkerStatus) -> tuple[str, ...]:
+    device = "cpu" if each.device in ("", "-1") else each.device
+    doing: Any = "–"
+    if each.study is not None:
+        late = " (its lease has ended)" if (each.lease_seconds or 0) < 0 else ""
+        doing = f"{each.study} point {each.point}, attempt {each.attempt}, for {_ago(each.running_seconds)}{late}"
+    return each.worker, each.host, str(each.process), device, f"{_ago(each.beat_seconds)} ago", doing
+
+
+def _ago(seconds: float | None) -> str:
+    whole = int(max(0.0, seconds or 0.0))
+    return f"{whole} s" if whole < 120 else f"{whole // 60} min" if whole < 7200 else f"{whole // 3600} h"
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else settings().home.resolve(path)

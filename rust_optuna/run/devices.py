@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -10,9 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rust_optuna.errors import RustOptunaError
+from rust_optuna.run import cgroup
 
 WORKER_GIGABYTES = 1.5
 """Memory that one worker may take; no more workers are started by default than fit."""
+NVIDIA_SMI_SECONDS = 60
+"""How long nvidia-smi may take; a driver that is not loaded yet needs a while."""
+DEVICE_FILES = Path("/dev")
+DRIVER = Path("/proc/driver/nvidia/gpus")
+"""Where NVIDIA's driver shows GPUs to a container that has no nvidia-smi."""
 
 
 @dataclass(frozen=True)
@@ -29,50 +36,112 @@ class Slot:
 
 
 def cpu_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use: its affinity, and its container's quota rounded down."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup.cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 def gpus() -> list[str]:
-    """Return the identifiers of the GPUs that this process may use."""
+    """Return the identifiers of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them.
+
+    Those that CUDA_VISIBLE_DEVICES names, by number, UUID or MIG identifier; else those that nvidia-smi lists (of a
+    divided GPU its MIG parts); else as many as the driver shows.
+
+    Raises:
+        RustOptunaError: nvidia-smi does not answer.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+        return _named(visible)
     command = shutil.which("nvidia-smi")
-    if command is None:
-        return []
-    listing = subprocess.run([command, "-L"], capture_output=True, text=True, check=False)
-    lines = [line for line in listing.stdout.splitlines() if line.startswith("GPU ")]
-    return [str(number) for number in range(len(lines))]
+    return _counted() if command is None else _listed(command)
 
 
-def slots(choice: str, workers: int | None) -> list[Slot]:
+def slots(choice: str, workers: int | None, per_gpu: int | None = None) -> list[Slot]:
     """Return one slot for each worker process.
 
     Args:
         choice: ``all`` (every GPU; the processor where there is none), ``none`` (the processor), or ``0,1`` (these).
-        workers: how many; None for one a GPU, or one a core as far as memory allows. More workers than GPUs share
-            them in turn.
+        workers: how many in all; None for ``per_gpu`` on each GPU, or one a core as far as memory allows. More workers
+            than GPUs share them in turn.
+        per_gpu: how many on each GPU, one by default.
 
     Raises:
-        RustOptunaError: a GPU is named that is not there.
+        RustOptunaError: a GPU is named that is not there, or both numbers are given.
     """
+    if workers and per_gpu:
+        raise RustOptunaError(
+            "--workers says how many workers in all, --per-gpu how many on each GPU: give one of them"
+        )
+    chosen = _chosen(choice)
+    if not chosen:
+        count = workers or max(1, min(cpu_cores(), _workers_in_memory()))
+        return [Slot("cpu", {"CUDA_VISIBLE_DEVICES": "-1", **threads(count)}) for _ in range(count)]
+    count = workers or len(chosen) * (per_gpu or 1)
+    names = [chosen[number % len(chosen)] for number in range(count)]
+    environment = {**_order(), **threads(count)}
+    return [Slot(f"gpu {name}", {"CUDA_VISIBLE_DEVICES": name, **environment}) for name in names]
+
+
+def _chosen(choice: str) -> list[str]:
+    if choice == "none":
+        return []
     there = gpus()
-    if not choice.strip():
+    if choice == "all":
+        return there
+    chosen = [name.strip() for name in choice.split(",")]
+    if not all(chosen):
         raise RustOptunaError("--gpus takes all, none, or numbers such as 0,1")
-    chosen = there if choice == "all" else [] if choice == "none" else [c.strip() for c in choice.split(",")]
     unknown = [name for name in chosen if name not in there]
     if unknown:
         raise RustOptunaError(f"No GPU {', '.join(unknown)} here; there are: {', '.join(there) or 'none'}")
-    if not chosen:
-        count = workers or max(1, min(cpu_cores(), _workers_in_memory()))
-        return [Slot("cpu", {"CUDA_VISIBLE_DEVICES": "-1", **_threads(count)}) for _ in range(count)]
-    count = workers or len(chosen)
-    names = [chosen[number % len(chosen)] for number in range(count)]
-    return [Slot(f"gpu {name}", {"CUDA_VISIBLE_DEVICES": name, **_threads(count)}) for name in names]
+    return chosen
 
 
-def _threads(processes: int) -> dict[str, str]:
+def _named(visible: str) -> list[str]:
+    """Return what CUDA takes of CUDA_VISIBLE_DEVICES: everything before the first name that is none."""
+    found: list[str] = []
+    for name in (each.strip() for each in visible.split(",")):
+        if not re.fullmatch(r"\d+|(GPU|MIG)-\S+", name):
+            break
+        found.append(name)
+    return found
+
+
+def _listed(command: str) -> list[str]:
+    try:
+        listing = subprocess.run(
+            [command, "-L"], capture_output=True, text=True, check=False, timeout=NVIDIA_SMI_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise RustOptunaError(
+            f"nvidia-smi does not answer within {NVIDIA_SMI_SECONDS} seconds: name the GPUs in CUDA_VISIBLE_DEVICES, "
+            "or use --gpus none"
+        ) from None
+    parts: dict[str, list[str]] = {}
+    for line in listing.stdout.splitlines():
+        if whole := re.match(r"GPU (\d+):", line):
+            parts[whole[1]] = []
+        elif parts and (part := re.search(r"\(UUID: (MIG-[^)]+)\)", line)):
+            parts[list(parts)[-1]].append(part[1])
+    # A process can use one part of a divided GPU only, and its number means the first.
+    return [name for number, divided in parts.items() for name in divided or [number]]
+
+
+def _counted() -> list[str]:
+    """Return a number for each GPU that the driver shows: CUDA numbers those that a container may use from 0."""
+    files = [path for path in DEVICE_FILES.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
+    shown = files or (list(DRIVER.iterdir()) if DRIVER.is_dir() else [])
+    return [str(number) for number in range(len(shown))]
+
+
+def _order() -> dict[str, str]:
+    """Let CUDA number GPUs as nvidia-smi does; numbers that CUDA_VISIBLE_DEVICES gave keep their meaning."""
+    return {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def threads(processes: int) -> dict[str, str]:
     """Divide the cores among processes. One thread each is faster than several shared by all."""
     each = str(max(1, cpu_cores() // processes))
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -80,11 +149,12 @@ def _threads(processes: int) -> dict[str, str]:
 
 
 def _workers_in_memory() -> int:
-    """Return how many workers fit into the memory that is available (Linux) or installed (elsewhere)."""
+    """Return how many workers fit into the memory that is available (Linux, and there to a container) or installed."""
     table = Path("/proc/meminfo")
     if table.is_file():
         lines = dict(line.split(":", 1) for line in table.read_text(encoding="ascii").splitlines())
         available = int(lines["MemAvailable"].split()[0]) * 1024
     else:
         available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(available / (WORKER_GIGABYTES * 2**30))
+    left = cgroup.memory_left()
+    return int(min(available, available if left is None else left) / (WORKER_GIGABYTES * 2**30))

@@ -114,6 +114,7 @@ def forecast(
     *,
     workers: int | None = None,
     gpus: str = "all",
+    per_gpu: int | None = None,
     progress: Progress | None = None,
 ) -> Forecast:
     """Say what a search of these files would take.
@@ -124,12 +125,13 @@ def forecast(
         open_database: opens the storage for reading; points that are finished there are not counted again.
         workers: as for the search.
         gpus: as for the search.
+        per_gpu: as for the search.
         progress: called while films are hashed.
 
     Raises:
         RustOptunaError: whatever the search itself would refuse.
     """
-    where = slots(gpus, workers)
+    where = slots(gpus, workers, per_gpu)
     plans = _plans([read_study_file(path) for path in files], home, open_database, progress)
     clock = _Clock(home, where)
     extraction = _extraction(plans, home, clock)

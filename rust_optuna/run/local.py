@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,23 +14,23 @@ from rust_optuna.errors import RustOptunaError
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import ARTIFACTS, Home
 from rust_optuna.run.devices import Slot, slots
-from rust_optuna.run.pool import WorkerPool, program
+from rust_optuna.run.fleet import Workers, child_environment, supervise
+from rust_optuna.run.place import program
 from rust_optuna.search.creation import Creation, create_study
 from rust_optuna.search.database import Database, create_database
-from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import Status, status
 from rust_optuna.search.studies import (
     Study,
     cached_backbones,
-    find_study,
     load_development,
     load_parameters,
     load_study,
 )
 from rust_optuna.study_file import read_study_file
 
-POLL_SECONDS = 0.5
+GRACE_SECONDS = 0.0
+"""Whoever stops a search wants it to stop; points that are given back cost their time again, and nothing else."""
 
 
 @dataclass
@@ -57,6 +56,8 @@ def search(
     *,
     workers: int | None = None,
     gpus: str = "all",
+    per_gpu: int | None = None,
+    grace: float = GRACE_SECONDS,
     objective: str | None = None,
     listener: Listener | None = None,
 ) -> list[Status]:
@@ -71,6 +72,8 @@ def search(
         artifacts: where out-of-fold scores go; None for where the database says, or the default if it is new.
         workers: how many processes; None for one a GPU or one a core.
         gpus: ``all``, ``none`` or ``0,1``.
+        per_gpu: how many processes on each GPU, where ``workers`` is None.
+        grace: seconds in which an interrupted worker may finish its point.
         objective: ``MODULE:FUNCTION`` of a stand-in.
         listener: told how it goes.
 
@@ -83,7 +86,8 @@ def search(
     """
     listener = listener or Listener()
     configurations = [read_study_file(path) for path in files]
-    where = slots(gpus, workers)
+    where = slots(gpus, workers, per_gpu)
+    how = Workers(where, grace=grace, objective=objective)
     with create_database(url, artifacts or ARTIFACTS) as database:
         finished = []
         for configuration in configurations:
@@ -92,18 +96,9 @@ def search(
             environment = child_environment(home, database.url, artifacts or database.artifacts())
             if objective is None and creation.study.state != "done":
                 _build_features(database, creation.study, home, environment)
-            _run_workers(database, creation.study, home, where, environment, objective, listener)
+            _run_workers(database, creation.study, home, how, environment, listener)
             finished.append(status(database, load_study(database, configuration.name)))
         return finished
-
-
-def child_environment(home: Home, url: URL, artifacts: str) -> dict[str, str]:
-    """Return the variables by which a child process finds home, storage and artifacts."""
-    return {
-        "RUST_OPTUNA_HOME": str(home.root),
-        "RUST_OPTUNA_STORAGE": url.render_as_string(hide_password=False),
-        "RUST_OPTUNA_ARTIFACTS": artifacts,
-    }
 
 
 def _build_features(database: Database, study: Study, home: Home, environment: dict[str, str]) -> None:
@@ -131,41 +126,12 @@ def _run_workers(
     database: Database,
     study: Study,
     home: Home,
-    where: Sequence[Slot],
+    workers: Workers,
     environment: dict[str, str],
-    objective: str | None,
     listener: Listener,
 ) -> None:
     if study.state == "done":
-        Mirror(database, study).reconcile()
+        Mirror(database, study).settle()
         listener.on_status(status(database, study))
-        return
-    arguments = ["--objective", objective] if objective else []
-    pool = WorkerPool(Ledger(database), study.name, where, home.logs, environment, arguments)
-    try:
-        pool.start()
-        while True:
-            # Processes first, state second: a worker that had ended before the study was seen open ended too early.
-            ended = pool.ended()
-            study = load_study(database, study.name)
-            listener.on_status(status(database, study))
-            if study.state != "done":
-                pool.replace(ended)
-            elif len(ended) == len(pool.children):
-                break
-            time.sleep(POLL_SECONDS)
-    except BaseException:
-        _stop(pool)
-        raise
-    finally:
-        if find_study(database, study.name) is not None:  # else it was deleted meanwhile
-            Mirror(database, study).reconcile()
-
-
-def _stop(pool: WorkerPool) -> None:
-    """Stop the workers in good order; a second interrupt kills them."""
-    try:
-        pool.stop()
-    except KeyboardInterrupt:
-        pool.kill()
-        raise
+    elif supervise(database, home, [study.name], workers, environment, listener.on_status):
+        raise KeyboardInterrupt

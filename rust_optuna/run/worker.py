@@ -11,7 +11,6 @@ import os
 import platform
 import random
 import signal
-import threading
 import time
 import traceback
 import uuid
@@ -48,6 +47,8 @@ IDLE_SECONDS = 1.0
 """Between looks at the queue while other workers run the last points."""
 NOTHING_OPEN_SECONDS = 4.0
 """Between looks for an open study of a worker that serves for ever."""
+BEAT_SECONDS = 60.0
+"""Between signs of life of a worker that has nothing to run."""
 TIDY_SECONDS = 1.0
 """For which a worker that must stop waits for the end of an epoch, before the process ends in its midst."""
 
@@ -92,10 +93,11 @@ class Worker:
         self.forever = forever
         self.grace = grace
         self.data_root = data_root
-        self.stopping = threading.Event()
+        self.stopping = False
         self.preparing = False
         self.finished = 0
         self._deadline = float("inf")
+        self._beat_at = 0.0
         self._breaker = CircuitBreaker()
         self._served: dict[int, tuple[Study, Mirror, Objective]] = {}
         self._refused: set[int] = set()
@@ -124,17 +126,15 @@ class Worker:
                 self._serve_until_done([study.id for study in self._ready(names)])
         except StopRequestedError:
             log.info("stopped while it made ready")
-        for study, mirror, _ in self._served.values():
-            mirror.reconcile()
-            if load_state(self.database, study) == "done":
-                mirror.sweep()
+        for _, mirror, _ in self._served.values():
+            mirror.settle()
         return self.finished
 
     def stop(self) -> None:
         """Ask for a stop: no more points, and the running one may end within the grace. Safe in a signal handler."""
-        if not self.stopping.is_set():
+        if not self.stopping:
             self._deadline = time.monotonic() + self.grace
-            self.stopping.set()
+            self.stopping = True
 
     def overdue(self, margin: float = 0.0) -> bool:
         """Say whether this worker was asked to stop, and its grace and a margin are over."""
@@ -143,7 +143,7 @@ class Worker:
 
     def _must_stop(self) -> bool:
         self._stop_if_orphaned()
-        return self.stopping.is_set()
+        return self.stopping
 
     def _stop_if_orphaned(self) -> None:
         if self._parent and os.getppid() != self._parent:
@@ -159,7 +159,7 @@ class Worker:
             for study in studies:
                 self._mirror(study).reconcile()
             if studies:
-                self.stopping.wait(IDLE_SECONDS)
+                self._idle(IDLE_SECONDS)
 
     def _serve_whatever_opens(self, names: Sequence[str]) -> None:
         """Take points of whatever study is open, of those named if any are; idle cheaply where there is none."""
@@ -171,7 +171,19 @@ class Worker:
             ]
             if not (studies and self._run_one(studies)):
                 seconds = IDLE_SECONDS if studies else NOTHING_OPEN_SECONDS
-                self.stopping.wait(seconds * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
+                self._idle(seconds * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
+
+    def _idle(self, seconds: float) -> None:
+        """Wait, at most until a stop is asked for; say now and then that this worker is there.
+
+        In short sleeps: a lock that a signal's handler could wake this by is one that it could hang on.
+        """
+        now = time.monotonic()
+        if now > self._beat_at:
+            self.ledger.beat(self.id)
+            self._beat_at = now + BEAT_SECONDS
+        while time.monotonic() < now + seconds and not self._must_stop():
+            time.sleep(min(0.2, seconds))
 
     def _can_serve(self, name: str, study_id: int) -> bool:
         """Make ready for a study; one that cannot be served here must not keep this worker from the others."""
@@ -312,12 +324,6 @@ def new_worker_id() -> str:
     return f"{platform.node()[:40]}-{uuid.uuid4().hex[:12]}"
 
 
-def load_state(database: Database, study: Study) -> str | None:
-    """Return a study's state now, None where it was deleted."""
-    query = sa.select(tables.study.c.state).where(tables.study.c.id == study.id)
-    return database.transact(lambda connection: connection.execute(query).scalar())
-
-
 def pin_runtime(database: Database, study: Study, runtime: dict[str, Any]) -> None:
     """Compare this worker with the study's first one, or be it.
 
@@ -350,7 +356,7 @@ def stop_on_signals(worker: Worker) -> None:
     """Let SIGTERM and SIGINT stop a worker: the first within its grace, the second at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if worker.stopping.is_set():
+        if worker.stopping:
             raise KeyboardInterrupt
         worker.stop()
         if worker.preparing:  # no point is held, and making ready may take long

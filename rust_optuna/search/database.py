@@ -44,6 +44,8 @@ PATIENCE_SECONDS = 3.0
 """How long a transaction that the database broke off (a dropped connection, a deadlock) is tried again."""
 WORKER_PATIENCE_SECONDS = 600.0
 """The same for workers and their supervisors, which must outlive a database that is restarted."""
+LOCK_SECONDS = 365 * 24 * 3600
+"""How long a lock is waited for where that must be said."""
 LONGEST_WAIT = 5.0
 """Seconds between two tries; they double from 0.1 up to this."""
 ANSWER_SECONDS = 60
@@ -188,7 +190,9 @@ class Database:
         text = self.url.render_as_string(hide_password=False)
         try:
             # Its tables are there: ``create`` made them, under a lock.
-            storage = optuna.storages.RDBStorage(text, engine_kwargs=self._engine_arguments, skip_table_creation=True)
+            storage = self.patiently(
+                lambda: optuna.storages.RDBStorage(text, engine_kwargs=self._engine_arguments, skip_table_creation=True)
+            )
         except RuntimeError as error:
             raise StorageError(f"{self} was written by another version of Optuna: {error}") from error
         storage.engine.dispose()
@@ -282,15 +286,25 @@ class Database:
             with FileLock(f"{self.url.database}.lock"):
                 yield
             return
-        # A connection of its own: the block's transactions use the engine's only one.
-        with self._lock_engine.connect() as connection:
-            key = int(name_digest(f"{self.url.database}:{name}"), 16)
-            if self.url.get_backend_name() == "postgresql":
-                take, free = f"SELECT pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"
-            else:
-                take, free = f"SELECT GET_LOCK('{key}', -1)", f"SELECT RELEASE_LOCK('{key}')"
-            connection.exec_driver_sql(take)
-            connection.commit()
+        key = int(name_digest(f"{self.url.database}:{name}"), 16)
+        if self.url.get_backend_name() == "postgresql":
+            take, free = f"SELECT pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"
+        else:
+            # MariaDB takes no negative number for "for ever", and then gives no lock.
+            take, free = f"SELECT GET_LOCK('{key}', {LOCK_SECONDS})", f"SELECT RELEASE_LOCK('{key}')"
+
+        def locked() -> Connection:
+            # A connection of its own: the block's transactions use the engine's only one.
+            connection = self._lock_engine.connect()
+            try:
+                connection.exec_driver_sql(take)
+                connection.commit()
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        with self.patiently(locked) as connection:
             try:
                 yield
             finally:
@@ -339,13 +353,19 @@ def passes(error: BaseException) -> bool:
 def open_database(url: URL, *, read_only: bool = False, patience: float = PATIENCE_SECONDS) -> Database:
     """Open an existing database.
 
+    Args:
+        url: from ``parse_url``.
+        read_only: see `Database`.
+        patience: likewise, once it is open.
+
     Raises:
         StorageError: there is none, it cannot be reached, or another version of this program made it.
     """
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise NoDatabaseError(f"No database at {url.database}: rust-optuna study create STUDY.toml makes one")
-    database = Database(url, read_only=read_only, patience=patience)
+    database = Database(url, read_only=read_only)
     _check_version(database)
+    database.patience = patience  # afterwards: a wrong URL is told at once
     return database
 
 

@@ -69,6 +69,11 @@ class Ledger:
 
         self.database.transact(enter)
 
+    def beat(self, worker_id: str) -> None:
+        """Note that a worker that runs nothing is there."""
+        note = worker.update().where(worker.c.id == worker_id).values(beat_at=database_now())
+        self.database.transact(lambda connection: connection.execute(note))
+
     def claim(self, study_ids: Sequence[int], worker_id: str) -> Claim | None:
         """Take a waiting point of the first of the studies that has one: the lowest of those that failed least.
 
@@ -183,6 +188,7 @@ class Ledger:
             rows = connection.execute(_live().where(point.c.lease_owner == worker_id).with_for_update()).all()
             for row in rows:
                 _end_attempt(connection, row, "lost", reason, "lease")
+                _close(connection, row.study_id)
             return len(rows)
 
         return self.database.transact(requeue)
@@ -321,7 +327,8 @@ def _close(connection: Connection, study_id: int) -> None:
 
 
 def _live() -> sa.Select[Any]:
-    return sa.select(point.c.id, point.c.attempt, point.c.failures, point.c.losses).where(point.c.state == "running")
+    columns = (point.c.id, point.c.study_id, point.c.attempt, point.c.failures, point.c.losses)
+    return sa.select(*columns).where(point.c.state == "running")
 
 
 def _held(claim: Claim) -> sa.ColumnElement[bool]:
@@ -347,6 +354,8 @@ def _expire(connection: Connection, study_id: int) -> int:
     rows = connection.execute(ended.with_for_update(skip_locked=True)).all()
     for row in rows:
         _end_attempt(connection, row, "lost", "the lease ended without a word from the worker", "lease")
+    if rows:
+        _close(connection, study_id)
     return len(rows)
 
 

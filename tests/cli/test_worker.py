@@ -1,9 +1,17 @@
+import json
+import os
+import platform
+import re
 import signal
 
 import pytest
 
+from rust_optuna.processes import ExitCode
+from rust_optuna.run import records
 from tests.cli.test_main import invoke
+from tests.stand_ins import GATE
 from tests.studies import (
+    REPOSITORY,
     assert_each_once,
     assert_in_step,
     attempts,
@@ -48,7 +56,7 @@ def test_a_worker_that_cannot_do_its_work_says_why(sqlite, home, run):
     done = run("worker", "run", "regime-9", *PEAK)
     assert (done.exit_code, "there are: regime-1" in done.output) == (1, True)
     done = run("worker", "run", "--objective", "tests.stand_ins:raising")
-    assert (done.exit_code, "3 points failed in a row" in done.output) == (1, True)
+    assert (done.exit_code, "3 points failed in a row" in done.output) == (ExitCode.CIRCUIT_BREAKER, True)
 
 
 def test_the_hidden_option_stays_hidden(run):
@@ -75,3 +83,114 @@ def test_a_worker_process_ends_well_at_sigterm(sqlite, home, tmp_path):
     assert rest.returncode == 0, rest.stderr
     assert [row.outcome for row in attempts(sqlite, study)] == ["complete"] * 3
     assert_in_step(sqlite, study)
+
+
+@pytest.fixture
+def gate(tmp_path, monkeypatch):
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    monkeypatch.setenv(GATE, str(folder))
+    monkeypatch.chdir(REPOSITORY)
+    return folder
+
+
+@pytest.fixture
+def daemon(sqlite, home, gate, run):
+    """Start a daemon of one worker; whatever a test leaves is killed."""
+    objective = ("--objective", "tests.stand_ins:gated")
+
+    def start(*arguments):
+        return run("worker", "start", "--daemon", "--gpus", "none", "--workers", "1", *objective, *arguments)
+
+    yield start
+    for each in records.living(home):
+        os.kill(each.pid, signal.SIGKILL)
+
+
+def test_a_daemon_is_started_listed_and_stopped(sqlite, home, gate, run, daemon):
+    study = make_study(sqlite, home, random_document(3))
+    done = daemon()
+    assert done.exit_code == 0, done.output
+    (there,) = records.living(home)
+    assert f"process {there.pid}" in done.output
+    log = home.log(there.name)
+    assert f"Log: {log}" in done.output
+    assert "Next: rust-optuna worker list" in done.output
+    assert os.getsid(there.pid) == there.pid
+    wait_until(lambda: list(gate.glob("*.began")), 60)
+    assert "started on cpu" in log.read_text()
+
+    listed = run("worker", "list").output
+    assert re.search(r"cpu +\d+ s ago +regime-1 point \d, attempt 1, for \d+ s", listed)
+    (row,) = json.loads(run("worker", "list", "--json").output)
+    assert (row["study"], row["attempt"], row["host"]) == ("regime-1", 1, platform.node())
+
+    stopped = run("worker", "stop")
+    assert stopped.exit_code == 0, stopped.output
+    assert f"Stopped process {there.pid}" in stopped.output
+    assert records.living(home) == []
+    assert [row.state for row in points(sqlite, study)] == ["waiting"] * 3
+    assert_in_step(sqlite, study)
+    assert "No daemon" in run("worker", "stop").output
+
+
+def test_of_several_daemons_those_that_are_named_are_stopped(sqlite, home, gate, run, daemon):
+    make_study(sqlite, home, random_document(3))
+    for _ in range(2):
+        assert daemon("--forever").exit_code == 0
+    first, second = records.living(home)
+    refused = run("worker", "stop")
+    assert (refused.exit_code, str(first.pid) in refused.output, "--all" in refused.output) == (2, True, True)
+    assert run("worker", "stop", "1").exit_code == 2
+    assert run("worker", "stop", first.pid).exit_code == 0
+    assert [each.pid for each in records.living(home)] == [second.pid]
+    assert run("worker", "stop", "--all").exit_code == 0
+    assert records.living(home) == []
+
+
+def test_a_daemon_that_cannot_start_says_why_on_the_terminal(sqlite, home, run, daemon):
+    make_study(sqlite, home, random_document(3))
+    done = daemon("regime-9")
+    assert (done.exit_code, "there are: regime-1" in done.output) == (1, True)
+    assert not home.logs.exists()
+
+
+def test_a_daemon_that_has_nothing_to_do_ends_well(sqlite, home, run, daemon):
+    done = daemon()
+    assert done.exit_code == 0
+    assert "Nothing is left to do" in done.output
+    assert records.living(home) == []
+
+
+def test_a_daemon_on_another_machine_is_left_alone(home, run):
+    with records.registered(home, "one", daemon=True, studies=[], grace=0):
+        path = home.record("one")
+        path.write_text(path.read_text().replace(platform.node(), "elsewhere"))
+        assert "No daemon" in run("worker", "stop", "--all").output
+
+
+def test_a_supervisor_in_the_foreground_is_no_daemon(home, run):
+    with records.registered(home, "one", daemon=False, studies=[], grace=0):
+        assert "No daemon" in run("worker", "stop", "--all").output
+
+
+def test_where_no_worker_was_heard_of_the_list_says_how_to_start_one(run):
+    done = run("worker", "list")
+    assert done.exit_code == 0
+    assert "Next: rust-optuna worker start" in done.output
+    assert json.loads(run("worker", "list", "--json").output) == []
+
+
+def test_what_a_worker_cannot_do_is_one_line_of_json(sqlite, home, run):
+    make_study(sqlite, home, random_document(3))
+    done = run("worker", "run", "regime-9", *PEAK, "--log-format", "json")
+    assert done.exit_code == 1
+    line = json.loads(done.output)
+    assert (line["level"], line["exit_code"], "there are: regime-1" in line["message"]) == ("ERROR", 1, True)
+
+
+@pytest.mark.parametrize(
+    "options", [("--workers", "0"), ("--per-gpu", "0"), ("--grace", "-1"), ("--log-format", "xml")]
+)
+def test_options_that_make_no_sense_are_refused(run, options):
+    assert run("worker", "start", *options).exit_code == 2

@@ -2,16 +2,19 @@ import signal
 
 import pytest
 
-from rust_optuna.run import local
+from rust_optuna.errors import RetiredError
+from rust_optuna.run import local, supervisor
 from rust_optuna.search.database import open_database, parse_url
 from rust_optuna.search.results import status
 from rust_optuna.search.studies import load_studies, load_study
 from tests import stand_ins
 from tests.studies import (
+    REPOSITORY,
     assert_each_once,
     assert_in_step,
     attempts,
     grid_document,
+    make_worker,
     points,
     random_document,
     run_command,
@@ -68,13 +71,14 @@ def test_a_worker_that_dies_is_replaced_and_the_search_completes(sqlite_url, hom
         assert_in_step(database, study)
 
 
-def test_a_search_whose_workers_all_die_says_why(sqlite_url, home, files):
-    done = run_command(home, sqlite_url, *search(files[0], objective="none_such"))
-    assert done.returncode == 1
-    assert "Error: All workers of regime-1 died." in done.stderr
-    assert "No objective 'tests.stand_ins:none_such'" in done.stderr
-    assert "regime-1-worker-0.log" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_search_whose_workers_all_die_says_why(sqlite_url, home, files, monkeypatch):
+    monkeypatch.setattr(supervisor, "MAX_DEATHS", 1)
+    url = parse_url(sqlite_url, home)
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(RetiredError, match=r"No objective 'tests\.stand_ins:none_such'") as said:
+        local.search(files, home, url, None, workers=2, gpus="none", objective="tests.stand_ins:none_such")
+    (log, *_) = sorted(home.logs.iterdir())
+    assert str(log) in str(said.value)
 
 
 def test_holes_are_told_by_the_exit_code(sqlite_url, home):
@@ -113,42 +117,14 @@ def test_an_interrupted_search_leaves_nothing_running_and_goes_on_later(sqlite_u
             assert_in_step(database, study)
 
 
-def test_a_second_interrupt_kills_the_workers():
-    class Pool:
-        killed = False
-
-        def stop(self):
-            raise KeyboardInterrupt
-
-        def kill(self):
-            self.killed = True
-
-    pool = Pool()
-    with pytest.raises(KeyboardInterrupt):
-        local._stop(pool)
-    assert pool.killed
-
-
 def test_workers_use_the_artifact_store_that_the_database_names(sqlite_url, home, files, monkeypatch):
     environments = []
 
-    class Pool:
-        children = ()
+    def supervise(database, home, names, workers, environment, on_status):
+        environments.append(environment)
+        make_worker(database, home).run(names)
 
-        def __init__(self, ledger, study, slots, logs, environment, arguments):
-            environments.append(environment)
-            self.ledger, self.study = ledger, study
-
-        def start(self):
-            study = load_study(self.ledger.database, self.study)
-            while claim := self.ledger.claim([study.id], "ann"):
-                local.Mirror(self.ledger.database, study).start(claim)
-                self.ledger.finish(claim, "complete", 0.5, None, None)
-
-        def ended(self):
-            return []
-
-    monkeypatch.setattr(local, "WorkerPool", Pool)
+    monkeypatch.setattr(local, "supervise", supervise)
     url = parse_url(sqlite_url, home)
     for artifacts, file in (("elsewhere", files[0]), (None, files[1])):
         local.search([file], home, url, artifacts, workers=1, gpus="none", objective="tests.stand_ins:peak")

@@ -1,0 +1,94 @@
+"""Supervisors in the background: detached from the terminal, found again by their record, and stopped."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rust_optuna.errors import RustOptunaError
+from rust_optuna.paths import Home
+from rust_optuna.processes import ExitCode
+from rust_optuna.run import records
+
+LOOK_SECONDS = 0.05
+STOP_MARGIN_SECONDS = 90.0
+"""How long a daemon that was told to stop may take beyond the grace of its workers."""
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A daemon that runs: its process, and the log that it and its workers write to."""
+
+    pid: int
+    log: Path
+
+
+def detach(home: Home, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Daemon | None:
+    """Start this program as a supervisor of that name, in a session of its own, and wait until it runs.
+
+    Args:
+        home: root of relative paths.
+        name: from `records.new_name`.
+        arguments: the words of the command; it registers under that name.
+        environment: variables to set.
+
+    Returns:
+        The daemon, or None where nothing was left to do.
+
+    Raises:
+        RustOptunaError: it ended before it ran, with what it said; of its exit code.
+    """
+    log = home.log(name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rust_optuna", *arguments],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    while not records.lives(home, name):
+        code = process.poll()
+        if code is not None:
+            said = log.read_text(encoding="utf-8", errors="replace").strip()
+            if code == ExitCode.DONE:
+                return None
+            error = RustOptunaError(f"The daemon did not start: {said or f'exit code {code}'}")
+            error.exit_code = ExitCode(code) if code in set(ExitCode) else ExitCode.ERROR
+            raise error
+        time.sleep(LOOK_SECONDS)
+    return Daemon(process.pid, log)
+
+
+def daemons(home: Home) -> list[records.Record]:
+    """Return the daemons of this home that live on this machine, oldest first."""
+    return [each for each in records.living(home) if each.daemon and each.host == platform.node()]
+
+
+def stop(home: Home, chosen: Sequence[records.Record]) -> None:
+    """Ask daemons to stop, and wait until they have ended.
+
+    Raises:
+        RustOptunaError: one is still there long after its workers' grace.
+    """
+    for each in chosen:
+        # It holds its lock, so the process of that number is it; or it ended in this very moment.
+        if records.lives(home, each.name):
+            with suppress(ProcessLookupError):
+                os.kill(each.pid, signal.SIGTERM)
+    deadline = time.monotonic() + max((each.grace for each in chosen), default=0.0) + STOP_MARGIN_SECONDS
+    while there := [each for each in chosen if records.lives(home, each.name)]:
+        if time.monotonic() > deadline:
+            pids = ", ".join(str(each.pid) for each in there)
+            raise RustOptunaError(f"Still running: {pids}. Call it again to hurry them; kill -9 ends one at once")
+        time.sleep(LOOK_SECONDS)

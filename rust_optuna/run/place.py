@@ -1,0 +1,154 @@
+"""A device slot and the worker process that runs there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from rust_optuna.processes import SUPERVISOR, WORKER_ID
+from rust_optuna.run.devices import Slot
+from rust_optuna.run.signals import blocked
+
+TAIL_BYTES = 2**16
+"""How much of a log is read for its last line."""
+
+
+def program(arguments: Sequence[str]) -> list[str]:
+    """Return the command that runs this program in a new process."""
+    return [sys.executable, "-m", "rust_optuna", *arguments]
+
+
+class Process(Protocol):
+    """What a supervisor needs of a worker process; `subprocess.Popen` has it, and so has one on another machine."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+
+    def wait(self) -> int:
+        """Wait for its end; return the exit code."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal, if it still runs."""
+
+
+@dataclass
+class Place:
+    """A slot, and the worker process that runs there.
+
+    Args:
+        number: of the slot.
+        slot: its device.
+        log: where its workers' output goes, one's after the other's.
+        worker: the identifier of its worker, or of the last one.
+        process: its worker, None while there is none.
+        deaths: of its workers, in a row, with no point finished in between.
+        due: when the next worker may start, by the supervisor's clock.
+        retired: given up.
+    """
+
+    number: int
+    slot: Slot
+    log: Path
+    worker: str = ""
+    process: Process | None = None
+    deaths: int = 0
+    due: float = 0.0
+    retired: bool = False
+    _shown: int = 0
+
+    def start(self, words: Sequence[str], environment: Mapping[str, str]) -> int | None:
+        """Start a worker; return its process number, None where it is not known yet.
+
+        Args:
+            words: what follows ``worker run``.
+            environment: variables to set beside the slot's.
+        """
+        # Late: what keeps a worker on a node of Ray uses this module, and must not load Optuna.
+        from rust_optuna.run.worker import new_worker_id
+
+        self.worker = new_worker_id()
+        variables = {**os.environ, **environment, **self.slot.environment}
+        variables |= {SUPERVISOR: str(os.getpid()), WORKER_ID: self.worker}
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as output, blocked():
+            process = subprocess.Popen(
+                program(["worker", "run", *words]),
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # A session of its own: Ctrl-C reaches the supervisor, which stops its children in good order.
+                start_new_session=True,
+            )
+        self.process = process
+        return process.pid
+
+    @property
+    def ended(self) -> int | None:
+        """The exit code of a worker that has ended and is not buried yet; None otherwise."""
+        return None if self.process is None else self.process.poll()
+
+    @property
+    def lives(self) -> bool:
+        """Whether a worker runs here."""
+        return self.process is not None and self.process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send its worker a signal, if there is one."""
+        if self.process is not None:
+            self.process.send_signal(number)
+
+    def cause(self, code: int) -> str:
+        """Say how its worker, the last one, ended."""
+        return cause(code)
+
+    @property
+    def blameless(self) -> bool:
+        """Whether the last worker's death says nothing about the worker: then it is not counted."""
+        return False
+
+    def show(self, stream: TextIO, prefix: str) -> None:
+        """Write the whole lines that were logged since the last call."""
+        if not self.worker:
+            return
+        with self.log.open("rb") as file:
+            file.seek(self._shown)
+            lines, newline, _ = file.read().rpartition(b"\n")
+        self._shown += len(lines) + len(newline)
+        for line in lines.decode(errors="replace").splitlines():
+            stream.write(f"{prefix}{line}\n")
+        stream.flush()
+
+    def last_words(self) -> str:
+        """Return the last line of its log; of a line of JSON, the message."""
+        return last_words(self.log)
+
+
+def last_words(log: Path) -> str:
+    """Return the last line of a log; of a line of JSON, the message."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    if not lines:
+        return "none"
+    try:
+        return str(json.loads(lines[-1])["message"])
+    except (ValueError, KeyError, TypeError):
+        return lines[-1]
+
+
+def cause(code: int) -> str:
+    """Say how a process ended."""
+    if code >= 0:
+        return f"died with exit code {code}" if code else "ended"
+    try:
+        return f"died of {signal.Signals(-code).name}"
+    except ValueError:
+        return f"died of signal {-code}"

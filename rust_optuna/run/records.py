@@ -1,0 +1,115 @@
+"""The supervisors of a home: each keeps a file locked for as long as it lives, however it dies.
+
+A process number is no proof of life, it is given to others. A lock is: the system takes it back with the process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from rust_optuna.paths import Home
+
+KEPT_SUPERVISORS = 20
+"""Of so many ended supervisors the logs are kept."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a supervisor says of itself in its file.
+
+    Args:
+        name: the supervisor's.
+        host: its machine.
+        pid: its process there.
+        daemon: whether it runs in the background.
+        studies: the names it serves; none for all open studies.
+        grace: the seconds that its workers get to finish their points.
+    """
+
+    name: str
+    host: str
+    pid: int
+    daemon: bool
+    studies: Sequence[str]
+    grace: float
+
+
+def new_name() -> str:
+    """Return a name for a supervisor that no other ever had; names sort by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{platform.node()[:40]}-{uuid.uuid4().hex[:8]}"
+
+
+@contextmanager
+def registered(home: Home, name: str, *, daemon: bool, studies: Sequence[str], grace: float) -> Iterator[Record]:
+    """Be a living supervisor of this home while the block runs; the logs of long-ended ones go."""
+    record = Record(name, platform.node(), os.getpid(), daemon, tuple(studies), grace)
+    path = home.record(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unseen = path.with_suffix(".new")
+    with unseen.open("w", encoding="utf-8") as file:
+        # Locked before it can be seen: it is never taken for a dead one's.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        json.dump(asdict(record), file)
+        file.flush()
+        os.replace(unseen, path)
+        try:
+            prune_logs(home)
+            yield record
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def living(home: Home) -> list[Record]:
+    """Return the supervisors of this home that live, oldest first; what dead ones left is removed."""
+    found = []
+    for path in sorted(home.workers.glob("*.pid")):
+        try:
+            with path.open(encoding="utf-8") as file:
+                if _is_locked(file):
+                    found.append(Record(**json.load(file)))
+                else:
+                    path.unlink(missing_ok=True)
+        except FileNotFoundError:
+            continue  # it ended just now
+    return found
+
+
+def lives(home: Home, name: str) -> bool:
+    """Say whether a supervisor of this home lives."""
+    try:
+        with home.record(name).open(encoding="utf-8") as file:
+            return _is_locked(file)
+    except FileNotFoundError:
+        return False
+
+
+def prune_logs(home: Home, keep: int = KEPT_SUPERVISORS) -> None:
+    """Remove the logs of all supervisors but the living and the newest."""
+    logs: dict[str, list[Path]] = {}
+    for path in home.logs.glob("worker-*.log"):
+        if named := re.fullmatch(r"worker-(\d{8}T\d{6}Z-.*-[0-9a-f]{8})(-\d+)?\.log", path.name):
+            logs.setdefault(named[1], []).append(path)
+    alive = {record.name for record in living(home)}
+    ended = sorted(logs.keys() - alive)
+    for name in ended[: max(0, len(ended) - keep)]:
+        for path in logs[name]:
+            path.unlink(missing_ok=True)
+
+
+def _is_locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False

@@ -1,0 +1,77 @@
+"""Signals as flags: handlers note what came, and the loop that waits here acts on it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that ask a supervisor to stop: a scheduler's, Ctrl-C, and a terminal that is closed."""
+
+
+class Signals:
+    """Notes the signals that ask this process to stop, while the ``with`` block runs. Of the main thread only.
+
+    Inside, this thread blocks them at first, so that none disturbs it while it starts processes; ``listen`` lets them
+    in. None is lost, whenever it comes. Afterwards the former handlers are back.
+    """
+
+    def __init__(self) -> None:
+        self.received: list[signal.Signals] = []
+
+    def __enter__(self) -> Signals:
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+        # A handler that only sets a flag does not end a wait; a byte in this pipe does.
+        self._readable, writable = os.pipe()
+        self._writable = writable
+        for end in (self._readable, writable):
+            os.set_blocking(end, False)
+        self._wakeup = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+        self._handlers = {
+            # What a user chose to ignore (nohup) stays ignored.
+            number: signal.signal(number, self._note)
+            for number in ASKING
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        os.close(self._readable)
+        os.close(self._writable)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def listen(self) -> None:
+        """Let signals in: those that came meanwhile are noted now."""
+        unblock()
+
+    def wait(self, seconds: float) -> None:
+        """Wait, at most until the next signal."""
+        select.select([self._readable], [], [], seconds)
+        with suppress(BlockingIOError):
+            os.read(self._readable, 4096)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(signal.Signals(number))
+
+
+@contextmanager
+def blocked() -> Iterator[None]:
+    """Keep signals waiting while a process is started: it inherits that, until it has handlers of its own."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def unblock() -> None:
+    """Let signals in: a process whose supervisor started it with them blocked has its handlers now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
