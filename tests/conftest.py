@@ -33,7 +33,7 @@ BACKENDS = [
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "STORAGE", "ARTIFACTS", "WORKER_ID", "SUPERVISOR"):
+    for name in ("HOME", "STORAGE", "PASSWORD_FILE", "ARTIFACTS", "WORKER_ID", "SUPERVISOR"):
         monkeypatch.delenv(f"RUST_OPTUNA_{name}", raising=False)
 
 

@@ -43,6 +43,6 @@ class _QuietHandler(WSGIRequestHandler):
         """Say nothing."""
 
 
-def serve(database: Database, store: ArtifactStore, port: int) -> WSGIServer:
-    """Return a server on 127.0.0.1; ``serve_forever`` runs it. Port 0 picks a free one."""
-    return make_server("127.0.0.1", port, application(database, store), handler_class=_QuietHandler)
+def serve(database: Database, store: ArtifactStore, port: int, host: str = "127.0.0.1") -> WSGIServer:
+    """Return a server on one address of this machine; ``serve_forever`` runs it. Port 0 picks a free one."""
+    return make_server(host, port, application(database, store), handler_class=_QuietHandler)

@@ -52,11 +52,17 @@ ANSWER_SECONDS = 60
 """Without an answer for so long, a connection to a server is taken for dead."""
 
 
-def parse_url(text: str, home: Home) -> URL:
+def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
     """Return the SQLAlchemy URL of a storage; a relative SQLite file lies below the home.
 
+    Args:
+        text: the URL.
+        home: root of relative paths.
+        password_file: holds the password of a server where the URL names none.
+
     Raises:
-        StorageError: for a malformed URL, an unsupported database or an in-memory one, which workers cannot share.
+        StorageError: for a malformed URL, an unsupported database or an in-memory one, which workers cannot share; for
+            a password file that is needed and cannot be used.
     """
     try:
         url = sa.make_url(text)
@@ -69,12 +75,26 @@ def parse_url(text: str, home: Home) -> URL:
         if not url.database or url.database == ":memory:":
             raise StorageError("An in-memory SQLite database cannot be shared with workers: name a file")
         return url.set(drivername="sqlite", database=str(home.resolve(url.database)))
+    if password_file and url.password is None and not {"password", "passfile"} & set(url.query):
+        url = url.set(password=_read_password(home.resolve(password_file)))
     if backend == "postgresql":
         return url.set(drivername="postgresql+psycopg")
     if backend in ("mysql", "mariadb"):
         # Under the dialect name "mariadb" Optuna skips its MySQL upsert.
         return url.set(drivername="mysql+pymysql")
     raise StorageError(f"{backend} is not supported: use sqlite, postgresql or mysql")
+
+
+def _read_password(path: Path) -> str:
+    """Return the first line of a file, which is all it holds."""
+    try:
+        password = path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise StorageError(f"The password file {path} cannot be read: {what}") from None
+    if not password or "\n" in password:
+        raise StorageError(f"The password file {path} must hold the password on one line, and nothing else")
+    return password
 
 
 class Database:
