@@ -79,6 +79,47 @@ class FilmError(DataError):
         return f"film {self.content[:12]} {self.what}"
 
 
+class MissingFilmsError(DataError):
+    """Films that a folder does not hold, or no longer as they were.
+
+    Args:
+        missing: the films' content hashes.
+        wanted: how many films were looked for.
+        folder: in which; for the terminal alone, as are the paths of the changed.
+        changed: those of the missing whose files are there with other contents.
+        unreadable: what else of the folder could not be read, with paths.
+    """
+
+    SHOWN = 5
+
+    def __init__(
+        self,
+        missing: Sequence[str],
+        wanted: int,
+        folder: object,
+        changed: Sequence[FilmError] = (),
+        unreadable: Sequence[str] = (),
+    ) -> None:
+        self._missing, self._wanted, self._changed = missing, wanted, changed
+        lines = [self._first_line(f"below {folder}"), *(str(film) for film in changed[: self.SHOWN])]
+        if unreadable:
+            lines.append(f"{len(unreadable):,} files or folders there cannot be read, the first: {unreadable[0]}")
+        super().__init__("\n  ".join(lines))
+
+    @property
+    def public(self) -> str:
+        """The message, films named by their contents and the folder not at all."""
+        return "; ".join([self._first_line("below the data root"), *(f.public for f in self._changed[: self.SHOWN])])
+
+    def _first_line(self, where: str) -> str:
+        names = ", ".join(content[:12] for content in self._missing[: self.SHOWN])
+        more = ", …" if len(self._missing) > self.SHOWN else ""
+        return (
+            f"{len(self._missing):,} of {self._wanted:,} films are not {where}, byte for byte as the study was created "
+            f"with: {names}{more}"
+        )
+
+
 class WeightsError(RustOptunaError):
     """A weights file that is missing or does not fit the backbone."""
 

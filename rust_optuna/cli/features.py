@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from rust_optuna.cli.options import common_options, settings
+from rust_optuna.cli.options import common_options, data_root_option, settings
 from rust_optuna.cli.output import print_next, progress_bar
 
 
@@ -15,8 +17,9 @@ def features() -> None:
 
 @features.command()
 @click.argument("study")
+@data_root_option
 @common_options
-def build(study: str) -> None:
+def build(study: str, data_root: Path | None) -> None:
     r"""Compute the features that STUDY needs: a study file, or the name of a study in the storage.
 
     What is there already is not computed again. Workers do the same by themselves; ahead, it uses all cores.
@@ -24,10 +27,14 @@ def build(study: str) -> None:
     \b
     Example:
       rust-optuna features build studies/regime_1.toml
+      rust-optuna features build regime-1 --data-root /films
     """
     from rust_optuna.run import ahead
 
     where = settings()
+    root = None if data_root is None else where.home.resolve(data_root)
+    if study.endswith(".toml") and root is not None:
+        raise click.UsageError("--data-root goes with a study's name; a study file's manifest says where films are.")
     if study.endswith(".toml"):
         wanted = ahead.wanted_by_file(where.home.resolve(study), where.home, where.open_to_read)
         command = f"rust-optuna search {study}"
@@ -35,8 +42,8 @@ def build(study: str) -> None:
         with where.open_to_read() as database:
             wanted = ahead.wanted_by_study(database, study, where.home)
         command = f"rust-optuna worker run {study}"
-    with progress_bar("Extracting features") as progress:
-        folders = ahead.build(wanted, where.home, progress)
+    with progress_bar("Hashing films") as hashing, progress_bar("Extracting features") as progress:
+        folders = ahead.build(wanted, where.home, progress, data_root=root, on_hashed=hashing)
     for folder in folders:
         click.echo(f"{folder}: features of {len(wanted.contents):,} films in 4 flips")
     print_next(command)

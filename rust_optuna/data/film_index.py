@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from rust_optuna.data.radiographs import content_hash, read_bytes
+from rust_optuna.data.radiographs import SUFFIXES, content_hash, read_bytes
 from rust_optuna.data.threads import Progress, map_in_threads
-from rust_optuna.errors import DataError, FilmError
+from rust_optuna.errors import DataError, FilmError, MissingFilmsError
 from rust_optuna.paths import atomic_write
 
 VERSION = 1
@@ -56,14 +56,56 @@ class FilmIndex:
         """
         absolute = {path: os.path.abspath(path) for path in paths}
         self._use(self._load())
-        entries = map_in_threads(self._entry, list(absolute.values()), progress)
-        good = {name: e for name, e in zip(absolute.values(), entries, strict=True) if isinstance(e, Entry)}
-        if any(self._entries.get(name) != entry for name, entry in good.items()):
-            self._merge(good)
-        failures = [str(entry) for entry in entries if isinstance(entry, DataError)]
+        good, failures = self._hash(list(absolute.values()), progress)
+        self._remember(good)
         if failures:
-            raise DataError("\n  ".join([f"{len(failures)} of {len(entries)} films cannot be read:", *failures]))
+            raise DataError("\n  ".join([f"{len(failures)} of {len(absolute)} films cannot be read:", *failures]))
         return {path: good[name].content for path, name in absolute.items()}
+
+    def missing(self, contents: Iterable[str]) -> list[str]:
+        """Return those films, each once and in the given order, of which no file is here as it was when hashed."""
+        return [
+            content
+            for content in dict.fromkeys(contents)
+            if not any(self._unchanged(name) for name in self._paths.get(content, []))
+        ]
+
+    def scan(self, root: Path, wanted: Collection[str], progress: Progress | None = None) -> None:
+        """Make sure that films are found: look below a folder for those that are missing, and remember all it holds.
+
+        Image files are known by their suffix; folders behind links are not entered. Files that were hashed before and
+        have not changed since are not hashed again, and where no film is missing the folder is not looked at.
+
+        Args:
+            root: the folder.
+            wanted: content hashes of films.
+            progress: called as files are hashed.
+
+        Raises:
+            DataError: there is no such folder.
+            MissingFilmsError: films are missing still. The other films are remembered.
+        """
+        self._use(self._load())
+        missing = self.missing(wanted)
+        if not missing:
+            return
+        if not root.is_dir():
+            raise DataError(f"The films are to be looked for in {root}, which is not a folder")
+        unlisted: list[str] = []
+        good, unread = self._hash(list(_image_files(root, unlisted)), progress)
+        here = {entry.content for entry in good.values()}
+        missing = [content for content in missing if content not in here]
+        was = {name: self._entries[name].content for name in good if name in self._entries}
+        lost = set(missing)
+        changed = {name: content for name, content in was.items() if content in lost}
+        # What a changed file used to be stays in the index, so that the next look finds it changed, too.
+        self._remember({name: entry for name, entry in good.items() if name not in changed})
+        if missing:
+            films = [
+                FilmError(content, "has changed: its content differs from the manifest's", name)
+                for name, content in sorted(changed.items())
+            ]
+            raise MissingFilmsError(missing, len(set(wanted)), root, films, [*unread, *unlisted])
 
     def locate(self, content: str) -> Path:
         """Return the path of a film.
@@ -108,7 +150,22 @@ class FilmIndex:
             return existing
         if known:
             raise FilmError(content, "is gone", known[0])
-        raise FilmError(content, "is not on this machine, or was never indexed here: rust-optuna features build FILE")
+        raise FilmError(content, "is not on this machine, or was never indexed here: name its folder by --data-root")
+
+    def _hash(self, names: list[str], progress: Progress | None) -> tuple[dict[str, Entry], list[str]]:
+        """Return the entry of each file that can be read, and what is wrong with each other."""
+        entries = map_in_threads(self._entry, names, progress)
+        good = {name: entry for name, entry in zip(names, entries, strict=True) if isinstance(entry, Entry)}
+        return good, [str(entry) for entry in entries if isinstance(entry, DataError)]
+
+    def _unchanged(self, name: str) -> bool:
+        """Tell whether a known file is there in the size and of the time that it was hashed with."""
+        known = self._entries[name]
+        try:
+            now = os.stat(name)
+        except OSError:
+            return False
+        return (known.size, known.mtime_ns) == (now.st_size, now.st_mtime_ns)
 
     def _entry(self, name: str) -> Entry | DataError:
         try:
@@ -122,6 +179,10 @@ class FilmIndex:
             return DataError(f"{name}: {error.strerror or error}")
         except DataError as error:
             return error
+
+    def _remember(self, good: dict[str, Entry]) -> None:
+        if any(self._entries.get(name) != entry for name, entry in good.items()):
+            self._merge(good)
 
     def _merge(self, new: dict[str, Entry]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,3 +213,13 @@ class FilmIndex:
                 f"{self.path}: is not an index of films that this version reads ({error}). "
                 "It holds nothing that cannot be found again: delete it and index the films anew"
             ) from error
+
+
+def _image_files(root: Path, unlisted: list[str]) -> Iterator[str]:
+    """Yield the absolute path of every image file below a folder; folders that cannot be listed are added to a list."""
+
+    def note(error: OSError) -> None:
+        unlisted.append(f"{error.filename}: {error.strerror}")
+
+    for folder, _, names in os.walk(os.path.abspath(root), onerror=note):
+        yield from (os.path.join(folder, name) for name in names if name.lower().endswith(SUFFIXES))

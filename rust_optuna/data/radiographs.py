@@ -21,6 +21,8 @@ from rust_optuna.errors import DataError
 Resize = Literal["stretch", "pad"]
 
 FORMATS = ("PNG", "JPEG", "TIFF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+"""By which files of these formats are found in a folder; what a file is, its bytes decide."""
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _NO_FULL_SCALE = ("I", "F")
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0

@@ -104,6 +104,8 @@ def cross_validate(
     seed: int,
     point: int,
     on_epoch: Callable[[int, float], None],
+    on_advance: Callable[[], None] = lambda: None,
+    micro_batch: int | None = None,
 ) -> CrossValidation:
     """Train and score all folds, epoch by epoch.
 
@@ -115,6 +117,10 @@ def cross_validate(
         point: the design point's number. The same (seed, point) gives the same bits, alone or after other trials.
         on_epoch: called after each epoch with its number, from 1, and the mean over the folds. What it raises (the
             trial is pruned, the lease lost) ends the trial and passes through.
+        on_advance: called whenever the trial got on within an epoch: at least after each fold, with live features after
+            each batch too. What it raises passes through as well.
+        micro_batch: the most films computed at a time, where memory is short; None for whole batches. The steps are
+            the same but for rounding, so the same bits are promised for the same micro-batch only.
 
     Raises:
         ValueError: the source is of other films, or a fold leaves nothing to train on.
@@ -123,7 +129,7 @@ def cross_validate(
         raise ValueError(f"features of {source.films} films for {len(development.content)}")
     started = time.monotonic()
     folds = [
-        _Fold(development, source, trial, int(fold), fold_seed(seed, point, int(fold)))
+        _Fold(development, source, trial, int(fold), fold_seed(seed, point, int(fold)), micro_batch, on_advance)
         for fold in np.unique(development.folds)
     ]
     best = _Best(films=len(development.content))
@@ -136,6 +142,7 @@ def cross_validate(
     summary = {
         **_metrics(development, best.scores),
         "batch_size": {"asked": trial.batch_size, "trained": [fold.trainer.batch_size for fold in folds]},
+        "micro_batch": micro_batch if micro_batch and any(micro_batch < fold.at_once for fold in folds) else None,
         "seeds": {"study": seed, "point": point, "folds": [fold.trainer.seed for fold in folds]},
         "features_sha256": source.sha256,
         "device": describe_device(),
@@ -180,16 +187,31 @@ class _Fold:
     """One fold while a trial runs: its trainer, and its scores as of the last epoch that was finite."""
 
     def __init__(
-        self, development: DevelopmentSet, source: FeatureSource, trial: TrialConfiguration, number: int, seed: int
+        self,
+        development: DevelopmentSet,
+        source: FeatureSource,
+        trial: TrialConfiguration,
+        number: int,
+        seed: int,
+        micro_batch: int | None,
+        on_advance: Callable[[], None],
     ) -> None:
         self.number = number
         self.diverged = False
+        self._on_advance = on_advance
         self.validation = np.flatnonzero(development.folds == number)
         self._labels = development.labels[self.validation]
         # One half for every film: until there are scores, average precision is the prevalence.
         self.scores = np.full(self._labels.shape, 0.5, dtype=np.float32)
         training = np.flatnonzero(development.folds != number)
-        self.trainer = FoldTrainer(source, development.labels, training, trial, seed)
+        self.trainer = FoldTrainer(
+            source, development.labels, training, trial, seed, micro_batch=micro_batch, on_advance=on_advance
+        )
+
+    @property
+    def at_once(self) -> int:
+        """The most films that are computed at a time where no micro-batch limits them."""
+        return max(self.trainer.batch_size, len(self.validation))
 
     def advance(self, epoch: int) -> float:
         """Train one epoch, unless the fold diverged, and return its average precision."""
@@ -200,6 +222,7 @@ class _Fold:
                 self.scores = scores
             else:
                 self.diverged = True
+        self._on_advance()
         return macro_average_precision(self._labels, self.scores)
 
 

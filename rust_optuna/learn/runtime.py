@@ -7,6 +7,7 @@ not installed.
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -79,6 +80,28 @@ def describe_device() -> str:
     if gpus:
         return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
     return f"CPU: {_processor()}"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that the processor or the device had no memory left.
+
+    TensorFlow's errors are known by name, so that nothing is loaded to look at one of another kind.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("tensorflow")}
+    if "InternalError" in names:
+        # A copy to the device, and CUDA's own libraries, say it in words only.
+        return re.search(r"out.of.memory|Dst tensor is not initialized", str(error), re.IGNORECASE) is not None
+    return isinstance(error, MemoryError) or "ResourceExhaustedError" in names
+
+
+def free_memory() -> None:
+    """Give back what a trial that failed left behind: objects that hold each other, Keras's graphs, cached kernels.
+
+    The error itself must be gone before: its traceback holds the trial's tensors.
+    """
+    if "keras" in sys.modules:
+        load_keras().utils.clear_session(free_memory=False)
+    gc.collect()
 
 
 def versions() -> dict[str, str]:

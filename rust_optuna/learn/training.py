@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -27,13 +28,24 @@ class FoldTrainer:
         films: (training films,) numbers of the films to train on.
         trial: the hyperparameters.
         seed: the fold's, at least 0.
+        micro_batch: the most films computed at a time, where memory is short; None for whole batches. Values then
+            agree up to rounding, not to the bit.
+        on_advance: called after each chunk of batches: with live features every batch, else the whole epoch.
 
     Raises:
         ValueError: there is no film to train on.
     """
 
     def __init__(
-        self, source: FeatureSource, labels: np.ndarray, films: np.ndarray, trial: TrialConfiguration, seed: int
+        self,
+        source: FeatureSource,
+        labels: np.ndarray,
+        films: np.ndarray,
+        trial: TrialConfiguration,
+        seed: int,
+        *,
+        micro_batch: int | None = None,
+        on_advance: Callable[[], None] = lambda: None,
     ) -> None:
         if not len(films):
             raise ValueError("a fold without training films")
@@ -41,6 +53,8 @@ class FoldTrainer:
         self.batch_size = min(trial.batch_size, len(films))
         """The size of the batches that are trained; the last of an epoch may be short."""
         self._source = source
+        self._micro_batch = micro_batch
+        self._on_advance = on_advance
         self._targets = labels.astype(np.float32)
         self._films = np.asarray(films)
         self._flip_bits = FLIP_BITS[trial.flips]
@@ -92,14 +106,24 @@ class FoldTrainer:
             chosen = films[start : start + stride]
             table, rows = self._source.gather(chosen, flips[start : start + stride])
             targets = self._targets[chosen]
-            done = program.train(self._state, self._settings, table, rows, targets, self.batch_size, loss)
+            done = program.train(
+                self._state, self._settings, table, rows, targets, self.batch_size, loss, self._micro_batch
+            )
             loss, steps = done.loss, steps + done.steps
             if start == 0 and done.first_batch != self.batch_size:
                 raise RuntimeError(f"a batch of {self.batch_size} was asked for, {done.first_batch} trained")
+            self._on_advance()
         if steps != math.ceil(len(films) / self.batch_size):
             raise RuntimeError(f"{steps} steps for {len(films)} films in batches of {self.batch_size}")
         return loss / steps
 
     def predict(self, films: np.ndarray) -> np.ndarray:
         """Return the scores of films as they are, unflipped: (films, 18) float32."""
+        at_once = self._micro_batch
+        if at_once is None or at_once >= len(films):
+            return self._predict(films)
+        parts = [films[start : start + at_once] for start in range(0, len(films), at_once)]
+        return np.concatenate([self._predict(part) for part in parts])
+
+    def _predict(self, films: np.ndarray) -> np.ndarray:
         return program.predict(self._state, self._settings, self._source.unflipped(films))

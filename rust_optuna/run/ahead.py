@@ -66,8 +66,22 @@ def wanted_by_study(database: Database, name: str, home: Home) -> Wanted:
     return Wanted(load_development(database, study).content, backbones)
 
 
-def build(wanted: Wanted, home: Home, progress: Progress | None = None) -> list[Path]:
+def build(
+    wanted: Wanted,
+    home: Home,
+    progress: Progress | None = None,
+    *,
+    data_root: Path | None = None,
+    on_hashed: Progress | None = None,
+) -> list[Path]:
     """Compute what is missing; return the folder of each backbone's features.
+
+    Args:
+        wanted: films and backbones.
+        home: where the cache and the index of films lie.
+        progress: called as films are done.
+        data_root: the folder in which films are looked for that the index of films lacks; None for nowhere.
+        on_hashed: called as files of that folder are hashed.
 
     Raises:
         DataError: a film is not on this machine, or cannot be read.
@@ -77,6 +91,8 @@ def build(wanted: Wanted, home: Home, progress: Progress | None = None) -> list[
     folders = []
     for backbone in wanted.backbones:
         cache = FeatureCache(home.features, backbone)
+        if data_root is not None:
+            index.scan(data_root, cache.missing(wanted.contents), on_hashed)
         with index.naming():
             cache.build(wanted.contents, index.read, progress)
         folders.append(cache.folder)

@@ -17,13 +17,15 @@ class Reporter:
     """Reports a trial's intermediate values, in order, while the ``with`` block runs; its end waits for the last.
 
     A block that raises waits for no more than the value that is being reported: its point is to be given back at once.
-    Training does not depend on the showing: what the database fails to take is logged and left out.
+    Training does not depend on the showing: what the database fails to take is logged and left out. A trial that began
+    anew, out of memory, comes to its epochs again: their first values stay.
     """
 
     def __init__(self, trial: optuna.Trial) -> None:
         self._trial = trial
         self._values: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
         self._dropping = False
+        self._last = -1
         self._finished_elsewhere: optuna.exceptions.UpdateFinishedTrialError | None = None
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
 
@@ -35,7 +37,9 @@ class Reporter:
         """
         if self._finished_elsewhere is not None:
             raise self._finished_elsewhere
-        self._values.put((epoch, value))
+        if epoch > self._last:
+            self._last = epoch
+            self._values.put((epoch, value))
 
     def __enter__(self) -> Reporter:
         self._thread.start()

@@ -223,7 +223,7 @@ class Worker:
         self.preparing = True
         try:
             objective: Objective = self.stand_in or CrossValidationObjective(
-                study, load_development(self.database, study), self.home, self.store, self.progress
+                study, load_development(self.database, study), self.home, self.store, self.progress, self.data_root
             )
             runtime = objective.runtime()
             objective.prepare(load_parameters(self.database, study.id))

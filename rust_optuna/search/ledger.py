@@ -255,13 +255,17 @@ def add_points(connection: Connection, study_id: int, design: Iterable[Mapping[s
 
 
 def _claim_in(connection: Connection, study_id: int, worker_id: str) -> Claim | None:
+    # Columns of subqueries, no join: MariaDB would lock the study's row too, and others would skip all its points.
+    name, lease_seconds, state = (
+        sa.select(column).where(study.c.id == point.c.study_id).scalar_subquery()
+        for column in (study.c.name, study.c.lease_seconds, study.c.state)
+    )
     row = connection.execute(
-        sa.select(point, study.c.name, study.c.lease_seconds)
-        .join(study, study.c.id == point.c.study_id)
-        .where(point.c.study_id == study_id, study.c.state == "open", point.c.state == "waiting")
+        sa.select(point, name.label("name"), lease_seconds.label("lease_seconds"))
+        .where(point.c.study_id == study_id, state == "open", point.c.state == "waiting")
         .order_by(point.c.failures, point.c.number)
         .limit(1)
-        .with_for_update(skip_locked=True, of=point)
+        .with_for_update(skip_locked=True)
     ).first()
     if row is None:
         return None

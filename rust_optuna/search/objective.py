@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import optuna
 from optuna.artifacts import upload_artifact
 
@@ -18,7 +19,7 @@ from rust_optuna.config import BackboneConfiguration
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.errors import FingerprintError, MissingExtraError, RustOptunaError
-from rust_optuna.learn.cross_validation import cross_validate, save_out_of_fold
+from rust_optuna.learn.cross_validation import CrossValidation, cross_validate, save_out_of_fold
 from rust_optuna.learn.extraction import Extractor
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.runtime import NUMERICS_VERSION, versions
@@ -27,6 +28,7 @@ from rust_optuna.learn.weights import weights_identity, weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search.artifacts import ArtifactStore
 from rust_optuna.search.ledger import Claim
+from rust_optuna.search.memory import MicroBatch
 from rust_optuna.search.studies import Study
 
 Progress = Callable[[int, int], None]
@@ -64,8 +66,12 @@ class Objective(Protocol):
         Args:
             claim: the point.
             trial: shows it.
-            on_epoch: called with each intermediate value; may raise to end the trial.
+            on_epoch: called with each intermediate value; may raise to end the trial. Out of memory, a trial begins
+                anew and calls it for epochs that it was called for before.
             on_advance: called as a sign of life within an epoch.
+
+        Raises:
+            OutOfMemoryError: memory does not suffice for the point.
         """
 
 
@@ -80,7 +86,8 @@ class CrossValidationObjective:
         development: its films.
         home: where the features' cache and the index of films lie.
         store: takes the out-of-fold scores.
-        progress: called while features are computed.
+        progress: called while films are hashed and features computed.
+        data_root: the folder in which films are looked for that the index of films lacks; None for nowhere.
     """
 
     study: Study
@@ -88,6 +95,8 @@ class CrossValidationObjective:
     home: Home
     store: ArtifactStore
     progress: Progress | None = None
+    data_root: Path | None = None
+    _micro_batch: MicroBatch = field(default_factory=MicroBatch)
     _sources: dict[tuple[BackboneConfiguration, str], FeatureSource] = field(default_factory=dict)
 
     def runtime(self) -> dict[str, Any]:
@@ -121,16 +130,28 @@ class CrossValidationObjective:
             self._source(backbone, features)
 
     def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
-        """Cross-validate the point and store its out-of-fold scores."""
+        """Cross-validate the point and store its out-of-fold scores.
+
+        Out of memory, it begins anew in micro-batches: the same training with the same seeds. The result says so.
+        """
         configuration = self.study.trial_configuration(claim.parameters, self.home)
-        found = cross_validate(
-            self.development,
-            self._source(configuration.backbone, configuration.features),
-            configuration,
-            seed=self.study.configuration.seed,
-            point=claim.number,
-            on_epoch=on_epoch,
-        )
+        source = self._source(configuration.backbone, configuration.features)
+
+        def run(micro_batch: int | None) -> CrossValidation:
+            return cross_validate(
+                self.development,
+                source,
+                configuration,
+                seed=self.study.configuration.seed,
+                point=claim.number,
+                on_epoch=on_epoch,
+                on_advance=on_advance,
+                micro_batch=micro_batch,
+            )
+
+        _, validated = np.unique(self.development.folds, return_counts=True)
+        trained = len(self.development.folds) - int(validated.min())
+        found = self._micro_batch.run(run, min(configuration.batch_size, trained))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"point-{claim.number}-attempt-{claim.attempt}.npz"
             save_out_of_fold(path, found)
@@ -145,12 +166,22 @@ class CrossValidationObjective:
             contents = self.development.content
             with index.naming():
                 if features == "live":
-                    self._sources[key] = LiveFeatures(Extractor(backbone), contents, index.read)
+                    self._find(index, contents)
+                    live = LiveFeatures(Extractor(backbone), contents, index.read)
+                    # Before a point is claimed, so that its trial does not seem to stand still.
+                    live.complete()
+                    self._sources[key] = live
                 else:
                     cache = FeatureCache(self.home.features, backbone)
+                    self._find(index, cache.missing(contents))
                     cache.build(contents, index.read, self.progress)
                     self._sources[key] = CachedFeatures(cache.load(contents))
         return self._sources[key]
+
+    def _find(self, index: FilmIndex, contents: Sequence[str]) -> None:
+        """Look below the data root, if there is one, for those films that are needed and not known to be here."""
+        if self.data_root is not None:
+            index.scan(self.data_root, contents, self.progress)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 from rust_optuna.data import film_index
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.errors import DataError, FilmError
+from rust_optuna.errors import DataError, FilmError, MissingFilmsError
 
 
 def film(path: Path, content: str) -> str:
@@ -144,3 +144,96 @@ def test_an_error_about_a_film_names_its_file_on_the_terminal_and_its_content_el
         raise FilmError(content, "cannot be read as an image")
     assert str(tmp_path / "Smith") in str(caught.value)
     assert caught.value.public == f"film {content[:12]} cannot be read as an image"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder of films in folders, beside other files; returns it and the films' contents."""
+    (tmp_path / "root" / "Smith" / "left").mkdir(parents=True)
+    names = ["Smith/left/1.PNG", "Smith/2.jpeg", "3.tif"]
+    contents = [film(tmp_path / "root" / name, name) for name in names]
+    film(tmp_path / "root" / "notes.txt", "no film")
+    return tmp_path / "root", contents
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The names of the files that are hashed."""
+    found, original = [], film_index.content_hash
+    monkeypatch.setattr(film_index, "content_hash", lambda path: found.append(path.name) or original(path))
+    return found
+
+
+def test_films_below_a_folder_are_found_whatever_their_folders(tmp_path, root, hashed):
+    folder, contents = root
+    index, seen = FilmIndex(tmp_path / "films.json"), []
+    index.scan(folder, contents[:2], lambda done, total: seen.append((done, total)))
+    assert sorted(hashed) == ["1.PNG", "2.jpeg", "3.tif"]
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert FilmIndex(index.path).read(contents[0]) == b"Smith/left/1.PNG"
+    assert index.locate(contents[1]) == folder / "Smith" / "2.jpeg"
+
+
+def test_nothing_is_hashed_twice(tmp_path, root, hashed):
+    folder, contents = root
+    FilmIndex(tmp_path / "films.json").scan(folder, contents)
+    hashed.clear()
+    FilmIndex(tmp_path / "films.json").scan(folder, contents)
+    late = film(folder / "late.png", "late")
+    FilmIndex(tmp_path / "films.json").scan(folder, [*contents, late])
+    assert hashed == ["late.png"]
+
+
+def test_a_folder_is_not_looked_at_where_no_film_is_missing(tmp_path, root):
+    folder, contents = root
+    index = FilmIndex(tmp_path / "films.json")
+    index.add([folder / "3.tif"])
+    index.scan(tmp_path / "nowhere", contents[2:])
+    with pytest.raises(DataError, match="nowhere, which is not a folder"):
+        index.scan(tmp_path / "nowhere", contents)
+
+
+def test_films_that_moved_are_found_in_their_new_place(tmp_path, root):
+    folder, contents = root
+    index = FilmIndex(tmp_path / "films.json")
+    index.scan(folder, contents)
+    folder.rename(tmp_path / "moved")
+    index.scan(tmp_path / "moved", contents)
+    assert index.locate(contents[2]) == tmp_path / "moved" / "3.tif"
+
+
+def test_films_that_a_folder_lacks_are_counted_and_named_and_the_others_kept(tmp_path, root):
+    folder, contents = root
+    absent = [f"{number:064x}" for number in range(7)]
+    (folder / "broken.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(MissingFilmsError) as caught:
+        FilmIndex(tmp_path / "films.json").scan(folder, [*contents, *absent])
+    assert f"7 of 10 films are not below {folder}, byte for byte" in str(caught.value)
+    assert f"{'000000000000, ' * 5}…" in str(caught.value)
+    assert f"1 files or folders there cannot be read, the first: {folder / 'broken.png'}" in str(caught.value)
+    assert str(folder) not in caught.value.public
+    assert FilmIndex(tmp_path / "films.json").locate(contents[0])
+
+
+def test_a_film_whose_file_changed_is_refused_by_name_each_time(tmp_path, root):
+    folder, contents = root
+    index = FilmIndex(tmp_path / "films.json")
+    index.scan(folder, contents)
+    film(folder / "Smith" / "2.jpeg", "retouched")
+    for _ in range(2):
+        with pytest.raises(MissingFilmsError) as caught:
+            FilmIndex(index.path).scan(folder, contents)
+        what = f"film {contents[1][:12]} has changed: its content differs from the manifest's"
+        assert f"{folder / 'Smith' / '2.jpeg'} ({what})" in str(caught.value)
+        assert what in caught.value.public
+        assert "Smith" not in caught.value.public
+
+
+def test_a_copy_below_the_folder_stands_in_for_a_film_that_changed(tmp_path, root):
+    folder, contents = root
+    index = FilmIndex(tmp_path / "films.json")
+    index.scan(folder, contents)
+    film(folder / "3.tif", "retouched")
+    film(folder / "copy.tif", "3.tif")
+    index.scan(folder, contents)
+    assert index.read(contents[2]) == b"3.tif"

@@ -53,3 +53,36 @@ def test_loading_tensorflow_is_silent_but_drops_nothing_else():
     done = run(code)
     assert done.stderr == "E0000 an error\n"
     assert done.stdout.strip()
+
+
+@pytest.mark.tensorflow
+def test_errors_of_memory_are_known_from_others():
+    import tensorflow as tf
+
+    errors = tf.errors
+    for error in (
+        MemoryError(),
+        errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
+        errors.InternalError(None, None, "CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
+        errors.InternalError(None, None, "Failed copying input tensor: Dst tensor is not initialized."),
+    ):
+        assert runtime.out_of_memory(error)
+    named_alike = type("ResourceExhaustedError", (Exception,), {})
+    for error in (
+        errors.InternalError(None, None, "launch failed"),
+        errors.InvalidArgumentError(None, None, "x"),
+        ValueError("out of memory"),
+        named_alike(),
+        OSError(28, "No space left on device"),
+    ):
+        assert not runtime.out_of_memory(error)
+
+
+def test_looking_at_an_error_and_freeing_memory_load_nothing():
+    done = run(
+        "import sys, rust_optuna.learn.runtime as r\n"
+        "assert r.out_of_memory(MemoryError()) and not r.out_of_memory(ValueError())\n"
+        "r.free_memory()\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    )
+    assert done.returncode == 0, done.stderr

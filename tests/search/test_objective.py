@@ -1,8 +1,14 @@
+import shutil
+
 import pytest
 
-from rust_optuna.errors import RustOptunaError
-from rust_optuna.search.objective import StandInObjective
+from rust_optuna.data.film_index import FilmIndex
+from rust_optuna.errors import FilmError, MissingFilmsError, RustOptunaError
+from rust_optuna.search.artifacts import open_store
+from rust_optuna.search.objective import CrossValidationObjective, StandInObjective
+from rust_optuna.search.studies import load_development, load_parameters
 from tests import stand_ins
+from tests.studies import make_study, random_document
 
 
 def test_a_stand_in_is_imported_by_name():
@@ -30,4 +36,42 @@ def test_a_stand_in_says_so_wherever_its_values_go():
 @pytest.mark.parametrize("name", ["not_a_number", "infinite"])
 def test_a_value_that_is_not_finite_is_an_error(name):
     with pytest.raises(ValueError, match="not finite"):
-        StandInObjective.load(f"tests.stand_ins:{name}")(None, None, None)
+        StandInObjective.load(f"tests.stand_ins:{name}")(None, None, None, None)
+
+
+@pytest.fixture
+def elsewhere(sqlite, home, tmp_path):
+    """A study whose films lie in another folder than at its creation: that folder, and how its points are prepared."""
+    model = {"weights": "random", "output": "mixed2", "image_size": 75}
+    study = make_study(sqlite, home, random_document(1, model=model))
+    root = tmp_path / "elsewhere"
+    shutil.move(home.root / "films", root)
+    development = load_development(sqlite, study)
+
+    def prepare(data_root):
+        store = open_store(sqlite.artifacts(), home)
+        objective = CrossValidationObjective(study, development, home, store, data_root=data_root)
+        objective.prepare(load_parameters(sqlite, study.id))
+        return objective
+
+    return root, prepare
+
+
+@pytest.mark.tensorflow
+def test_films_are_looked_for_below_the_data_root(elsewhere, home):
+    root, prepare = elsewhere
+    with pytest.raises(FilmError, match="is gone"):
+        prepare(None)
+    prepared = prepare(root)
+    assert FilmIndex(home.film_index).locate(prepared.development.content[0]).parent == root
+    # With all features in the cache no film is needed, and none looked for.
+    shutil.rmtree(root)
+    prepare(root)
+
+
+@pytest.mark.tensorflow
+def test_a_film_that_is_not_the_manifests_is_refused_before_a_point_is_claimed(elsewhere):
+    root, prepare = elsewhere
+    (root / "0.png").write_bytes((root / "1.png").read_bytes())
+    with pytest.raises(MissingFilmsError, match=r"1 of 20 films are not below"):
+        prepare(root)
