@@ -119,6 +119,8 @@ def _made_here(workers: int | None, gpus: str) -> Iterator[Any]:
     count = 1 if cards else workers or len(devices.slots("none", None))
     variables = {
         "RAY_USAGE_STATS_ENABLED": "0",
+        # A worker whose keeper is gone gives its point back; killed along with it, it could not.
+        "RAY_kill_child_processes_on_worker_exit": "false",
         # Whoever reaches Ray's ports may run what he likes as this user; other users of this machine reach 127.0.0.1.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
