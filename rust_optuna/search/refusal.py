@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,16 +14,12 @@ from rust_optuna.errors import StorageError
 MOUNTS = Path("/proc/mounts")
 """Linux's table of what is mounted where; other systems have none, and are not checked."""
 
-NETWORK_FILE_SYSTEMS = frozenset(
-    ("9p", "afs", "afp", "beegfs", "ceph", "cifs", "coda", "fhgfs", "glusterfs", "gfs2", "gpfs", "lustre", "ncpfs")
-    + ("nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb2", "smb3", "smbfs", "vboxsf", "weka", "wekafs")
+NETWORK_FILE_SYSTEM = re.compile(
+    r"9p|afs|afp|coda|gfs2|gpfs|lustre|ncpfs|ocfs2|orangefs|panfs|pvfs2|vboxsf|weka(fs)?|nfs4?|cifs|smb(2|3|fs)"
+    r"|(fuse\.)?(beegfs|fhgfs|ceph(-fuse)?|glusterfs)"
+    r"|fuse\.(gcsfuse|gvfsd-fuse|juicefs|lizardfs|moosefs|mfs|rclone|s3fs|seaweedfs|smbnetfs|sshfs|vmhgfs-fuse)"
 )
 """File systems that several machines may write to."""
-NETWORK_FUSE = frozenset(
-    ("beegfs", "ceph", "ceph-fuse", "gcsfuse", "glusterfs", "gvfsd-fuse", "juicefs", "lizardfs", "moosefs", "mfs")
-    + ("rclone", "s3fs", "seaweedfs", "smbnetfs", "sshfs", "vmhgfs-fuse")
-)
-"""The same in user space: what follows ``fuse.``."""
 
 
 def check_file_system(path: Path, mounts: str | None = None) -> None:
@@ -38,7 +35,7 @@ def check_file_system(path: Path, mounts: str | None = None) -> None:
     if mounts is None:
         mounts = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape") if MOUNTS.is_file() else ""
     kind = file_system(path.resolve(), mounts)
-    if kind in NETWORK_FILE_SYSTEMS or kind.removeprefix("fuse.") in NETWORK_FUSE:
+    if NETWORK_FILE_SYSTEM.fullmatch(kind):
         raise StorageError(
             f"{path} is on a network file system ({kind}): locks are unreliable there, and SQLite would lose data "
             "without a word. Keep the database on a local disk, or use PostgreSQL: --storage postgresql://USER@HOST/NAME"
@@ -81,8 +78,8 @@ def check_optuna(connection: Connection, name: str) -> None:
     ours = version("optuna")
     if wrote is not None and _major(wrote) != _major(ours):
         raise StorageError(
-            f"{name} was written by Optuna {wrote}, and this is Optuna {ours}: versions {_major(wrote)} and "
-            f"{_major(ours)} must not share a database, for they store times differently. Use another database: --storage"
+            f"{name} was written by Optuna {wrote}, and this is Optuna {ours}: they store times "
+            "differently and must not share a database. Use another one: --storage URL"
         )
 
 
