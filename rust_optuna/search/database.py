@@ -30,6 +30,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from rust_optuna.errors import MissingExtraError, NoDatabaseError, StorageError
 from rust_optuna.search import migrations, tables
+from rust_optuna.search.refusal import check_file_system, check_optuna
 
 if TYPE_CHECKING:
     import optuna
@@ -359,12 +360,16 @@ def open_database(url: URL, *, read_only: bool = False, patience: float = PATIEN
         patience: likewise, once it is open.
 
     Raises:
-        StorageError: there is none, it cannot be reached, or another version of this program made it.
+        StorageError: there is none, it cannot be reached, it must not be used from where it lies, or another version
+            of this program or of Optuna made it.
     """
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise NoDatabaseError(f"No database at {url.database}: rust-optuna study create STUDY.toml makes one")
+    _check_place(url)
     database = Database(url, read_only=read_only)
     _check_version(database)
+    with database.engine.connect() as connection:
+        check_optuna(connection, str(database))
     database.patience = patience  # afterwards: a wrong URL is told at once
     return database
 
@@ -373,15 +378,25 @@ def create_database(url: URL, artifacts: str) -> Database:
     """Open a database, with its tables made where they are missing.
 
     Raises:
-        StorageError: it cannot be reached, or another version of this program made it.
+        StorageError: it cannot be reached, it must not be made there, or another version of this program or of Optuna
+            made it.
     """
+    _check_place(url)
     database = Database(url)
     try:
+        if not database.is_sqlite or Path(str(url.database)).is_file():
+            with database.engine.connect() as connection:
+                check_optuna(connection, str(database))
         database.create(artifacts)
     except SQLAlchemyError as error:
         raise StorageError(f"{database} cannot be used: {_first_line(error)}") from error
     _check_version(database)
     return database
+
+
+def _check_place(url: URL) -> None:
+    if url.get_backend_name() == "sqlite":
+        check_file_system(Path(str(url.database)))
 
 
 def _check_version(database: Database) -> None:

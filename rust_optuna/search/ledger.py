@@ -90,6 +90,8 @@ class Ledger:
                 claimed = _held_by(connection, study_id, worker_id) or _claim_in(connection, study_id, worker_id)
                 if claimed:
                     return claimed
+                # The last two points, ended at the same moment, each saw the other running.
+                _close(connection, study_id)
             return None
 
         return self.database.transact(take)
