@@ -23,6 +23,7 @@ def upgrade() -> None:
       rust-optuna storage upgrade
     """
     from rust_optuna.errors import NoDatabaseError
+    from rust_optuna.search.artifacts import TOKENS_SINCE, adopt
     from rust_optuna.search.database import Database
     from rust_optuna.search.tables import SCHEMA_VERSION
 
@@ -31,6 +32,29 @@ def upgrade() -> None:
         version = database.upgrade()
         if version is None:
             raise NoDatabaseError(f"{database} holds no studies yet: rust-optuna study create STUDY.toml makes one")
+        if version < TOKENS_SINCE:
+            adopt(where.store(database), database)
         what = "was up to date" if version == SCHEMA_VERSION else f"came from version {version}"
         click.echo(f"{database} has tables of version {SCHEMA_VERSION}; it {what}")
     print_next("rust-optuna status")
+
+
+@storage.command("adopt-artifacts")
+@common_options
+def adopt_artifacts() -> None:
+    r"""Make the artifact store that --artifacts names this storage's, where the old one is lost or was moved by hand.
+
+    A worker refuses a store that does not hold the storage's token: scores would go where nobody looks for them.
+
+    \b
+    Example:
+      rust-optuna storage adopt-artifacts --artifacts s3://scores/rust
+    """
+    from rust_optuna.search.artifacts import adopt
+
+    where = settings()
+    with where.open_to_write() as database:
+        store = where.store(database)
+        adopt(store, database)
+        click.echo(f"{store} is the artifact store of {database}")
+    print_next("rust-optuna worker run")

@@ -80,7 +80,7 @@ def run(
         this = Worker(
             database,
             where.home,
-            where.store(database),
+            where.own_store(database),
             objective=objective,
             progress=progress,
             forever=forever,
