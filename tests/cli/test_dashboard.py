@@ -18,8 +18,11 @@ def test_the_dashboard_answers_at_its_address_until_sigterm(sqlite, home, host):
         (port,) = re.findall(rf"http://{re.escape(host)}:(\d+)/dashboard", line)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=60) as answer:
             assert b"regime-1" in answer.read()
-        running.send_signal(signal.SIGTERM)
-        output, _ = running.communicate(timeout=60)
+        with socket.create_connection(("127.0.0.1", int(port))):  # somebody who asks nothing
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/dashboard", timeout=60) as answer:
+                assert answer.status == 200
+            running.send_signal(signal.SIGTERM)
+            output, _ = running.communicate(timeout=60)
     finally:
         running.kill()
     assert (running.returncode, "Stopped." in output) == (0, True)

@@ -72,6 +72,8 @@ def test_the_password_stands_in_one_file_that_git_and_images_leave_out(compose):
     (name, secret), *others = compose["secrets"].items()
     assert not others
     path = secret["file"].replace("${RUST_OPTUNA_HOME:-.}", str(REPOSITORY))
+    if not (REPOSITORY / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("this is no git checkout, or git is not installed")
     ignored = subprocess.run(["git", "-C", REPOSITORY, "check-ignore", "--quiet", path], check=False)
     assert ignored.returncode == 0
     for service in compose["services"].values():
