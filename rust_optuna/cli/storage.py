@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from rust_optuna.cli.options import common_options, settings
@@ -11,6 +13,50 @@ from rust_optuna.cli.output import print_next
 @click.group()
 def storage() -> None:
     """Look after the database."""
+
+
+@storage.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@common_options
+def backup(file: Path) -> None:
+    r"""Write the whole database to the new FILE, as it is at this moment. Workers may go on meanwhile.
+
+    SQLite and PostgreSQL; the latter with pg_dump, which must be on the PATH. The artifacts are files of their own, and
+    not in it.
+
+    \b
+    Example:
+      rust-optuna storage backup storage/backups/monday
+    """
+    from rust_optuna.run.backup import backup
+
+    where = settings()
+    path = where.home.resolve(file)
+    size = backup(where.url, path)
+    click.echo(f"{path}: {size:,} bytes")
+    print_next(f"rust-optuna storage restore {file}")
+
+
+@storage.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Even if the storage holds studies: they are lost.")
+@common_options
+def restore(file: Path, force: bool) -> None:
+    r"""Make the database what it was when `storage backup` wrote FILE: all of it, or nothing if anything fails.
+
+    Stop all workers first. Points that ran at the time of the backup go back to the queue once their leases have ended.
+
+    \b
+    Example:
+      rust-optuna storage restore storage/backups/monday
+    """
+    from rust_optuna.run.backup import restore
+
+    where = settings()
+    path = where.home.resolve(file)
+    restore(where.url, path, force=force)
+    click.echo(f"Restored from {path}")
+    print_next("rust-optuna status")
 
 
 @storage.command()

@@ -80,7 +80,7 @@ def run(
         this = Worker(
             database,
             where.home,
-            where.own_store(database),
+            where.store(database),
             objective=objective,
             progress=progress,
             forever=forever,

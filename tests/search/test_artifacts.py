@@ -166,6 +166,15 @@ def test_a_worker_with_the_wrong_store_is_refused_before_it_claims(s3, home, sql
     assert (ended.returncode, ended.stdout.splitlines()[0]) == (0, "2 points finished")
 
 
+def test_a_worker_that_serves_for_ever_ends_where_the_store_is_anothers(sqlite, home):
+    make_study(sqlite, home, random_document(1))
+    url = sqlite.url.render_as_string(hide_password=False)
+    work = ("worker", "run", "--forever", "--objective", "tests.stand_ins:peak")
+    ended = run_command(home, url, *work, RUST_OPTUNA_ARTIFACTS="elsewhere")
+    assert ended.returncode == 1
+    assert "is not the artifact store of" in ended.stderr
+
+
 def test_a_store_that_was_lost_is_replaced_when_asked_for(sqlite, home):
     url = sqlite.url.render_as_string(hide_password=False)
     make_study(sqlite, home, random_document(1))
