@@ -22,6 +22,7 @@ from rust_optuna.paths import Home
 from rust_optuna.search.database import Database, create_database, open_database, parse_url
 from tests import mariadb as servers
 from tests.data.films import make_manifest
+from tests.s3 import s3_server
 
 POSTGRESQL = "RUST_OPTUNA_TEST_POSTGRESQL"
 BACKENDS = [
@@ -147,6 +148,13 @@ def database(request: pytest.FixtureRequest) -> Database:
     """A database with empty tables, on each back end."""
     made: Database = request.getfixturevalue(request.param)
     return made
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The endpoint of an S3 with one empty bucket, which this process and its children use."""
+    with s3_server(monkeypatch) as endpoint:
+        yield endpoint
 
 
 class Children:

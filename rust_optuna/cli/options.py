@@ -72,6 +72,14 @@ class Settings:
 
         return open_store(self.given_artifacts or database.artifacts(), self.home)
 
+    def own_store(self, database: Database) -> ArtifactStore:
+        """Open the artifact store for those who change it; one that is not this storage's is refused."""
+        from rust_optuna.search.artifacts import check_owner
+
+        store = self.store(database)
+        check_owner(store, database)
+        return store
+
 
 def settings() -> Settings:
     """Return the current command's settings."""
@@ -109,7 +117,10 @@ _password_file = _option(
     "Holds the database's password where the URL has none.  [env: RUST_OPTUNA_PASSWORD_FILE]",
 )
 _artifacts = _option(
-    "artifacts", "DIR", "Where trials' scores are kept.  [env: RUST_OPTUNA_ARTIFACTS; default: storage/artifacts]"
+    "artifacts",
+    "PLACE",
+    "Where trials' scores are kept: a folder, or s3://BUCKET/PREFIX.  [env: RUST_OPTUNA_ARTIFACTS; default: as the "
+    "storage says, or storage/artifacts]",
 )
 
 

@@ -41,7 +41,7 @@ def create(file: Path) -> None:
     configuration = read_study_file(where.home.resolve(file))
     with create_database(where.url, where.artifacts) as database:
         with progress_bar("Hashing films") as progress:
-            creation = create_study(database, configuration, where.home, progress)
+            creation = create_study(database, configuration, where.home, progress, where.given_artifacts)
         points = len(load_parameters(database, creation.study.id))
         films = len(load_development(database, creation.study).content)
         state = "is there already" if creation.resumed else "created"
@@ -203,7 +203,7 @@ def delete(name: str, yes: bool, force: bool) -> None:
         load_study(database, name)
         if not yes:
             click.confirm(f"Delete {name} with all its trials from {database}?", abort=True)
-        artifacts = delete_study(database, name, where.store(database), force=force)
+        artifacts = delete_study(database, name, where.own_store(database), force=force)
     click.echo(f"{name} is deleted, with {artifacts} artifacts")
 
 

@@ -91,7 +91,7 @@ def search(
     with create_database(url, artifacts or ARTIFACTS) as database:
         finished = []
         for configuration in configurations:
-            creation = create_study(database, configuration, home, listener.on_hashed)
+            creation = create_study(database, configuration, home, listener.on_hashed, artifacts)
             listener.on_created(creation, where)
             environment = child_environment(home, database.url, artifacts or database.artifacts())
             if objective is None and creation.study.state != "done":

@@ -60,5 +60,5 @@ class Reporter:
                 self._trial.report(score, epoch)
             except optuna.exceptions.UpdateFinishedTrialError as error:
                 self._finished_elsewhere = error
-            except DATABASE_ERRORS as error:
+            except (KeyError, *DATABASE_ERRORS) as error:  # KeyError: the study was deleted meanwhile
                 log.warning("Epoch %d could not be shown in Optuna: %s", epoch, type(error).__name__)

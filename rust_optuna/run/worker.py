@@ -22,14 +22,14 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 
-from rust_optuna.errors import FingerprintError, LeaseLostError, RustOptunaError, StudyError
+from rust_optuna.errors import FingerprintError, LeaseLostError, RustOptunaError, StorageError, StudyError
 from rust_optuna.paths import Home
 from rust_optuna.processes import SUPERVISOR, WORKER_ID
 from rust_optuna.run.faults import DATABASE_ERRORS, CircuitBreaker, Fault, classify
 from rust_optuna.run.lease import LeaseKeeper
 from rust_optuna.run.reporter import Reporter
 from rust_optuna.search import tables
-from rust_optuna.search.artifacts import ArtifactStore, remove
+from rust_optuna.search.artifacts import ArtifactStore, check_owner, remove
 from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import Claim, Ledger
 from rust_optuna.search.mirror import Mirror
@@ -114,6 +114,7 @@ class Worker:
         Raises:
             StudyError: a named study does not exist, or its creation was never finished.
             FingerprintError: this worker would not compute a study's numbers.
+            StorageError: the artifact store is not this storage's, or the database is away for too long.
             CircuitBreakerError: several points failed in a row with the same error.
             RustOptunaError: films or weights are missing here, or the machine failed.
         """
@@ -191,6 +192,8 @@ class Worker:
             return True
         try:
             self._serve(load_study(self.database, name))
+        except StorageError:
+            raise  # no database, or another's artifact store: that is no study's fault
         except RustOptunaError as error:
             self._refused.add(study_id)
             log.error("%s is not served here: %s", name, error.public)
@@ -222,6 +225,7 @@ class Worker:
         """Make ready for a study: check that this worker computes its numbers, once."""
         self.preparing = True
         try:
+            check_owner(self.store, self.database)
             objective: Objective = self.stand_in or CrossValidationObjective(
                 study, load_development(self.database, study), self.home, self.store, self.progress, self.data_root
             )

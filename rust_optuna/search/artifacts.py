@@ -1,22 +1,53 @@
-"""Where out-of-fold scores are kept: an Optuna artifact store, a folder."""
+"""Where out-of-fold scores are kept: an Optuna artifact store, in a folder or on S3.
+
+A store belongs to one storage and says so: it holds the token that was made with the database's tables. A worker that
+was pointed to another store, or to an empty folder where the right one is not mounted, is refused before it computes.
+"""
 
 from __future__ import annotations
 
+import io
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import optuna
+import sqlalchemy as sa
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from rust_optuna.errors import DataError
+from rust_optuna.errors import DataError, StorageError
 from rust_optuna.paths import Home, atomic_write
+from rust_optuna.search import tables
+from rust_optuna.search.database import Database
+
+TOKEN = "rust_optuna_token"  # noqa: S105 (a name; the token is no secret either)
+"""The object in a store that says whose it is."""
+TOKENS_SINCE = 2
+"""The version of the tables that brought the tokens."""
+S3 = "s3://"
 
 
-class ArtifactStore(FileSystemArtifactStore):
-    """A folder of artifacts, each there as a whole or not at all, even after a power cut.
+class ArtifactStore(Protocol):
+    """What Optuna needs of a store; ``str`` of one says where it is, without credentials.
+
+    An artifact is there as a whole or not at all. Each method may raise StorageError or OSError where the store itself
+    fails.
+    """
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """Open an artifact; raise Optuna's ArtifactNotFound where it is not there."""
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Store an artifact."""
+
+    def remove(self, artifact_id: str) -> None:
+        """Remove an artifact; raise ArtifactNotFound where it is not there and the store tells."""
+
+
+class FolderStore(FileSystemArtifactStore):
+    """A folder of artifacts, each whole even after a power cut.
 
     Args:
         folder: exists.
@@ -26,6 +57,9 @@ class ArtifactStore(FileSystemArtifactStore):
         super().__init__(folder)
         self.folder = folder
 
+    def __str__(self) -> str:
+        return str(self.folder)
+
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Store an artifact."""
         with atomic_write(self.folder / artifact_id) as temporary, temporary.open("wb") as file:
@@ -33,10 +67,62 @@ class ArtifactStore(FileSystemArtifactStore):
 
 
 def open_store(location: str, home: Home) -> ArtifactStore:
-    """Open the store at a folder (relative ones are below the home), made where it is missing."""
+    """Open a store: ``s3://BUCKET/PREFIX``, or a folder (relative ones are below the home), made where it is missing.
+
+    Raises:
+        StorageError: a malformed location on S3.
+        MissingExtraError: S3 needs boto3.
+    """
+    if location.startswith(S3):
+        from rust_optuna.search.s3 import S3Store
+
+        return S3Store.at(location)
     folder = home.resolve(location)
     folder.mkdir(parents=True, exist_ok=True)
-    return ArtifactStore(folder)
+    return FolderStore(folder)
+
+
+def adopt(store: ArtifactStore, database: Database) -> None:
+    """Make a store that is nobody's this storage's, or find that it is already; any number of times.
+
+    Raises:
+        StorageError: it is another storage's.
+    """
+    ours, theirs = _token(database), _token_in(store)
+    if theirs is None:
+        store.write(TOKEN, io.BytesIO(ours.encode()))
+    elif theirs != ours:
+        raise StorageError(
+            f"{store} holds the artifacts of another storage than {database}: name another place with --artifacts; or, "
+            f"if that storage is gone for good, remove what is there"
+        )
+
+
+def check_owner(store: ArtifactStore, database: Database) -> None:
+    """Refuse to work with a store that is not this storage's.
+
+    Raises:
+        StorageError: it is another's, or nobody's.
+    """
+    theirs = _token_in(store)
+    if theirs != _token(database):
+        why = f"it holds no {TOKEN}" if theirs is None else "it is another storage's"
+        raise StorageError(
+            f"{store} is not the artifact store of {database} ({why}): name the right one with --artifacts. Where that "
+            "one is lost, rust-optuna storage adopt-artifacts takes this one in its place"
+        )
+
+
+def _token(database: Database) -> str:
+    return database.transact(lambda connection: str(connection.execute(sa.select(tables.schema.c.token)).scalar_one()))
+
+
+def _token_in(store: ArtifactStore) -> str | None:
+    try:
+        with store.open_reader(TOKEN) as reader:
+            return reader.read().decode(errors="replace")
+    except ArtifactNotFound:
+        return None
 
 
 def artifacts_of(storage: optuna.storages.BaseStorage, name: str) -> list[str]:
@@ -53,12 +139,13 @@ def download(store: ArtifactStore, artifact: str, path: Path) -> None:
 
     Raises:
         DataError: it is not in the store.
+        StorageError: the store does not answer.
     """
     try:
         with store.open_reader(artifact) as reader, atomic_write(path) as temporary:
             temporary.write_bytes(reader.read())
     except ArtifactNotFound:
-        raise DataError(f"Artifact {artifact} is not in the store: is --artifacts the right folder?") from None
+        raise DataError(f"Artifact {artifact} is not in {store}: does --artifacts name the right store?") from None
 
 
 def remove(store: ArtifactStore, artifacts: list[str]) -> None:

@@ -21,7 +21,7 @@ from rust_optuna.errors import ConfigurationError, FingerprintError, Problem, St
 from rust_optuna.learn.weights import weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search import design, tables
-from rust_optuna.search.artifacts import ArtifactStore, artifacts_of, remove
+from rust_optuna.search.artifacts import ArtifactStore, adopt, artifacts_of, open_store, remove
 from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import add_points
 from rust_optuna.search.mirror import Mirror
@@ -48,15 +48,22 @@ class Creation:
 
 
 def create_study(
-    database: Database, configuration: StudyConfiguration, home: Home, progress: Progress | None = None
+    database: Database,
+    configuration: StudyConfiguration,
+    home: Home,
+    progress: Progress | None = None,
+    artifacts: str | None = None,
 ) -> Creation:
     """Create a study with its films, folds and whole design, or find the one that the same file created.
+
+    The first study of a storage makes the artifact store this storage's.
 
     Args:
         database: where; its tables exist.
         configuration: the study file.
         home: where relative paths begin.
         progress: called while films are hashed.
+        artifacts: the artifact store; None for where the database says.
 
     Raises:
         ManifestError: the manifest breaks its rules or is not split yet.
@@ -64,7 +71,10 @@ def create_study(
         WeightsError: the weights file is missing.
         StudyError: ``from_best_of`` names a study that is not there or not done.
         FingerprintError: a study of this name exists with other contents.
+        StorageError: the artifact store is another storage's, or does not answer.
     """
+    if not load_studies(database):
+        adopt(open_store(artifacts or database.artifacts(), home), database)
     manifest = read_manifest(home.resolve(configuration.manifest or ""), require_split=True)
     index = FilmIndex(home.film_index)
     development = development_set(

@@ -21,6 +21,8 @@ from rust_optuna.search.tables import attempt, database_now, point, study, worke
 
 MAX_FAILURES = 3
 """Errors of the objective after which a point is a hole."""
+LONGEST_REASON = 10_000
+"""Characters of an error's message that are kept: MariaDB takes no more than 64 KB."""
 MAX_LOSSES = 20
 """Lost leases and releases after which a point is a hole."""
 
@@ -365,6 +367,11 @@ def _expire(connection: Connection, study_id: int) -> int:
     return len(rows)
 
 
+def _storable(text: str) -> str:
+    """Return what every database takes of a message: some refuse a NUL, and what is no Unicode."""
+    return text[:LONGEST_REASON].replace("\0", "").encode(errors="replace").decode()
+
+
 def _end_attempt(connection: Connection, row: sa.Row[Any], outcome: str, reason: str, fault: str) -> None:
     """End a locked point's live attempt without a result: the point waits again, or is a hole."""
     failures = row.failures + (outcome == "failed")
@@ -373,7 +380,7 @@ def _end_attempt(connection: Connection, row: sa.Row[Any], outcome: str, reason:
     connection.execute(
         attempt.update()
         .where(attempt.c.point_id == row.id, attempt.c.number == row.attempt)
-        .values(outcome=outcome, reason=reason, fault=fault, ended_at=database_now())
+        .values(outcome=outcome, reason=_storable(reason), fault=fault, ended_at=database_now())
     )
     connection.execute(
         point.update()

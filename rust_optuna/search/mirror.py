@@ -27,6 +27,9 @@ POINT, ATTEMPT, RESULT = "point", "attempt", "result"
 
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 
+LONGEST_RESULT = 60_000
+"""Characters of a result that Optuna shows: MariaDB's attributes hold 64 KB. The ledger keeps any length."""
+
 
 class Mirror:
     """The Optuna study that shows one of ours.
@@ -173,7 +176,7 @@ class Mirror:
         except KeyError:
             return  # the study was deleted meanwhile
         try:
-            if result is not None:
+            if result is not None and len(json.dumps(result)) <= LONGEST_RESULT:
                 self.storage.set_trial_user_attr(trial_id, RESULT, dict(result))
             values = [value] if state is not TrialState.FAIL and value is not None else None
             self.storage.set_trial_state_values(trial_id, state, values)

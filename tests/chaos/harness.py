@@ -99,7 +99,7 @@ class _Running:
         document = random_document(script.points, name=self.study, lease_seconds=LEASE)
         document["sampler"]["seed"] = seed
         with open_database(parse_url(backend.url, home)) as database:
-            create_study(database, configuration(document), home)
+            create_study(database, configuration(document), home, artifacts=str(self.backend.artifacts))
 
     def start(self, how: Start, *, calm: bool = False) -> None:
         """Start a worker."""

@@ -7,9 +7,11 @@ from optuna.artifacts import upload_artifact
 from rust_optuna.errors import DataError, StudyError
 from rust_optuna.run.export import export_study
 from rust_optuna.search.artifacts import open_store, remove
+from rust_optuna.search.creation import create_study
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
-from tests.studies import make_study, random_document
+from tests.s3 import BUCKET, keys
+from tests.studies import configuration, make_study, random_document, run_command
 
 NUMBERS = {"average_precision_16": 0.5, "roc_auc_macro": 0.6, "roc_auc_micro": 0.7, "precision": 0.8, "recall": 0.9}
 RESULT = {
@@ -21,6 +23,18 @@ RESULT = {
 }
 
 
+def with_scores(database, study, store, folder):
+    """Finish a point with out-of-fold scores, and return their artifact."""
+    ledger, mirror = Ledger(database), Mirror(database, study)
+    claim = ledger.claim([study.id], "ann")
+    trial = mirror.start(claim)
+    path = folder / "scores.npz"
+    np.savez(path, film=np.array(["a", "b"]), scores=np.eye(2))
+    artifact = upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
+    ledger.finish(claim, "complete", 0.5, RESULT, artifact)
+    return artifact
+
+
 @pytest.fixture
 def store(home):
     return open_store("storage/artifacts", home)
@@ -30,13 +44,8 @@ def store(home):
 def study(database, home, store, tmp_path):
     """Three points: one with scores, one of a stand-in, one that waits."""
     study = make_study(database, home, random_document(3))
+    artifact = with_scores(database, study, store, tmp_path)
     ledger, mirror = Ledger(database), Mirror(database, study)
-    claim = ledger.claim([study.id], "ann")
-    trial = mirror.start(claim)
-    path = tmp_path / "scores.npz"
-    np.savez(path, film=np.array(["a", "b"]), scores=np.eye(2))
-    artifact = upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
-    ledger.finish(claim, "complete", 0.5, RESULT, artifact)
     claim = ledger.claim([study.id], "bob")
     mirror.start(claim)
     ledger.finish(claim, "complete", 0.7, None, None)
@@ -68,6 +77,24 @@ def test_an_export_replaces_an_earlier_one(database, home, store, study, tmp_pat
     for _ in range(2):
         table, _ = export_study(database, "regime-1", store, tmp_path / "out")
     assert len(list(table.parent.iterdir())) == 2
+
+
+def test_a_study_is_exported_from_s3(sqlite, home, s3, tmp_path):
+    place = {"RUST_OPTUNA_ARTIFACTS": f"s3://{BUCKET}/scores"}
+    study = create_study(
+        sqlite, configuration(random_document(2)), home, artifacts=place["RUST_OPTUNA_ARTIFACTS"]
+    ).study
+    with_scores(sqlite, study, open_store(place["RUST_OPTUNA_ARTIFACTS"], home), tmp_path)
+    url = sqlite.url.render_as_string(hide_password=False)
+    ended = run_command(home, url, "study", "export", study.name, tmp_path / "out", **place)
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["trial-0.npz", "trials.csv"]
+    with np.load(tmp_path / "out" / "trial-0.npz", allow_pickle=False) as scores:
+        assert scores["scores"].tolist() == [[1, 0], [0, 1]]
+    assert not (home.root / "storage" / "artifacts").exists()
+    # Deletion removes them, and leaves the token for the next study.
+    assert run_command(home, url, "study", "delete", study.name, "--yes", "--force", **place).returncode == 0
+    assert keys() == ["scores/rust_optuna_token"]
 
 
 def test_an_artifact_that_is_not_there_is_named(database, home, store, study, tmp_path):

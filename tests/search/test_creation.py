@@ -16,7 +16,7 @@ from rust_optuna.data.radiographs import content_hash
 from rust_optuna.errors import DataError, FingerprintError, LeaseLostError, ManifestError, StudyError, WeightsError
 from rust_optuna.paths import Home
 from rust_optuna.search import creation, design, tables
-from rust_optuna.search.artifacts import open_store
+from rust_optuna.search.artifacts import TOKEN, open_store
 from rust_optuna.search.creation import create_study, delete_study, extend_study
 from rust_optuna.search.database import open_database, parse_url
 from rust_optuna.search.ledger import Ledger
@@ -464,7 +464,7 @@ def test_the_artifacts_of_a_deleted_study_are_removed_those_of_failed_attempts_t
     Ledger(sqlite).abandon("ann", "presumed dead")
     assert (home.resolve("storage/artifacts") / kept).read_bytes() == b"scores"
     assert delete_study(sqlite, study.name, store) == 1
-    assert list(home.resolve("storage/artifacts").iterdir()) == []
+    assert [path.name for path in home.resolve("storage/artifacts").iterdir()] == [TOKEN]
 
 
 def test_a_study_that_runs_is_deleted_by_force_only(sqlite, home):

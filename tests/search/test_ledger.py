@@ -1,3 +1,4 @@
+import json
 import shutil
 import tempfile
 import threading
@@ -195,6 +196,20 @@ def test_three_failures_make_a_hole_and_the_reasons_are_kept(database, ledger):
     assert (rows(database)[-1].state, rows(database)[-1].lease_owner) == ("hole", None)
     assert [row.reason for row in rows(database, tables.attempt)] == ["reason 0", "reason 1", "reason 2"]
     assert ledger.claim([study], "ann") is None
+
+
+def test_whatever_an_error_says_its_end_is_recorded(database, ledger):
+    study = enter_study(database, 1, name="one-point")
+    ledger.fail(ledger.claim([study], "ann"), "bone \N{BONE} \0 \udc80 " + "x" * 100_000)
+    reason = rows(database, tables.attempt)[-1].reason
+    assert reason.startswith("bone \N{BONE}  ? xxx")
+    assert len(reason) > 9_000
+
+
+def test_a_result_of_any_length_is_kept(database, ledger, study):
+    result = {"curve": [0.123456789] * 20_000}
+    ledger.finish(ledger.claim([study], "ann"), "complete", 0.5, result, None)
+    assert json.loads(rows(database, tables.attempt)[-1].result) == result
 
 
 def test_a_point_that_failed_waits_behind_those_that_did_not(ledger, study):

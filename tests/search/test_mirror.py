@@ -114,6 +114,17 @@ def test_the_result_is_shown_even_where_only_the_reconciler_tells_it(database, s
     assert trial.user_attrs == {"point": 0, "attempt": 1, "result": {"epoch": 1}}
 
 
+def test_a_result_too_long_for_an_attribute_keeps_no_trial_from_its_end(database, study):
+    mirror, ledger = Mirror(database, study), Ledger(database)
+    claim = ledger.claim([study.id], "ann")
+    trial = mirror.start(claim)
+    result = {"curve": [0.123456789] * 20_000}
+    ledger.finish(claim, "complete", 0.5, result, None)
+    mirror.reconcile()
+    ended = shown(database, study)[trial.number]
+    assert (ended.state, ended.value, "result" in ended.user_attrs) == (TrialState.COMPLETE, 0.5, False)
+
+
 def test_what_is_alive_is_left_alone(database, study):
     mirror, ledger = Mirror(database, study), Ledger(database)
     claim = ledger.claim([study.id], "alive")

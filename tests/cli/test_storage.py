@@ -1,0 +1,20 @@
+from click.testing import CliRunner
+
+from rust_optuna.cli import cli
+from rust_optuna.search.artifacts import TOKEN
+from tests.search.test_migrations import go_back_to_version_1
+
+
+def test_tables_from_before_the_tokens_take_their_artifact_store_with_them(sqlite, home):
+    go_back_to_version_1(sqlite)
+    url = sqlite.url.render_as_string(hide_password=False)
+    run = ["--home", str(home.root), "--storage", url, "storage", "upgrade"]
+    done = CliRunner().invoke(cli, run)
+    assert done.exit_code == 0, done.output
+    assert "came from version 1" in done.output
+    store = home.root / "storage" / "artifacts"
+    token = (store / TOKEN).read_text()
+    assert len(token) == 32
+    (store / TOKEN).unlink()
+    assert "was up to date" in CliRunner().invoke(cli, run).output
+    assert not (store / TOKEN).exists()  # an empty folder is not taken for the right one a second time
