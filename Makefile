@@ -55,7 +55,7 @@ $(VENV)/installed-$(EXTRA): $(SOURCES) | $(BIN)/python
 
 $(VENV)/installed-$(EXTRA)-dev: $(SOURCES) | $(BIN)/python
 	@echo "Installing into $(VENV) (a few hundred megabytes, once) ..."
-	$(INSTALL) --editable '.[$(EXTRA),postgresql,mysql,dev]'
+	$(INSTALL) --editable '.[$(EXTRA),postgresql,mysql,ray,s3,dev]'
 	@touch $@ $(VENV)/installed-$(EXTRA)
 
 $(VENV)/installed-$(EXTRA)-bench: $(SOURCES) | $(BIN)/python

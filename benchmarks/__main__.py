@@ -213,6 +213,23 @@ class Bench:
             for size, value in found[axis]
         ]
 
+    def scale(self) -> list[Row]:
+        """What the database costs a fleet of stand-in workers, on SQLite and on a PostgreSQL that is named."""
+        few = ["--workers", "1", "8", "--seconds", "2", "--each", "2", "--trials", "200"]
+        [found] = sections.run("scale", few if self.quick else [], one_core=False)
+        self.measured["scale"] = found
+        rows = []
+        for backend, result in found["backends"].items():
+            for workers, median, _ in result["workers"]:
+                target = "≤ 100" if (backend, workers) == ("PostgreSQL", 64) else "–"
+                name = f"{backend}, {workers} workers: a trial of 10 s waits for the database"
+                rows.append(row(name, target, [median], "ms", "the median worker"))
+            (_, first), *_, (done, last) = result["trials"]
+            name = f"{backend}: a trial's cost after {done:,} trials against the first of them"
+            rows.append(row(name, "–", [last / first], "×"))
+            rows.append(row(f"{backend}: statements of a trial of 20 epochs", "–", [result["queries"]], ""))
+        return rows
+
     def peers(self) -> list[Row]:
         """The same small task by other tools."""
         rows = []
@@ -235,13 +252,14 @@ SECTIONS = (
     "around",
     "memory",
     "growth",
+    "scale",
     "peers",
     "search",
     "search_bfloat16",
     "commands",
 )
 
-LONG = ("growth", "peers", "search", "search_bfloat16")
+LONG = ("growth", "scale", "peers", "search", "search_bfloat16")
 """Not part of the quick run."""
 
 

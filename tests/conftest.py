@@ -20,15 +20,20 @@ import sqlalchemy as sa
 
 from rust_optuna.paths import Home
 from rust_optuna.search.database import Database, create_database, open_database, parse_url
+from tests import mariadb as servers
 from tests.data.films import make_manifest
 
 POSTGRESQL = "RUST_OPTUNA_TEST_POSTGRESQL"
-BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
+BACKENDS = [
+    "sqlite",
+    pytest.param("postgresql", marks=pytest.mark.postgresql),
+    pytest.param("mariadb", marks=pytest.mark.mariadb),
+]
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "STORAGE", "ARTIFACTS", "WORKER_ID", "SUPERVISOR"):
+    for name in ("HOME", "STORAGE", "PASSWORD_FILE", "ARTIFACTS", "WORKER_ID", "SUPERVISOR"):
         monkeypatch.delenv(f"RUST_OPTUNA_{name}", raising=False)
 
 
@@ -90,6 +95,21 @@ def postgresql_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def mariadb_pool() -> Iterator[servers.Reused]:
+    """One MariaDB database, emptied for each test: making its tables takes a second."""
+    with servers.new_database() as url:
+        make_tables(url)
+        yield servers.Reused(url)
+
+
+@pytest.fixture
+def mariadb_url() -> Iterator[str]:
+    """The URL of a new MariaDB database, dropped in the end."""
+    with servers.new_database() as url:
+        yield url
+
+
 @pytest.fixture(params=BACKENDS)
 def database_url(request: pytest.FixtureRequest) -> str:
     """The URL of a database that holds nothing yet, on each back end."""
@@ -111,6 +131,14 @@ def sqlite(sqlite_template: Path, sqlite_url: str, home: Home) -> Iterator[Datab
 def postgresql(postgresql_template: str, home: Home) -> Iterator[Database]:
     """A database with empty tables, on PostgreSQL alone."""
     with new_postgresql(postgresql_template) as url, open_database(parse_url(url, home)) as database:
+        yield database
+
+
+@pytest.fixture
+def mariadb(mariadb_pool: servers.Reused, home: Home) -> Iterator[Database]:
+    """A database with empty tables, on MariaDB alone."""
+    mariadb_pool.empty()
+    with open_database(parse_url(mariadb_pool.url, home)) as database:
         yield database
 
 

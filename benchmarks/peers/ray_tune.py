@@ -31,6 +31,8 @@ def main() -> None:
     # Without a token Ray would make one and keep it in the user's home.
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.getcwd()}
+    # Else Ray replaces 127.0.0.1 by this machine's outward address.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
 
     # Ray's sockets need a short path.

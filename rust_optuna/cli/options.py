@@ -32,13 +32,14 @@ class Settings:
     home: Home
     storage: str | None
     given_artifacts: str | None
+    password_file: str | None = None
 
     @property
     def url(self) -> URL:
         """The database's URL."""
         from rust_optuna.search.database import parse_url
 
-        return parse_url(self.storage or self.home.database_url, self.home)
+        return parse_url(self.storage or self.home.database_url, self.home, self.password_file)
 
     @property
     def artifacts(self) -> str:
@@ -81,7 +82,7 @@ def settings() -> Settings:
     def value(name: str) -> str | None:
         return meta.get(_META + name) or os.environ.get(f"RUST_OPTUNA_{name.upper()}") or None
 
-    return Settings(Home.find(value("home")), value("storage"), value("artifacts"))
+    return Settings(Home.find(value("home")), value("storage"), value("artifacts"), value("password_file"))
 
 
 def terminate_as_interrupt() -> None:
@@ -102,18 +103,23 @@ home_option = _option("home", "DIR", "Root of relative paths.  [env: RUST_OPTUNA
 _storage = _option(
     "storage", "URL", "SQLAlchemy URL.  [env: RUST_OPTUNA_STORAGE; default: sqlite:///storage/rust_optuna.db]"
 )
+_password_file = _option(
+    "password-file",
+    "FILE",
+    "Holds the database's password where the URL has none.  [env: RUST_OPTUNA_PASSWORD_FILE]",
+)
 _artifacts = _option(
     "artifacts", "DIR", "Where trials' scores are kept.  [env: RUST_OPTUNA_ARTIFACTS; default: storage/artifacts]"
 )
 
 
 def storage_options(function: F) -> F:
-    """Add ``--storage`` and ``--artifacts``."""
-    return _storage(_artifacts(function))
+    """Add ``--storage``, ``--password-file`` and ``--artifacts``."""
+    return _storage(_password_file(_artifacts(function)))
 
 
 def common_options(function: F) -> F:
-    """Add ``--home``, ``--storage`` and ``--artifacts``."""
+    """Add ``--home`` and ``storage_options``."""
     return home_option(storage_options(function))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,16 @@ def run(
 @worker.command()
 @click.argument("names", nargs=-1)
 @device_options
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where workers run: on this machine, or wherever Ray finds room in a cluster.",
+)
+@click.option(
+    "--address", metavar="HOST:PORT|auto", help="The Ray cluster.  [env: RAY_ADDRESS; default: a new one here]"
+)
 @click.option("--daemon", is_flag=True, help="Run in the background; `rust-optuna worker stop` ends it.")
 @forever_option
 @grace_option
@@ -119,6 +130,8 @@ def start(
     gpus: str,
     per_gpu: int | None,
     workers: int | None,
+    engine: str,
+    address: str | None,
     daemon: bool,
     forever: bool,
     grace: float,
@@ -148,12 +161,16 @@ def start(
     Examples:
       rust-optuna worker start regime-1 --gpus all
       rust-optuna worker start --gpus 0,1 --per-gpu 2 --forever --daemon --grace 120
+      rust-optuna worker start regime-1 --engine ray --address auto --workers 16
     """
     from rust_optuna.run.devices import slots
     from rust_optuna.run.fleet import Workers
 
+    if address and engine != "ray":
+        raise click.UsageError("--address is of a Ray cluster: --engine ray")
     how = Workers(
-        slots(gpus, workers, per_gpu),
+        # Ray's slots are known once its cluster is joined.
+        slots(gpus, workers, per_gpu) if engine == "local" else (),
         grace=grace,
         forever=forever,
         log_format=log_format,
@@ -165,10 +182,16 @@ def start(
     )
     where = settings()
     if daemon:
-        devices = ["--gpus", gpus]
+        devices = ["--gpus", gpus, "--engine", engine]
         devices += ["--per-gpu", str(per_gpu)] if per_gpu else []
         devices += ["--workers", str(workers)] if workers else []
+        devices += ["--address", address] if address else []
         _detach(where, names, how, devices)
+    elif engine == "ray":
+        from rust_optuna.run.ray_cluster import ray_engine
+
+        with ray_engine(where.url, address=address, workers=workers, per_gpu=per_gpu, gpus=gpus) as ray:
+            context.exit(_supervise(where, names, replace(how, slots=ray.slots, place=ray.place)))
     else:
         context.exit(_supervise(where, names, how))
 
@@ -209,7 +232,8 @@ def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list
         click.echo("Nothing is left to do.")
         print_next("rust-optuna best")
         return
-    click.echo(f"{len(how.slots)} workers under process {there.pid}. Log: {there.log}")
+    count = f"{len(how.slots)} workers" if how.slots else "Workers"
+    click.echo(f"{count} under process {there.pid}. Log: {there.log}")
     print_next("rust-optuna worker list")
 
 

@@ -7,6 +7,7 @@ trials. So requests that could change anything never reach it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -43,6 +44,16 @@ class _QuietHandler(WSGIRequestHandler):
         """Say nothing."""
 
 
-def serve(database: Database, store: ArtifactStore, port: int) -> WSGIServer:
-    """Return a server on 127.0.0.1; ``serve_forever`` runs it. Port 0 picks a free one."""
-    return make_server("127.0.0.1", port, application(database, store), handler_class=_QuietHandler)
+class _Server(ThreadingMixIn, WSGIServer):
+    """Answers each request in a thread of its own.
+
+    A connection on which nothing is asked holds up no other. And the main thread only waits for requests: wsgiref takes
+    an interrupt for an error of the request that it comes in, and goes on.
+    """
+
+    daemon_threads = True
+
+
+def serve(database: Database, store: ArtifactStore, port: int, host: str = "127.0.0.1") -> WSGIServer:
+    """Return a server on one address of this machine; ``serve_forever`` runs it. Port 0 picks a free one."""
+    return make_server(host, port, application(database, store), _Server, _QuietHandler)

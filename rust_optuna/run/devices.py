@@ -77,10 +77,10 @@ def slots(choice: str, workers: int | None, per_gpu: int | None = None) -> list[
     chosen = _chosen(choice)
     if not chosen:
         count = workers or max(1, min(cpu_cores(), _workers_in_memory()))
-        return [Slot("cpu", {"CUDA_VISIBLE_DEVICES": "-1", **_threads(count)}) for _ in range(count)]
+        return [Slot("cpu", {"CUDA_VISIBLE_DEVICES": "-1", **threads(count)}) for _ in range(count)]
     count = workers or len(chosen) * (per_gpu or 1)
     names = [chosen[number % len(chosen)] for number in range(count)]
-    environment = {**_order(), **_threads(count)}
+    environment = {**_order(), **threads(count)}
     return [Slot(f"gpu {name}", {"CUDA_VISIBLE_DEVICES": name, **environment}) for name in names]
 
 
@@ -141,7 +141,7 @@ def _order() -> dict[str, str]:
     return {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
-def _threads(processes: int) -> dict[str, str]:
+def threads(processes: int) -> dict[str, str]:
     """Divide the cores among processes. One thread each is faster than several shared by all."""
     each = str(max(1, cpu_cores() // processes))
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")

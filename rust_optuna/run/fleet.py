@@ -41,6 +41,7 @@ class Workers:
         echo: where what the workers log is written too.
         daemon: the supervisor runs in the background.
         name: the supervisor's, None for a new one.
+        place: makes the place of a slot; the default is on this machine.
     """
 
     slots: Sequence[Slot]
@@ -52,6 +53,7 @@ class Workers:
     echo: TextIO | None = None
     daemon: bool = False
     name: str | None = None
+    place: Callable[[int, Slot, Path], Place] = Place
 
     def show(self, place: Place) -> None:
         """Write what a worker logged since the last call."""
@@ -181,6 +183,7 @@ def supervise(
         show=workers.show,
         grace=workers.grace,
         patience=None if workers.forever else Supervisor.patience,
+        place=workers.place,
         observe_seconds=OBSERVE_SECONDS if on_status is None else POLL_SECONDS,
     )
     record = records.registered(home, name, daemon=workers.daemon, studies=names, grace=workers.grace)

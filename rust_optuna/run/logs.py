@@ -22,7 +22,7 @@ from rust_optuna.errors import RustOptunaError
 FORMATS = ("text", "json")
 FIELDS = (
     *("event", "worker", "supervisor", "study", "point", "attempt", "outcome", "value", "seconds"),
-    *("device", "pid", "exit_code", "deaths", "reason", "parameters", "count"),
+    *("host", "node", "device", "pid", "exit_code", "deaths", "reason", "parameters", "count"),
 )
 """What a line of JSON carries of a record's ``extra``, in this order, beside time, level and message."""
 

@@ -10,12 +10,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from rust_optuna.processes import SUPERVISOR, WORKER_ID
 from rust_optuna.run.devices import Slot
 from rust_optuna.run.signals import blocked
-from rust_optuna.run.worker import new_worker_id
 
 TAIL_BYTES = 2**16
 """How much of a log is read for its last line."""
@@ -24,6 +23,19 @@ TAIL_BYTES = 2**16
 def program(arguments: Sequence[str]) -> list[str]:
     """Return the command that runs this program in a new process."""
     return [sys.executable, "-m", "rust_optuna", *arguments]
+
+
+class Process(Protocol):
+    """What a supervisor needs of a worker process; `subprocess.Popen` has it, and so has one on another machine."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+
+    def wait(self) -> int:
+        """Wait for its end; return the exit code."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal, if it still runs."""
 
 
 @dataclass
@@ -45,25 +57,28 @@ class Place:
     slot: Slot
     log: Path
     worker: str = ""
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     deaths: int = 0
     due: float = 0.0
     retired: bool = False
     _shown: int = 0
 
-    def start(self, words: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Start a worker; return its process number.
+    def start(self, words: Sequence[str], environment: Mapping[str, str]) -> int | None:
+        """Start a worker; return its process number, None where it is not known yet.
 
         Args:
             words: what follows ``worker run``.
             environment: variables to set beside the slot's.
         """
+        # Late: what keeps a worker on a node of Ray uses this module, and must not load Optuna.
+        from rust_optuna.run.worker import new_worker_id
+
         self.worker = new_worker_id()
         variables = {**os.environ, **environment, **self.slot.environment}
         variables |= {SUPERVISOR: str(os.getpid()), WORKER_ID: self.worker}
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output, blocked():
-            self.process = subprocess.Popen(
+            process = subprocess.Popen(
                 program(["worker", "run", *words]),
                 env=variables,
                 stdin=subprocess.DEVNULL,
@@ -72,7 +87,8 @@ class Place:
                 # A session of its own: Ctrl-C reaches the supervisor, which stops its children in good order.
                 start_new_session=True,
             )
-        return self.process.pid
+        self.process = process
+        return process.pid
 
     @property
     def ended(self) -> int | None:
@@ -89,6 +105,15 @@ class Place:
         if self.process is not None:
             self.process.send_signal(number)
 
+    def cause(self, code: int) -> str:
+        """Say how its worker, the last one, ended."""
+        return cause(code)
+
+    @property
+    def blameless(self) -> bool:
+        """Whether the last worker's death says nothing about the worker: then it is not counted."""
+        return False
+
     def show(self, stream: TextIO, prefix: str) -> None:
         """Write the whole lines that were logged since the last call."""
         if not self.worker:
@@ -103,15 +128,20 @@ class Place:
 
     def last_words(self) -> str:
         """Return the last line of its log; of a line of JSON, the message."""
-        with self.log.open("rb") as file:
-            file.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
-            lines = file.read().decode(errors="replace").strip().splitlines()
-        if not lines:
-            return "none"
-        try:
-            return str(json.loads(lines[-1])["message"])
-        except (ValueError, KeyError, TypeError):
-            return lines[-1]
+        return last_words(self.log)
+
+
+def last_words(log: Path) -> str:
+    """Return the last line of a log; of a line of JSON, the message."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    if not lines:
+        return "none"
+    try:
+        return str(json.loads(lines[-1])["message"])
+    except (ValueError, KeyError, TypeError):
+        return lines[-1]
 
 
 def cause(code: int) -> str:

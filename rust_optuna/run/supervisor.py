@@ -13,7 +13,7 @@ from pathlib import Path
 from rust_optuna.errors import RetiredError, StorageError
 from rust_optuna.processes import ExitCode
 from rust_optuna.run.devices import Slot
-from rust_optuna.run.place import Place, cause
+from rust_optuna.run.place import Place
 from rust_optuna.run.roster import points_finished_by
 from rust_optuna.run.signals import Signals
 from rust_optuna.search.ledger import Ledger
@@ -56,6 +56,7 @@ class Supervisor:
         patience: for how long the database may be away; None for ever.
         observe_seconds: between calls of ``is_done`` while no process ends.
         clock: a monotonic clock in seconds.
+        place: makes a slot's place of its number, device and log: here, or on a node of a cluster.
     """
 
     ledger: Ledger
@@ -70,10 +71,11 @@ class Supervisor:
     patience: float | None = 600.0
     observe_seconds: float = POLL_SECONDS
     clock: Callable[[], float] = time.monotonic
+    place: Callable[[int, Slot, Path], Place] = Place
     places: list[Place] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.places = [Place(number, slot, self.logs(number)) for number, slot in enumerate(self.slots)]
+        self.places = [self.place(number, slot, self.logs(number)) for number, slot in enumerate(self.slots)]
         self._done = False
         self._done_since: float | None = None
         self._outage_since: float | None = None
@@ -184,21 +186,21 @@ class Supervisor:
 
     def _bury(self, place: Place, code: int) -> None:
         """Requeue what an ended worker was running, and see when it is replaced."""
-        self._requeue(place, f"the worker {cause(code)}")
+        self._requeue(place, f"the worker {place.cause(code)}")
         finished = points_finished_by(self.ledger.database, place.worker)
         place.process = None
         about: dict[str, object] = {"worker": place.worker, "device": place.slot.name, "exit_code": code}
         if self._done:
-            log.info("Worker %s %s", place.worker, cause(code), extra={**about, "event": "ended"})
+            log.info("Worker %s %s", place.worker, place.cause(code), extra={**about, "event": "ended"})
             return
-        if self._outage_since is None:
+        if self._outage_since is None and not place.blameless:
             place.deaths = 1 if finished else place.deaths + 1
         delay = min(MAX_DELAY_SECONDS, 2.0 ** max(0, place.deaths - 1))
         place.due = self.clock() + delay
         place.retired = code == ExitCode.CIRCUIT_BREAKER or place.deaths >= MAX_DEATHS
         about |= {"event": "died", "deaths": place.deaths}
         words = place.last_words()
-        log.warning("Worker %s %s; its last words: %s", place.worker, cause(code), words, extra=about)
+        log.warning("Worker %s %s; its last words: %s", place.worker, place.cause(code), words, extra=about)
         if place.retired:
             same = code == ExitCode.CIRCUIT_BREAKER
             why = "the same error at several points" if same else f"{place.deaths} deaths in a row"
@@ -256,7 +258,7 @@ class Supervisor:
         code = place.process.wait() if place.process else 0
         place.process = None
         about = {"event": "ended", "worker": place.worker, "exit_code": code}
-        log.info("Worker %s %s", place.worker, cause(code), extra=about)
+        log.info("Worker %s %s", place.worker, place.cause(code), extra=about)
         try:
             self._requeue(place, reason)
         except StorageError as error:

@@ -11,7 +11,6 @@ import os
 import platform
 import random
 import signal
-import threading
 import time
 import traceback
 import uuid
@@ -48,6 +47,8 @@ IDLE_SECONDS = 1.0
 """Between looks at the queue while other workers run the last points."""
 NOTHING_OPEN_SECONDS = 4.0
 """Between looks for an open study of a worker that serves for ever."""
+BEAT_SECONDS = 60.0
+"""Between signs of life of a worker that has nothing to run."""
 TIDY_SECONDS = 1.0
 """For which a worker that must stop waits for the end of an epoch, before the process ends in its midst."""
 
@@ -92,10 +93,11 @@ class Worker:
         self.forever = forever
         self.grace = grace
         self.data_root = data_root
-        self.stopping = threading.Event()
+        self.stopping = False
         self.preparing = False
         self.finished = 0
         self._deadline = float("inf")
+        self._beat_at = 0.0
         self._breaker = CircuitBreaker()
         self._served: dict[int, tuple[Study, Mirror, Objective]] = {}
         self._refused: set[int] = set()
@@ -130,9 +132,9 @@ class Worker:
 
     def stop(self) -> None:
         """Ask for a stop: no more points, and the running one may end within the grace. Safe in a signal handler."""
-        if not self.stopping.is_set():
+        if not self.stopping:
             self._deadline = time.monotonic() + self.grace
-            self.stopping.set()
+            self.stopping = True
 
     def overdue(self, margin: float = 0.0) -> bool:
         """Say whether this worker was asked to stop, and its grace and a margin are over."""
@@ -141,7 +143,7 @@ class Worker:
 
     def _must_stop(self) -> bool:
         self._stop_if_orphaned()
-        return self.stopping.is_set()
+        return self.stopping
 
     def _stop_if_orphaned(self) -> None:
         if self._parent and os.getppid() != self._parent:
@@ -157,7 +159,7 @@ class Worker:
             for study in studies:
                 self._mirror(study).reconcile()
             if studies:
-                self.stopping.wait(IDLE_SECONDS)
+                self._idle(IDLE_SECONDS)
 
     def _serve_whatever_opens(self, names: Sequence[str]) -> None:
         """Take points of whatever study is open, of those named if any are; idle cheaply where there is none."""
@@ -169,7 +171,19 @@ class Worker:
             ]
             if not (studies and self._run_one(studies)):
                 seconds = IDLE_SECONDS if studies else NOTHING_OPEN_SECONDS
-                self.stopping.wait(seconds * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
+                self._idle(seconds * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
+
+    def _idle(self, seconds: float) -> None:
+        """Wait, at most until a stop is asked for; say now and then that this worker is there.
+
+        In short sleeps: a lock that a signal's handler could wake this by is one that it could hang on.
+        """
+        now = time.monotonic()
+        if now > self._beat_at:
+            self.ledger.beat(self.id)
+            self._beat_at = now + BEAT_SECONDS
+        while time.monotonic() < now + seconds and not self._must_stop():
+            time.sleep(min(0.2, seconds))
 
     def _can_serve(self, name: str, study_id: int) -> bool:
         """Make ready for a study; one that cannot be served here must not keep this worker from the others."""
@@ -209,7 +223,7 @@ class Worker:
         self.preparing = True
         try:
             objective: Objective = self.stand_in or CrossValidationObjective(
-                study, load_development(self.database, study), self.home, self.store, self.progress
+                study, load_development(self.database, study), self.home, self.store, self.progress, self.data_root
             )
             runtime = objective.runtime()
             objective.prepare(load_parameters(self.database, study.id))
@@ -342,7 +356,7 @@ def stop_on_signals(worker: Worker) -> None:
     """Let SIGTERM and SIGINT stop a worker: the first within its grace, the second at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if worker.stopping.is_set():
+        if worker.stopping:
             raise KeyboardInterrupt
         worker.stop()
         if worker.preparing:  # no point is held, and making ready may take long

@@ -30,6 +30,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from rust_optuna.errors import MissingExtraError, NoDatabaseError, StorageError
 from rust_optuna.search import migrations, tables
+from rust_optuna.search.refusal import check_file_system, check_optuna
 
 if TYPE_CHECKING:
     import optuna
@@ -44,17 +45,25 @@ PATIENCE_SECONDS = 3.0
 """How long a transaction that the database broke off (a dropped connection, a deadlock) is tried again."""
 WORKER_PATIENCE_SECONDS = 600.0
 """The same for workers and their supervisors, which must outlive a database that is restarted."""
+LOCK_SECONDS = 365 * 24 * 3600
+"""How long a lock is waited for where that must be said."""
 LONGEST_WAIT = 5.0
 """Seconds between two tries; they double from 0.1 up to this."""
 ANSWER_SECONDS = 60
 """Without an answer for so long, a connection to a server is taken for dead."""
 
 
-def parse_url(text: str, home: Home) -> URL:
+def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
     """Return the SQLAlchemy URL of a storage; a relative SQLite file lies below the home.
 
+    Args:
+        text: the URL.
+        home: root of relative paths.
+        password_file: holds the password of a server where the URL names none.
+
     Raises:
-        StorageError: for a malformed URL, an unsupported database or an in-memory one, which workers cannot share.
+        StorageError: for a malformed URL, an unsupported database or an in-memory one, which workers cannot share; for
+            a password file that is needed and cannot be used.
     """
     try:
         url = sa.make_url(text)
@@ -67,12 +76,26 @@ def parse_url(text: str, home: Home) -> URL:
         if not url.database or url.database == ":memory:":
             raise StorageError("An in-memory SQLite database cannot be shared with workers: name a file")
         return url.set(drivername="sqlite", database=str(home.resolve(url.database)))
+    if password_file and url.password is None and not {"password", "passfile"} & set(url.query):
+        url = url.set(password=_read_password(home.resolve(password_file)))
     if backend == "postgresql":
         return url.set(drivername="postgresql+psycopg")
     if backend in ("mysql", "mariadb"):
         # Under the dialect name "mariadb" Optuna skips its MySQL upsert.
         return url.set(drivername="mysql+pymysql")
     raise StorageError(f"{backend} is not supported: use sqlite, postgresql or mysql")
+
+
+def _read_password(path: Path) -> str:
+    """Return the first line of a file, which is all it holds."""
+    try:
+        password = path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise StorageError(f"The password file {path} cannot be read: {what}") from None
+    if not password or "\n" in password:
+        raise StorageError(f"The password file {path} must hold the password on one line, and nothing else")
+    return password
 
 
 class Database:
@@ -268,7 +291,8 @@ class Database:
         if self.url.get_backend_name() == "postgresql":
             take, free = f"SELECT pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"
         else:
-            take, free = f"SELECT GET_LOCK('{key}', -1)", f"SELECT RELEASE_LOCK('{key}')"
+            # MariaDB takes no negative number for "for ever", and then gives no lock.
+            take, free = f"SELECT GET_LOCK('{key}', {LOCK_SECONDS})", f"SELECT RELEASE_LOCK('{key}')"
 
         def locked() -> Connection:
             # A connection of its own: the block's transactions use the engine's only one.
@@ -330,13 +354,23 @@ def passes(error: BaseException) -> bool:
 def open_database(url: URL, *, read_only: bool = False, patience: float = PATIENCE_SECONDS) -> Database:
     """Open an existing database.
 
+    Args:
+        url: from ``parse_url``.
+        read_only: see `Database`.
+        patience: likewise, once it is open.
+
     Raises:
-        StorageError: there is none, it cannot be reached, or another version of this program made it.
+        StorageError: there is none, it cannot be reached, it must not be used from where it lies, or another version
+            of this program or of Optuna made it.
     """
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise NoDatabaseError(f"No database at {url.database}: rust-optuna study create STUDY.toml makes one")
-    database = Database(url, read_only=read_only, patience=patience)
+    _check_place(url)
+    database = Database(url, read_only=read_only)
     _check_version(database)
+    with database.engine.connect() as connection:
+        check_optuna(connection, str(database))
+    database.patience = patience  # afterwards: a wrong URL is told at once
     return database
 
 
@@ -344,15 +378,25 @@ def create_database(url: URL, artifacts: str) -> Database:
     """Open a database, with its tables made where they are missing.
 
     Raises:
-        StorageError: it cannot be reached, or another version of this program made it.
+        StorageError: it cannot be reached, it must not be made there, or another version of this program or of Optuna
+            made it.
     """
+    _check_place(url)
     database = Database(url)
     try:
+        if not database.is_sqlite or Path(str(url.database)).is_file():
+            with database.engine.connect() as connection:
+                check_optuna(connection, str(database))
         database.create(artifacts)
     except SQLAlchemyError as error:
         raise StorageError(f"{database} cannot be used: {_first_line(error)}") from error
     _check_version(database)
     return database
+
+
+def _check_place(url: URL) -> None:
+    if url.get_backend_name() == "sqlite":
+        check_file_system(Path(str(url.database)))
 
 
 def _check_version(database: Database) -> None:

@@ -69,6 +69,11 @@ class Ledger:
 
         self.database.transact(enter)
 
+    def beat(self, worker_id: str) -> None:
+        """Note that a worker that runs nothing is there."""
+        note = worker.update().where(worker.c.id == worker_id).values(beat_at=database_now())
+        self.database.transact(lambda connection: connection.execute(note))
+
     def claim(self, study_ids: Sequence[int], worker_id: str) -> Claim | None:
         """Take a waiting point of the first of the studies that has one: the lowest of those that failed least.
 
@@ -85,6 +90,8 @@ class Ledger:
                 claimed = _held_by(connection, study_id, worker_id) or _claim_in(connection, study_id, worker_id)
                 if claimed:
                     return claimed
+                # The last two points, ended at the same moment, each saw the other running.
+                _close(connection, study_id)
             return None
 
         return self.database.transact(take)
@@ -183,6 +190,7 @@ class Ledger:
             rows = connection.execute(_live().where(point.c.lease_owner == worker_id).with_for_update()).all()
             for row in rows:
                 _end_attempt(connection, row, "lost", reason, "lease")
+                _close(connection, row.study_id)
             return len(rows)
 
         return self.database.transact(requeue)
@@ -249,13 +257,17 @@ def add_points(connection: Connection, study_id: int, design: Iterable[Mapping[s
 
 
 def _claim_in(connection: Connection, study_id: int, worker_id: str) -> Claim | None:
+    # Columns of subqueries, no join: MariaDB would lock the study's row too, and others would skip all its points.
+    name, lease_seconds, state = (
+        sa.select(column).where(study.c.id == point.c.study_id).scalar_subquery()
+        for column in (study.c.name, study.c.lease_seconds, study.c.state)
+    )
     row = connection.execute(
-        sa.select(point, study.c.name, study.c.lease_seconds)
-        .join(study, study.c.id == point.c.study_id)
-        .where(point.c.study_id == study_id, study.c.state == "open", point.c.state == "waiting")
+        sa.select(point, name.label("name"), lease_seconds.label("lease_seconds"))
+        .where(point.c.study_id == study_id, state == "open", point.c.state == "waiting")
         .order_by(point.c.failures, point.c.number)
         .limit(1)
-        .with_for_update(skip_locked=True, of=point)
+        .with_for_update(skip_locked=True)
     ).first()
     if row is None:
         return None
@@ -321,7 +333,8 @@ def _close(connection: Connection, study_id: int) -> None:
 
 
 def _live() -> sa.Select[Any]:
-    return sa.select(point.c.id, point.c.attempt, point.c.failures, point.c.losses).where(point.c.state == "running")
+    columns = (point.c.id, point.c.study_id, point.c.attempt, point.c.failures, point.c.losses)
+    return sa.select(*columns).where(point.c.state == "running")
 
 
 def _held(claim: Claim) -> sa.ColumnElement[bool]:
@@ -347,6 +360,8 @@ def _expire(connection: Connection, study_id: int) -> int:
     rows = connection.execute(ended.with_for_update(skip_locked=True)).all()
     for row in rows:
         _end_attempt(connection, row, "lost", "the lease ended without a word from the worker", "lease")
+    if rows:
+        _close(connection, study_id)
     return len(rows)
 
 

@@ -90,9 +90,7 @@ class Mirror:
         """
         number = claim.trial
         if number is None:
-            number = self._patiently(
-                lambda: self._add(TrialState.RUNNING, claim.parameters, claim.number, claim.attempt)
-            )
+            number = self._make_trial(claim)
             try:
                 self.ledger.record_trial(claim, number)
             except LeaseLostError:
@@ -153,17 +151,20 @@ class Mirror:
                 running = self._running_trials()
             except KeyError:
                 return 0  # the study was deleted meanwhile
-            owners = self._running_attempts() if running else {}
-            orphans = [
-                number
-                for key, numbers in running.items()
-                for number in numbers
-                # An attempt that has not noted its trial yet may be about to.
-                if key not in owners or owners[key] not in (None, number)
-            ]
-            for number in orphans:
-                self.tell(number, "lost", None, None)
-            return len(orphans)
+            # An attempt may end between the two readings: then its end is what its trial is told.
+            attempts = self._attempts() if running else {}
+            orphans = 0
+            for key, numbers in running.items():
+                row = attempts.get(key)
+                for number in numbers:
+                    if row is not None and row.trial == number:
+                        if row.outcome != "running":
+                            self.tell(number, row.outcome, row.value, json.loads(row.result) if row.result else None)
+                    # An attempt that has not noted its trial yet may be about to.
+                    elif row is None or row.outcome != "running" or row.trial is not None:
+                        self.tell(number, "lost", None, None)
+                        orphans += 1
+            return orphans
 
     def _tell(self, number: int, outcome: str, value: float | None, result: Mapping[str, Any] | None) -> None:
         state = _STATES.get(outcome, TrialState.FAIL)
@@ -189,16 +190,17 @@ class Mirror:
         )
         return self.database.transact(lambda connection: list(connection.execute(query).all()))
 
-    def _running_attempts(self) -> dict[tuple[int, int], int | None]:
-        """Return the trial that each running attempt has noted, by point and attempt."""
+    def _attempts(self) -> dict[tuple[int, int], sa.Row[Any]]:
+        """Return all attempts, by point and attempt: each one's outcome, result, value and noted trial."""
         point, attempt = tables.point, tables.attempt
         query = (
-            sa.select(point.c.number.label("point"), attempt.c.number, attempt.c.trial)
+            sa.select(point.c.number.label("point"), point.c.value, attempt.c.number, attempt.c.trial)
+            .add_columns(attempt.c.outcome, attempt.c.result)
             .join(point, attempt.c.point_id == point.c.id)
-            .where(attempt.c.outcome == "running", point.c.study_id == self.study.id)
+            .where(point.c.study_id == self.study.id)
         )
         rows = self.database.transact(lambda connection: connection.execute(query).all())
-        return {(row.point, row.number): row.trial for row in rows}
+        return {(row.point, row.number): row for row in rows}
 
     def _running_trials(self) -> dict[tuple[int, int], list[int]]:
         """Return the running trials of each point and attempt, by their own attributes.
@@ -233,6 +235,18 @@ class Mirror:
         return self.storage.get_trial_number_from_id(
             self.storage.create_new_trial(self.shown_id, template_trial=template)
         )
+
+    def _make_trial(self, claim: Claim) -> int:
+        """Make the trial of an attempt once, though the answer to the making may be lost."""
+        tried = False
+
+        def make() -> int:
+            nonlocal tried
+            made = self._running_trials().get((claim.number, claim.attempt)) if tried else None
+            tried = True
+            return made[0] if made else self._add(TrialState.RUNNING, claim.parameters, claim.number, claim.attempt)
+
+        return self._patiently(make)
 
     def _trial_id(self, number: int) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self.shown_id, number)

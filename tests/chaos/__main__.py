@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -30,6 +31,8 @@ KINDS = (LOST, TWICE, RUNNING, HOLE, WRONG, CRASHED, HANGS)
 def main() -> int:
     """Run what the command line asks for; return the exit code."""
     options = _options()
+    # Asked to stop, it still ends its servers and workers, and gives its disk back.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if reason := missing(options.backend):
         print(f"NOT RUN: {reason}")
         return 2

@@ -29,7 +29,7 @@ from tests.chaos.workers import WorkerProcess
 from tests.studies import configuration, random_document
 
 WORKERS = 4
-REST_SECONDS = 45
+REST_SECONDS = 120
 """A round that is not done so long after its last disturbance hangs."""
 BATCHES = 4
 """How often undisturbed workers are started while the study is not done: points may fail on purpose."""

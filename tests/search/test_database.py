@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from rust_optuna.errors import StorageError
 from rust_optuna.paths import Home
 from rust_optuna.search import tables
-from rust_optuna.search.database import Database, create_database, open_database, parse_url
+from rust_optuna.search.database import Database, create_database, open_database, parse_url, passes
 from tests.studies import wait_until
 
 SECRET = "correct-horse"
@@ -221,18 +221,47 @@ def test_a_database_that_stays_away_is_an_error_in_the_end(sqlite, monkeypatch):
         sqlite.transact(away)
 
 
-@pytest.mark.postgresql
-def test_a_dropped_connection_is_replaced(postgresql_url, home):
-    with create_database(parse_url(postgresql_url, home), "artifacts") as database:
-        database.artifacts()
-        with create_database(database.url, "artifacts") as other, other.engine.begin() as connection:
-            connection.execute(
-                sa.text(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                )
-            )
-        assert database.artifacts() == "artifacts"
+DROP_ALL = {
+    "postgresql": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    "mariadb": "BEGIN NOT ATOMIC FOR other IN (SELECT id FROM information_schema.processlist "
+    "WHERE db = database() AND id <> connection_id()) DO KILL other.id; END FOR; END",
+}
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_a_dropped_connection_is_replaced(server, request, home):
+    database = request.getfixturevalue(server)
+    study = optuna.create_study(storage=database.storage)
+    with open_database(database.url) as other:
+
+        def drop_all():
+            with other.engine.begin() as connection:
+                connection.exec_driver_sql(DROP_ALL[server])
+
+        drop_all()
+        assert database.artifacts() == "storage/artifacts"
+        assert database.patiently(study.ask).number == 0
+        broken_off = []
+
+        def interrupted(connection):
+            if not broken_off:
+                broken_off.append(1)
+                drop_all()
+            return connection.execute(sa.select(tables.schema.c.artifacts)).scalar_one()
+
+        assert database.transact(interrupted) == "storage/artifacts"
+
+
+@pytest.mark.parametrize("number", [1020, 1205, 1213, 1927, 2006, 2013])
+def test_what_mariadb_breaks_off_may_be_tried_again(number):
+    """Record has changed, lock wait timeout, deadlock, killed connection, server gone, no answer."""
+    errors = pytest.importorskip("pymysql.err")
+    driver = sa.create_engine("mysql+pymysql://nobody@nowhere/none").dialect.loaded_dbapi
+    with pytest.raises(errors.Error) as raised:
+        errors.raise_mysql_exception(b"\xff" + number.to_bytes(2, "little") + b"#HY000what it says")
+    wrapped = sa.exc.DBAPIError.instance("UPDATE", {}, raised.value, driver.Error)
+    assert passes(wrapped)
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])

@@ -303,6 +303,18 @@ def test_processes_that_claim_at_once_take_each_point_once(database, children):
     assert state_of(database, study) == "done"
 
 
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_one_who_claims_does_not_wait_for_another_nor_miss_what_is_free(server, request):
+    """SQLite admits one writer at a time; on a server, only the claimed point is locked."""
+    database = request.getfixturevalue(server)
+    study = enter_study(database, 3)
+    with open_database(database.url) as slow, slow.engine.begin() as connection:
+        slow.transact = lambda function: function(connection)
+        first = Ledger(slow).claim([study], "slow")
+        others = [Ledger(database).claim([study], name) for name in ("ann", "bob", "cid")]
+        assert [first.number, others[0].number, others[1].number, others[2]] == [0, 1, 2, None]
+
+
 def test_an_ended_lease_goes_to_one_of_those_who_want_it(database):
     study = enter_study(database, 1)
     for _ in range(10):
