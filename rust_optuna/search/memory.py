@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 SMALLEST = 8
 """Films in the smallest micro-batch: what does not fit then is not the batch."""
 WORDS = 200
-"""Characters of an error's first line that are repeated; TensorFlow adds a table of everything in memory."""
+"""Characters of an error that are repeated: TensorFlow adds a stack, and a table of everything in memory."""
 
 
 class MicroBatch:
@@ -49,7 +49,7 @@ class MicroBatch:
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-                what = f"{type(error).__name__} {error}".splitlines()[0].strip()[:WORDS]
+                what = _in_short(error)
             # Here the error is gone, and with it its traceback, which held all that the trial had in memory.
             free_memory()
             if self.limit == SMALLEST:
@@ -57,3 +57,10 @@ class MicroBatch:
                 raise OutOfMemoryError(f"even in micro-batches of {SMALLEST}: {what}")
             self.limit = max(SMALLEST, min(self.limit or batch_size, batch_size) // 2)
             log.warning("out of memory, again from the start in micro-batches of %d: %s", self.limit, what)
+
+
+def _in_short(error: Exception) -> str:
+    """Return an error's kind and the line that says what did not fit."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = next((line for line in lines if "OOM" in line), next(iter(lines), ""))
+    return f"{type(error).__name__} {said}".strip()[:WORDS]

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import warnings
 import weakref
 
@@ -18,7 +21,7 @@ from rust_optuna.search.memory import SMALLEST, MicroBatch
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.objective import CrossValidationObjective
 from rust_optuna.search.studies import load_development
-from tests.studies import attempts, make_study, make_worker, points, random_document, shown
+from tests.studies import REPOSITORY, attempts, make_study, make_worker, points, random_document, shown
 
 
 class Trial:
@@ -212,3 +215,20 @@ def test_a_point_that_fits_in_no_micro_batch_fails_and_the_worker_goes_on(sqlite
     assert "even in micro-batches of 8: ResourceExhaustedError" in failed[0].reason
     assert [row.state for row in points(sqlite, study)] == ["complete"] * 2
     assert {result["micro_batch"] for result in results(sqlite, study)} == {None}
+
+
+@pytest.mark.tensorflow
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is limited on Linux alone")
+def test_a_process_that_truly_runs_out_of_memory_goes_on_in_micro_batches():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.search.out_of_memory"],
+        cwd=REPOSITORY,
+        env={**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    micro_batch, epochs = map(int, done.stdout.split())
+    assert micro_batch in (1000, 500, 250)
+    assert epochs == 2
