@@ -1,7 +1,7 @@
 """Films to features: the only place where the backbone runs.
 
-Cached and live training both call `Extractor.extract`, always in micro-batches of the same size and in those of their places
-that round alike, so a film has the same features to the bit whatever stands beside it.
+Cached and live training both call `Extractor.extract`, always in micro-batches of the same size and in those of their
+places that round alike, so a film has the same features to the bit whatever stands beside it.
 """
 
 from __future__ import annotations

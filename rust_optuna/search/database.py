@@ -22,8 +22,10 @@ from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
     InterfaceError,
+    InternalError,
     NoSuchModuleError,
     OperationalError,
+    PendingRollbackError,
     SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -343,9 +345,10 @@ def passes(error: BaseException) -> bool:
     Optuna's storage wraps what SQLAlchemy raises; the cause decides.
     """
     if isinstance(error, DBAPIError):
-        known = isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
+        # InternalError: a statement after the one that broke the transaction.
+        known = isinstance(error, OperationalError | InterfaceError | InternalError) or error.connection_invalidated
         return known and not str(error.orig).startswith("no such ")
-    if isinstance(error, PoolTimeoutError):
+    if isinstance(error, PoolTimeoutError | PendingRollbackError):
         return True
     wrapped = type(error).__name__ == "StorageInternalError"
     return wrapped and error.__cause__ is not None and passes(error.__cause__)
