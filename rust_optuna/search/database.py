@@ -371,8 +371,7 @@ def open_database(url: URL, *, read_only: bool = False, patience: float = PATIEN
     _check_place(url)
     database = Database(url, read_only=read_only)
     _check_version(database)
-    with database.engine.connect() as connection:
-        check_optuna(connection, str(database))
+    database.transact(lambda connection: check_optuna(connection, str(database)))
     database.patience = patience  # afterwards: a wrong URL is told at once
     return database
 
@@ -388,8 +387,7 @@ def create_database(url: URL, artifacts: str) -> Database:
     database = Database(url)
     try:
         if not database.is_sqlite or Path(str(url.database)).is_file():
-            with database.engine.connect() as connection:
-                check_optuna(connection, str(database))
+            database.transact(lambda connection: check_optuna(connection, str(database)))
         database.create(artifacts)
     except SQLAlchemyError as error:
         raise StorageError(f"{database} cannot be used: {_first_line(error)}") from error
