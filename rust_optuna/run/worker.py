@@ -11,7 +11,6 @@ import os
 import platform
 import random
 import signal
-import threading
 import time
 import traceback
 import uuid
@@ -99,7 +98,6 @@ class Worker:
         self.finished = 0
         self._deadline = float("inf")
         self._beat_at = 0.0
-        self._telling: threading.Thread | None = None
         self._breaker = CircuitBreaker()
         self._served: dict[int, tuple[Study, Mirror, Objective]] = {}
         self._refused: set[int] = set()
@@ -129,8 +127,6 @@ class Worker:
                 self._serve_until_done([study.id for study in self._ready(names)])
         except StopRequestedError:
             log.info("stopped while it made ready")
-        finally:
-            self._finish_telling()
         for _, mirror, _ in self._served.values():
             mirror.settle()
         return self.finished
@@ -300,19 +296,7 @@ class Worker:
                 return "pruned", Outcome(last)
 
     def _show_end(self, mirror: Mirror, claim: Claim, number: int, state: str, outcome: Outcome) -> None:
-        """Tell Optuna of an attempt that has ended, from a thread: the next point need not wait for it."""
-        self._finish_telling()
-        arguments = (mirror, claim, number, state, outcome)
-        self._telling = threading.Thread(target=self._tell_end, args=arguments, name="teller", daemon=True)
-        self._telling.start()
-
-    def _finish_telling(self) -> None:
-        if self._telling is not None:
-            self._telling.join()
-            self._telling = None
-
-    def _tell_end(self, mirror: Mirror, claim: Claim, number: int, state: str, outcome: Outcome) -> None:
-        """Tell Optuna; what goes wrong here, a reconciler repeats."""
+        """Tell Optuna of a point that is finished already: what goes wrong here, a reconciler repeats."""
         try:
             mirror.tell(number, state, outcome.value, outcome.result)
             self.ledger.mark_shown(claim.point_id, claim.attempt)

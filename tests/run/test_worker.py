@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -448,16 +449,18 @@ def test_an_intermediate_value_that_cannot_be_shown_does_not_fail_the_point(sqli
     assert [row.outcome for row in attempts(sqlite, study)] == ["complete"]
 
 
-def test_a_finished_point_stays_complete_whatever_happens_while_optuna_is_told(sqlite, home, monkeypatch):
+@pytest.mark.parametrize("error", [optuna.exceptions.StorageInternalError("away"), KeyboardInterrupt()])
+def test_a_finished_point_stays_complete_whatever_happens_while_optuna_is_told(sqlite, home, monkeypatch, error):
     def broken(self, *arguments):
-        raise optuna.exceptions.StorageInternalError("away")
+        raise error
 
     study = make_study(sqlite, home, random_document(1))
     with monkeypatch.context() as broken_mirror:
         broken_mirror.setattr(Mirror, "tell", broken)
         broken_mirror.setattr(Mirror, "reconcile", lambda self: None)
         broken_mirror.setattr(Mirror, "sweep", lambda self: None)
-        assert worker_with(sqlite, home, FakeObjective([0.1, 0.2])).run([study.name]) == 1
+        with contextlib.suppress(KeyboardInterrupt):
+            worker_with(sqlite, home, FakeObjective([0.1, 0.2])).run([study.name])
     Mirror(sqlite, study).reconcile()
     assert_in_step(sqlite, study)
     assert [trial.state.name for trial in Mirror(sqlite, study).shown.trials] == ["COMPLETE"]
