@@ -115,6 +115,8 @@ def _storage(server: str | None, trials: int) -> Iterator[tuple[str, Home]]:
 def _blocked(url: str, home: Home, workers: int, seconds: float) -> tuple[float, float]:
     """Return the milliseconds that a trial of a fleet waited for the database: the median worker's, and the worst's.
 
+    A worker's first trial is left out.
+
     The workers are forked from a process that has loaded everything, and start over one trial's length, as a fleet's
     do: 64 interpreters that start at once on two cores would measure their own loading.
     """
@@ -145,6 +147,10 @@ def _work(url: str, home: Home, seconds: float, delay: float, queue: Any) -> Non
         def timed(claim: Claim) -> None:
             began, slept = time.perf_counter(), sleeper.slept
             run_one(claim)
+            if not trials:  # it connected to the server, and loaded what it had not used before
+                times.clear()
+                trials.append(claim)
+                return
             times.append(time.perf_counter() - began - (sleeper.slept - slept))
             trials.append(claim)
 
@@ -160,7 +166,7 @@ def _work(url: str, home: Home, seconds: float, delay: float, queue: Any) -> Non
         worker._run = timed  # type: ignore[method-assign]
         worker.ledger.claim = claimed  # type: ignore[method-assign]
         worker.run()
-    queue.put(1000 * sum(times) / max(1, len(trials)))
+    queue.put(1000 * sum(times) / max(1, len(trials) - 1))
 
 
 def _long(url: str, home: Home, trials: int) -> tuple[list[tuple[int, float]], float, float]:
@@ -180,7 +186,7 @@ def _long(url: str, home: Home, trials: int) -> tuple[list[tuple[int, float]], f
         bytes_before = _loopback_bytes()
         worker.run()
         sent = _loopback_bytes() - bytes_before
-    size = max(1, trials // 20)
+    size = max(2, trials // 20)
     chunks = [
         (done, 1000 * (ends[done - 1] - ends[done - size]) / (size - 1)) for done in range(size, trials + 1, size)
     ]

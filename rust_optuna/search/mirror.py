@@ -62,6 +62,7 @@ class Mirror:
             raise StudyError(f"{study.name} was deleted") from None
         self.shown_id = self._patiently(lambda: self.storage.get_study_id_from_name(study.name))
         self.distributions = design.distributions(study.configuration)
+        self._ids: dict[int, int] = {}
 
     def describe(self, runtime: Mapping[str, Any]) -> None:
         """Show on the Optuna study what computes its values: dashboards must not take a stand-in for real scores."""
@@ -173,15 +174,13 @@ class Mirror:
         state = _STATES.get(outcome, TrialState.FAIL)
         try:
             trial_id = self._trial_id(number)
-        except KeyError:
-            return  # the study was deleted meanwhile
-        try:
             if result is not None and len(json.dumps(result)) <= LONGEST_RESULT:
                 self.storage.set_trial_user_attr(trial_id, RESULT, dict(result))
             values = [value] if state is not TrialState.FAIL and value is not None else None
             self.storage.set_trial_state_values(trial_id, state, values)
-        except optuna.exceptions.UpdateFinishedTrialError:
-            return
+        except (optuna.exceptions.UpdateFinishedTrialError, KeyError):
+            return  # somebody was quicker, or the study was deleted meanwhile
+        self._ids.pop(number, None)
 
     def _untold(self) -> list[sa.Row[Any]]:
         point, attempt = tables.point, tables.attempt
@@ -252,4 +251,7 @@ class Mirror:
         return self._patiently(make)
 
     def _trial_id(self, number: int) -> int:
-        return self.storage.get_trial_id_from_study_id_trial_number(self.shown_id, number)
+        """Return a trial's row; that of a trial which is being run is asked for once."""
+        if number not in self._ids:
+            self._ids[number] = self.storage.get_trial_id_from_study_id_trial_number(self.shown_id, number)
+        return self._ids[number]
