@@ -22,7 +22,7 @@ MICRO_BATCH = 16
 """Films in one run of the backbone, the last run padded. Never the training batch: rounding depends on it, so a change
 is a change of `PREPROCESSING_VERSION`."""
 
-PREPROCESSING_VERSION = 2
+PREPROCESSING_VERSION = 3
 """Raised whenever the way from a film's bytes to its features may change the features."""
 
 HORIZONTAL, VERTICAL = 1, 2
