@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import IntEnum
 
 WORKER_ID = "RUST_OPTUNA_WORKER_ID"
@@ -29,3 +32,18 @@ class ExitCode(IntEnum):
     """A supervisor gave up every slot."""
     INTERRUPTED = 130
     """After Ctrl-C, as shells have it."""
+
+
+@contextmanager
+def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables while the block runs, for what it starts or loads."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -220,10 +220,11 @@ def _supervise(where: Settings, names: tuple[str, ...], how: Workers) -> int:
 def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list[str]) -> None:
     """Start the same command in the background."""
     from rust_optuna.run import daemon, records
-    from rust_optuna.run.fleet import child_environment, served
+    from rust_optuna.run.fleet import child_environment
+    from rust_optuna.search.studies import studies_to_serve
 
     with where.open_to_write() as database:
-        served(database, names)  # what is wrong with the names is said here, not in a log
+        studies_to_serve(database, names)  # what is wrong with the names is said here, not in a log
         environment = child_environment(where.home, database.url, where.given_artifacts or database.artifacts())
     name = records.new_name()
     arguments = ["worker", "start", *devices, "--detached", name, *how.arguments(names)]

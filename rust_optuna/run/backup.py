@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from rust_optuna.errors import NoDatabaseError, StorageError
 from rust_optuna.paths import atomic_write
 from rust_optuna.search import tables
-from rust_optuna.search.database import BUSY_SECONDS, Database
+from rust_optuna.search.database import BUSY_SECONDS, Database, first_line
 from rust_optuna.search.refusal import check_file_system
 
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
@@ -104,8 +104,7 @@ def _reading(url: URL) -> Iterator[Database]:
         try:
             yield database
         except SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
-            raise StorageError(f"{database} cannot be read: {reason}") from error
+            raise StorageError(f"{database} cannot be read: {first_line(error)}") from error
 
 
 def _refuse_studies(url: URL) -> None:

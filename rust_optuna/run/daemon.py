@@ -6,7 +6,6 @@ import os
 import platform
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from rust_optuna.errors import RustOptunaError
 from rust_optuna.paths import Home
 from rust_optuna.processes import ExitCode
 from rust_optuna.run import records
+from rust_optuna.run.place import program
 
 LOOK_SECONDS = 0.05
 STOP_MARGIN_SECONDS = 90.0
@@ -50,7 +50,7 @@ def detach(home: Home, name: str, arguments: Sequence[str], environment: Mapping
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rust_optuna", *arguments],
+            program(arguments),
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,

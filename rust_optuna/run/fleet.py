@@ -10,7 +10,6 @@ from typing import TextIO
 
 from sqlalchemy.engine import URL
 
-from rust_optuna.errors import StudyError
 from rust_optuna.paths import Home
 from rust_optuna.run import records
 from rust_optuna.run.devices import Slot
@@ -21,7 +20,7 @@ from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import Status, status
-from rust_optuna.search.studies import Study, find_study, load_studies, load_study
+from rust_optuna.search.studies import Study, find_study, load_studies, studies_to_serve
 
 OBSERVE_SECONDS = 2.0
 """Between looks at the studies where nobody watches: each is a query, and there may be many supervisors."""
@@ -78,21 +77,6 @@ def child_environment(home: Home, url: URL, artifacts: str) -> dict[str, str]:
     }
 
 
-def served(database: Database, names: Sequence[str]) -> list[Study]:
-    """Return the named studies, or all open ones.
-
-    Raises:
-        StudyError: a named study does not exist, or its creation was never finished.
-    """
-    if not names:
-        return [study for study in load_studies(database) if study.state == "open"]
-    studies = [load_study(database, name) for name in dict.fromkeys(names)]
-    for study in studies:
-        if study.state == "drawing":
-            raise StudyError(f"The creation of {study.name} was not finished: run the same study create again")
-    return studies
-
-
 @dataclass(frozen=True)
 class Served:
     """What became of the studies that a supervisor served, and the signal that stopped it, if one did."""
@@ -121,7 +105,7 @@ def start_workers(database: Database, home: Home, artifacts: str, names: Sequenc
         RetiredError: every worker died, again and again.
         StorageError: the database was away for too long.
     """
-    studies = served(database, names)
+    studies = studies_to_serve(database, names)
     serving = names if workers.forever else [study.name for study in studies if study.state == "open"]
     stopped_by = None
     if serving or workers.forever:

@@ -25,6 +25,29 @@ def program(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "rust_optuna", *arguments]
 
 
+def spawn(words: Sequence[str], log: Path, worker: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a worker as a child of this process, which it knows as its supervisor.
+
+    Args:
+        words: what follows ``worker run``.
+        log: what its output is appended to; the folder is made where it is missing.
+        worker: its identifier.
+        environment: variables to set beside this process's own.
+    """
+    variables = {**os.environ, **environment, SUPERVISOR: str(os.getpid()), WORKER_ID: worker}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            program(["worker", "run", *words]),
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # A session of its own: Ctrl-C reaches the supervisor, which stops its children in good order.
+            start_new_session=True,
+        )
+
+
 class Process(Protocol):
     """What a supervisor needs of a worker process; `subprocess.Popen` has it, and so has one on another machine."""
 
@@ -74,19 +97,8 @@ class Place:
         from rust_optuna.run.worker import new_worker_id
 
         self.worker = new_worker_id()
-        variables = {**os.environ, **environment, **self.slot.environment}
-        variables |= {SUPERVISOR: str(os.getpid()), WORKER_ID: self.worker}
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as output, blocked():
-            process = subprocess.Popen(
-                program(["worker", "run", *words]),
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # A session of its own: Ctrl-C reaches the supervisor, which stops its children in good order.
-                start_new_session=True,
-            )
+        with blocked():
+            process = spawn(words, self.log, self.worker, {**environment, **self.slot.environment})
         self.process = process
         return process.pid
 

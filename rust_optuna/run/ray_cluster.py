@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy.engine import URL
 
 from rust_optuna.errors import MissingExtraError, RustOptunaError
+from rust_optuna.processes import variables_set
 from rust_optuna.run import devices
 from rust_optuna.run.devices import WORKER_GIGABYTES, Slot
 from rust_optuna.run.place import Place
@@ -99,7 +100,7 @@ def _room(resources: Mapping[str, float]) -> int:
 @contextmanager
 def _joined(address: str) -> Iterator[Any]:
     """Connect to a cluster that is there."""
-    with _variables({"RAY_USAGE_STATS_ENABLED": "0"}):
+    with variables_set({"RAY_USAGE_STATS_ENABLED": "0"}):
         import ray
 
         try:
@@ -128,7 +129,7 @@ def _made_here(workers: int | None, gpus: str) -> Iterator[Any]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
     # Ray's sockets need a short path.
-    with _variables(variables), tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+    with variables_set(variables), tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         import ray
 
         ray.init(
@@ -150,18 +151,3 @@ def _made_here(workers: int | None, gpus: str) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _variables(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables while the block runs."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rust_optuna.processes import SUPERVISOR, WORKER_ID
 from rust_optuna.run.devices import cpu_cores, threads
-from rust_optuna.run.place import last_words, program
+from rust_optuna.run.place import last_words, spawn
 
 
 @dataclass(frozen=True)
@@ -79,24 +78,14 @@ class Keeper:
 
         context = ray.get_runtime_context()
         node = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
-        variables = {**os.environ, **order.environment, **_device(order.per_gpu, node["Resources"])}
-        variables |= {SUPERVISOR: str(os.getpid()), WORKER_ID: order.worker}
+        variables = {**order.environment, **_device(order.per_gpu, node["Resources"])}
         self._log = Path(order.log)
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as output:
-            self._process = subprocess.Popen(
-                program(["worker", "run", *order.words]),
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._process = spawn(order.words, self._log, order.worker, variables)
         return Placement(
             node=node["NodeID"],
             host=platform.node(),
             address=node["NodeManagerAddress"],
-            device=variables.get("CUDA_VISIBLE_DEVICES", ""),
+            device={**os.environ, **variables}.get("CUDA_VISIBLE_DEVICES", ""),
             pid=self._process.pid,
         )
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from rust_optuna.errors import RustOptunaError
+from rust_optuna.processes import variables_set
 
 
 class Task(Protocol):
@@ -36,7 +36,7 @@ def side_by_side(environments: Sequence[Mapping[str, str]], task: Task) -> tuple
         for environment in environments:
             here, there = context.Pipe()
             process = context.Process(target=_child, args=(there, task), daemon=True)
-            with _environment(environment):
+            with variables_set(environment):
                 process.start()
             there.close()
             children.append((process, here))
@@ -76,18 +76,3 @@ def _child(pipe: Connection, task: Task) -> None:
         pipe.send(RustOptunaError(str(error)))
     except (EOFError, KeyboardInterrupt):
         pass  # the parent has gone, or both were interrupted
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for a process that starts in the block."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -16,6 +16,7 @@ from rust_optuna.run.devices import Slot
 from rust_optuna.run.place import Place
 from rust_optuna.run.roster import points_finished_by
 from rust_optuna.run.signals import Signals
+from rust_optuna.search.database import WORKER_PATIENCE_SECONDS
 from rust_optuna.search.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Supervisor:
     tend: Callable[[], None] = lambda: None
     show: Callable[[Place], None] = lambda place: None
     grace: float = 0.0
-    patience: float | None = 600.0
+    patience: float | None = WORKER_PATIENCE_SECONDS
     observe_seconds: float = POLL_SECONDS
     clock: Callable[[], float] = time.monotonic
     place: Callable[[int, Slot, Path], Place] = Place

@@ -22,7 +22,7 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 
-from rust_optuna.errors import FingerprintError, LeaseLostError, RustOptunaError, StorageError, StudyError
+from rust_optuna.errors import FingerprintError, LeaseLostError, RustOptunaError, StorageError
 from rust_optuna.paths import Home
 from rust_optuna.processes import SUPERVISOR, WORKER_ID
 from rust_optuna.run.faults import DATABASE_ERRORS, CircuitBreaker, Fault, classify
@@ -39,7 +39,7 @@ from rust_optuna.search.objective import (
     Outcome,
     StandInObjective,
 )
-from rust_optuna.search.studies import Study, load_development, load_parameters, load_studies, load_study
+from rust_optuna.search.studies import Study, load_development, load_parameters, load_study, studies_to_serve
 
 log = logging.getLogger(__name__)
 
@@ -209,14 +209,7 @@ class Worker:
 
     def _ready(self, names: Sequence[str]) -> list[Study]:
         """Return the open studies, or the named ones of them, made ready for."""
-        if names:
-            studies = [load_study(self.database, name) for name in dict.fromkeys(names)]
-            for study in studies:
-                if study.state == "drawing":
-                    raise StudyError(f"The creation of {study.name} was not finished: run the same study create again")
-        else:
-            studies = load_studies(self.database)
-        ready = [study for study in studies if study.state == "open"]
+        ready = [study for study in studies_to_serve(self.database, names) if study.state == "open"]
         for study in ready:
             self._serve(study)
         return ready
@@ -244,7 +237,7 @@ class Worker:
     def _run(self, claim: Claim) -> None:
         """Run one claimed point to whatever end it comes to."""
         _, mirror, objective = self._served[claim.study_id]
-        where = {"study": claim.study, "point": claim.number, "attempt": claim.attempt}
+        where = _about(claim)
         log.info("claimed %s", json.dumps(claim.parameters), extra={"event": "claimed", **where})
         number: int | None = None
         outcome: Outcome | None = None
@@ -310,7 +303,7 @@ class Worker:
     def _fail(self, mirror: Mirror, claim: Claim, number: int | None, error: BaseException) -> None:
         """End an attempt that raised: with a failed attempt where it is the point's fault, else given back."""
         fault = classify(error)
-        where = {"study": claim.study, "point": claim.number, "attempt": claim.attempt}
+        where = _about(claim)
         if not fault.of_the_point:
             self._give_back(mirror, claim, number, fault)
             log.error("given back: %s", fault.reason, extra={"event": "released", **where})
@@ -321,6 +314,11 @@ class Worker:
         if self.ledger.fail(claim, fault.reason, fault.kind) and number is not None:
             self._show_end(mirror, claim, number, "failed", Outcome(None))
         self._breaker.failure((claim.study_id, claim.number), fault)
+
+
+def _about(claim: Claim) -> dict[str, object]:
+    """Return what a line of the log says about the attempt it is of."""
+    return {"study": claim.study, "point": claim.number, "attempt": claim.attempt}
 
 
 def new_worker_id() -> str:

@@ -261,7 +261,7 @@ class Database:
         except SQLAlchemyError as error:
             if not passes(error):
                 raise
-            raise StorageError(f"{self} does not answer: {_first_line(error)}") from error
+            raise StorageError(f"{self} does not answer: {first_line(error)}") from error
 
     def patiently(self, function: Callable[[], T]) -> T:
         """Call ``function``, again while it fails for a trouble that may pass, until the patience is used up.
@@ -390,7 +390,7 @@ def create_database(url: URL, artifacts: str) -> Database:
             database.transact(lambda connection: check_optuna(connection, str(database)))
         database.create(artifacts)
     except SQLAlchemyError as error:
-        raise StorageError(f"{database} cannot be used: {_first_line(error)}") from error
+        raise StorageError(f"{database} cannot be used: {first_line(error)}") from error
     _check_version(database)
     return database
 
@@ -405,7 +405,7 @@ def _check_version(database: Database) -> None:
     try:
         version = database.patiently(database.version)
     except SQLAlchemyError as error:
-        raise StorageError(f"{database} cannot be read: {_first_line(error)}") from error
+        raise StorageError(f"{database} cannot be read: {first_line(error)}") from error
     if version is None:
         raise NoDatabaseError(f"{database} holds no studies yet: rust-optuna study create STUDY.toml makes one")
     if version != tables.SCHEMA_VERSION:
@@ -419,7 +419,8 @@ def _other_version(database: Database, version: int) -> str:
     return f"{database} has tables of version {version}; this program knows version {tables.SCHEMA_VERSION}: {what}"
 
 
-def _first_line(error: SQLAlchemyError) -> str:
+def first_line(error: SQLAlchemyError) -> str:
+    """Return the first line of what the database itself said."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     lines = str(cause).strip().splitlines()
     return lines[0] if lines else type(cause).__name__

@@ -122,18 +122,18 @@ class Mirror:
         once. It costs one small query where nothing is left to tell, however many trials there are. A trial without
         our attributes is somebody else's, and left alone.
         """
-        if not self._untold():
+        untold = tables.attempt.c.shown == 0, tables.attempt.c.outcome != "running"
+        if not self._attempts(*untold):
             return 0
         with self.database.exclusive(f"mirror:{self.study.name}"):
-            rows = self._untold()
+            rows = self._attempts(*untold)
             try:
                 # An attempt that died before it noted its trial may have left one running.
                 lost = self._running_trials() if any(row.trial is None for row in rows) else {}
                 for row in rows:
-                    result = json.loads(row.result) if row.result else None
                     noted = [] if row.trial is None else [row.trial]
                     for number in noted or lost.get((row.point, row.number), []):
-                        self.tell(number, row.outcome, row.value, result)
+                        self._tell_attempt(number, row)
                     self.ledger.mark_shown(row.point_id, row.number)
             except KeyError:
                 return 0  # the study was deleted meanwhile
@@ -156,14 +156,15 @@ class Mirror:
             except KeyError:
                 return 0  # the study was deleted meanwhile
             # An attempt may end between the two readings: then its end is what its trial is told.
-            attempts = self._attempts() if running else {}
+            points = tables.point.c.number.in_({point for point, _ in running})
+            attempts = {(row.point, row.number): row for row in self._attempts(points)} if running else {}
             orphans = 0
             for key, numbers in running.items():
                 row = attempts.get(key)
                 for number in numbers:
                     if row is not None and row.trial == number:
                         if row.outcome != "running":
-                            self.tell(number, row.outcome, row.value, json.loads(row.result) if row.result else None)
+                            self._tell_attempt(number, row)
                     # An attempt that has not noted its trial yet may be about to.
                     elif row is None or row.outcome != "running" or row.trial is not None:
                         self.tell(number, "lost", None, None)
@@ -182,27 +183,19 @@ class Mirror:
             return  # somebody was quicker, or the study was deleted meanwhile
         self._ids.pop(number, None)
 
-    def _untold(self) -> list[sa.Row[Any]]:
+    def _tell_attempt(self, number: int, row: sa.Row[Any]) -> None:
+        self.tell(number, row.outcome, row.value, json.loads(row.result) if row.result else None)
+
+    def _attempts(self, *conditions: sa.ColumnElement[bool]) -> list[sa.Row[Any]]:
+        """Return the study's attempts that meet all conditions, with the number and the value of their points."""
         point, attempt = tables.point, tables.attempt
         query = (
             sa.select(point.c.number.label("point"), point.c.value, attempt.c.point_id, attempt.c.number)
             .add_columns(attempt.c.outcome, attempt.c.trial, attempt.c.result)
             .join(point, attempt.c.point_id == point.c.id)
-            .where(attempt.c.shown == 0, attempt.c.outcome != "running", point.c.study_id == self.study.id)
+            .where(point.c.study_id == self.study.id, *conditions)
         )
         return self.database.transact(lambda connection: list(connection.execute(query).all()))
-
-    def _attempts(self) -> dict[tuple[int, int], sa.Row[Any]]:
-        """Return all attempts, by point and attempt: each one's outcome, result, value and noted trial."""
-        point, attempt = tables.point, tables.attempt
-        query = (
-            sa.select(point.c.number.label("point"), point.c.value, attempt.c.number, attempt.c.trial)
-            .add_columns(attempt.c.outcome, attempt.c.result)
-            .join(point, attempt.c.point_id == point.c.id)
-            .where(point.c.study_id == self.study.id)
-        )
-        rows = self.database.transact(lambda connection: connection.execute(query).all())
-        return {(row.point, row.number): row for row in rows}
 
     def _running_trials(self) -> dict[tuple[int, int], list[int]]:
         """Return the running trials of each point and attempt, by their own attributes.

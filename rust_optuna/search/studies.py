@@ -105,6 +105,21 @@ def load_studies(database: Database) -> list[Study]:
     return _read(database, sa.true())
 
 
+def studies_to_serve(database: Database, names: Sequence[str]) -> list[Study]:
+    """Return the named studies, or all open ones.
+
+    Raises:
+        StudyError: a named study does not exist, or its creation was never finished.
+    """
+    if not names:
+        return [study for study in load_studies(database) if study.state == "open"]
+    studies = [load_study(database, name) for name in dict.fromkeys(names)]
+    for study in studies:
+        if study.state == "drawing":
+            raise StudyError(f"The creation of {study.name} was not finished: run the same study create again")
+    return studies
+
+
 def _read(database: Database, condition: sa.ColumnElement[bool]) -> list[Study]:
     query = sa.select(tables.study).where(condition).order_by(tables.study.c.id)
     rows = database.transact(lambda connection: connection.execute(query).all())

@@ -42,18 +42,16 @@ class Server(ABC):
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True)
-        self._as_user: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            user = _first_user(self.user, "nobody")
-            os.chown(folder, user.pw_uid, user.pw_gid)
-            self._as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        self._as_user = unprivileged(self.user)
+        if self._as_user:
+            os.chown(folder, self._as_user["user"], self._as_user["group"])
 
     @classmethod
     def missing(cls) -> str | None:
         """Return the name of a binary or driver that is not here, None where all are."""
         if find_spec(cls.driver) is None:
             return cls.driver
-        return next((name for name in cls.binaries if _binary(name) is None), None)
+        return next((name for name in cls.binaries if binary(name) is None), None)
 
     def url(self, port: int | None = None, database: str = NAME) -> str:
         """Return the SQLAlchemy URL of a database of this server, through another port if one is given."""
@@ -165,24 +163,29 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _binary(name: str) -> str | None:
+def binary(name: str) -> str | None:
+    """Return where a server's program is, None where it is not installed."""
     packaged = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return shutil.which(name, path=os.pathsep.join((*PLACES, *map(str, packaged))))
 
 
 def _found(name: str) -> str:
-    path = _binary(name)
+    path = binary(name)
     if path is None:
         raise FileNotFoundError(f"{name} is not installed")
     # A packaged binary looks for its libraries beside itself, not beside a link to it.
     return os.path.realpath(path)
 
 
-def _first_user(*names: str) -> pwd.struct_passwd:
-    for name in names:
-        with suppress(KeyError):
-            return pwd.getpwnam(name)
-    raise KeyError(f"no user of the names {names}")
+def unprivileged(name: str) -> dict[str, Any]:
+    """Return the arguments by which root starts a process as that user, else as nobody; none for who is not root."""
+    if os.geteuid() != 0:
+        return {}
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        user = pwd.getpwnam("nobody")
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
 def _children(pid: int) -> list[int]:

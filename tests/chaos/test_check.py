@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from rust_optuna.paths import Home
 from rust_optuna.run.worker import Worker
 from rust_optuna.search.artifacts import open_store
 from rust_optuna.search.creation import create_study
 from rust_optuna.search.database import create_database, parse_url
+from tests import mariadb
 from tests.chaos import objective
 from tests.chaos.check import HOLE, LOST, RUNNING, TWICE, WRONG, Finding, check
 from tests.chaos.records import connect, query, read
@@ -28,7 +26,6 @@ from tests.studies import configuration, random_document
 NAME, COUNT = "regime-1", 12
 SEED = 4
 """A study with points of each kind: complete, complete at the second attempt, pruned, and a hole."""
-MARIADB = "RUST_OPTUNA_TEST_MARIADB"
 
 
 @contextmanager
@@ -42,18 +39,8 @@ def new_server_database(backend: str) -> Iterator[str]:
         with new_postgresql() as url:
             yield url
         return
-    given = os.environ.get(MARIADB)
-    if not given:
-        pytest.skip(f"{MARIADB} is not set: an SQLAlchemy URL of a role that may create databases")
-    engine = sa.create_engine(given, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    name = f"rust_optuna_test_{uuid.uuid4().hex[:12]}"
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    try:
-        yield sa.make_url(given).set(database=name).render_as_string(hide_password=False)
-    finally:
-        with engine.connect() as connection:
-            connection.execute(sa.text(f"DROP DATABASE {name}"))
+    with mariadb.new_database() as url:
+        yield url
 
 
 class Clean:

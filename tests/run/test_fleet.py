@@ -5,9 +5,8 @@ import signal
 import pytest
 
 from rust_optuna.errors import StudyError
-from rust_optuna.run.fleet import served
 from rust_optuna.search.ledger import Ledger
-from rust_optuna.search.studies import load_study
+from rust_optuna.search.studies import load_study, studies_to_serve
 from tests import stand_ins
 from tests.studies import (
     assert_each_once,
@@ -202,7 +201,7 @@ def test_holes_and_given_up_slots_are_told_by_the_exit_code(sqlite, home, start)
 def test_a_study_that_is_not_there_is_named_before_anything_is_started(sqlite, home):
     make_study(sqlite, home)
     with pytest.raises(StudyError, match="there are: regime-1"):
-        served(sqlite, ["regime-1", "regime-9"])
+        studies_to_serve(sqlite, ["regime-1", "regime-9"])
     done = run_command(home, sqlite.url.render_as_string(), "worker", "start", "regime-9")
     assert (done.returncode, "there are: regime-1" in done.stderr) == (1, True)
     assert not home.logs.exists()

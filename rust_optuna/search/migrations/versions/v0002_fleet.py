@@ -10,7 +10,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Add the columns; an attempt that ended counts as told, for version 1 told at once."""
+    """Add the columns; of attempts that ended before, Optuna is told once more, which changes nothing it was told."""
     op.add_column("rust_optuna_schema", sa.Column("token", sa.String(64), nullable=False, server_default=""))
     op.add_column("rust_optuna_point", sa.Column("accepted", sa.Integer, nullable=False, server_default="0"))
     op.add_column("rust_optuna_attempt", sa.Column("fault", sa.String(16)))
