@@ -26,7 +26,7 @@ from rust_optuna.errors import FingerprintError, LeaseLostError, RustOptunaError
 from rust_optuna.paths import Home
 from rust_optuna.processes import SUPERVISOR, WORKER_ID
 from rust_optuna.run.faults import DATABASE_ERRORS, CircuitBreaker, Fault, classify
-from rust_optuna.run.lease import LeaseKeeper
+from rust_optuna.run.lease import LAST_WORDS_SECONDS, LeaseKeeper
 from rust_optuna.run.reporter import Reporter
 from rust_optuna.search import tables
 from rust_optuna.search.artifacts import ArtifactStore, check_owner, remove
@@ -98,10 +98,13 @@ class Worker:
         self.finished = 0
         self._deadline = float("inf")
         self._beat_at = 0.0
+        self._holds = False
         self._breaker = CircuitBreaker()
         self._served: dict[int, tuple[Study, Mirror, Objective]] = {}
         self._refused: set[int] = set()
         self._parent = int(os.environ.get(SUPERVISOR, "0"))
+        # The grace is for a point: without one, a worker that must stop waits a moment for a database that is away.
+        database.give_up = lambda: self.overdue(LAST_WORDS_SECONDS - (0.0 if self._holds else self.grace))
 
     def run(self, names: Sequence[str] = ()) -> int:
         """Run points of the named studies, or of all open ones, until all of them are done; or for ever.
@@ -119,16 +122,15 @@ class Worker:
             RustOptunaError: films or weights are missing here, or the machine failed.
         """
         device = os.environ.get("CUDA_VISIBLE_DEVICES", "default")
-        self.ledger.register(self.id, host=platform.node(), process=os.getpid(), device=device)
         try:
-            if self.forever:
-                self._serve_whatever_opens(names)
-            else:
-                self._serve_until_done([study.id for study in self._ready(names)])
-        except StopRequestedError:
-            log.info("stopped while it made ready")
-        for _, mirror, _ in self._served.values():
-            mirror.settle()
+            self.ledger.register(self.id, host=platform.node(), process=os.getpid(), device=device)
+            self._serve_studies(names)
+            for _, mirror, _ in self._served.values():
+                mirror.settle()
+        except (StorageError, *DATABASE_ERRORS) as error:
+            if not self.stopping:
+                raise
+            log.warning("stopped while the database was away: %s", error, extra={"event": "outage"})
         return self.finished
 
     def stop(self) -> None:
@@ -150,13 +152,23 @@ class Worker:
         if self._parent and os.getppid() != self._parent:
             self.stop()
 
+    def _serve_studies(self, names: Sequence[str]) -> None:
+        try:
+            if self.forever:
+                self._serve_whatever_opens(names)
+            else:
+                self._serve_until_done([study.id for study in self._ready(names)])
+        except StopRequestedError:
+            log.info("stopped while it made ready")
+
     def _serve_until_done(self, studies: list[int]) -> None:
         for study in studies:
             self._mirror(study).reconcile()
         while studies and not self._must_stop():
             if self._run_one(studies):
                 continue
-            studies = [study for study in studies if not self.ledger.close(study)]
+            still_open = self.ledger.open_studies().values()
+            studies = [study for study in studies if study in still_open]
             for study in studies:
                 self._mirror(study).reconcile()
             if studies:
@@ -203,9 +215,14 @@ class Worker:
     def _run_one(self, studies: Sequence[int]) -> bool:
         """Claim a point and run it; return whether there was one."""
         claim = self.ledger.claim(studies, self.id)
-        if claim is not None:
+        if claim is None:
+            return False
+        self._holds = True
+        try:
             self._run(claim)
-        return claim is not None
+        finally:
+            self._holds = False
+        return True
 
     def _ready(self, names: Sequence[str]) -> list[Study]:
         """Return the open studies, or the named ones of them, made ready for."""

@@ -51,6 +51,8 @@ LOCK_SECONDS = 365 * 24 * 3600
 """How long a lock is waited for where that must be said."""
 LONGEST_WAIT = 5.0
 """Seconds between two tries; they double from 0.1 up to this."""
+LOOK_SECONDS = 0.2
+"""Between looks, while waiting for the next try, at whether to give up."""
 ANSWER_SECONDS = 60
 """Without an answer for so long, a connection to a server is taken for dead."""
 
@@ -115,6 +117,8 @@ class Database:
         self.url = url
         self.read_only = read_only
         self.patience = patience
+        self.give_up: Callable[[], bool] = lambda: False
+        """Asked while the database is away: true ends the patience at once."""
         self.engine = self._engine()
 
     def __str__(self) -> str:
@@ -131,10 +135,14 @@ class Database:
     def _engine_arguments(self) -> dict[str, Any]:
         if self.is_sqlite:
             return {"connect_args": {"timeout": BUSY_SECONDS}}
-        # One connection an engine: a worker's threads take turns, and a server has few connections to give. (Optuna's
-        # storage opens a second for moments.)
-        pool = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 1}
+        # One connection an engine: a worker's threads take turns, and a server has few connections to give.
+        pool = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 0}
         return {"connect_args": self._connect_arguments, "isolation_level": "READ COMMITTED", **pool}
+
+    @property
+    def _optunas_engine_arguments(self) -> dict[str, Any]:
+        """Its storage opens a second connection for moments."""
+        return self._engine_arguments | ({} if self.is_sqlite else {"max_overflow": 1})
 
     @property
     def _connect_arguments(self) -> dict[str, Any]:
@@ -148,8 +156,7 @@ class Database:
 
     def _engine(self) -> Engine:
         try:
-            arguments = self._engine_arguments
-            engine = sa.create_engine(self.url, **(arguments if self.is_sqlite else arguments | {"max_overflow": 0}))
+            engine = sa.create_engine(self.url, **self._engine_arguments)
         except NoSuchModuleError:
             raise StorageError(f"{self.url.drivername} is not a database that SQLAlchemy knows") from None
         except ImportError as error:
@@ -194,7 +201,7 @@ class Database:
         try:
             # Its tables are there: ``create`` made them, under a lock.
             storage = self.patiently(
-                lambda: optuna.storages.RDBStorage(text, engine_kwargs=self._engine_arguments, skip_table_creation=True)
+                lambda: optuna.storages.RDBStorage(text, engine_kwargs=self._optunas_engine_arguments, skip_table_creation=True)
             )
         except RuntimeError as error:
             raise StorageError(f"{self} was written by another version of Optuna: {error}") from error
@@ -211,7 +218,7 @@ class Database:
         with self.exclusive("schema"):
             if self.version() is None:
                 text = self.url.render_as_string(hide_password=False)
-                optuna.storages.RDBStorage(text, engine_kwargs=self._engine_arguments).engine.dispose()
+                optuna.storages.RDBStorage(text, engine_kwargs=self._optunas_engine_arguments).engine.dispose()
                 with self.engine.begin() as connection:
                     migrations.upgrade(connection, None)
                     row = {"version": tables.SCHEMA_VERSION, "artifacts": artifacts, "token": secrets.token_hex(16)}
@@ -275,8 +282,16 @@ class Database:
             except Exception as error:
                 if not passes(error) or time.monotonic() - began + wait > self.patience:
                     raise
-            time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
+                self._wait(wait * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
+                if self.give_up():
+                    raise
             wait = min(2 * wait, LONGEST_WAIT)
+
+    def _wait(self, seconds: float) -> None:
+        """Sleep, at most until there is a reason to give up."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self.give_up():
+            time.sleep(min(LOOK_SECONDS, left))
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
@@ -291,7 +306,7 @@ class Database:
             return
         key = int(name_digest(f"{self.url.database}:{name}"), 16)
         if self.url.get_backend_name() == "postgresql":
-            take, free = f"SELECT pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"
+            take, free = f"SELECT 1 FROM pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"
         else:
             # MariaDB takes no negative number for "for ever", and then gives no lock.
             take, free = f"SELECT GET_LOCK('{key}', {LOCK_SECONDS})", f"SELECT RELEASE_LOCK('{key}')"
@@ -300,8 +315,10 @@ class Database:
             # A connection of its own: the block's transactions use the engine's only one.
             connection = self._lock_engine.connect()
             try:
-                connection.exec_driver_sql(take)
+                taken = connection.exec_driver_sql(take).scalar()
                 connection.commit()
+                if taken != 1:  # MariaDB's way of saying no
+                    raise StorageError(f"{self} gave no lock {name}: {take.split('(')[0]} returned {taken}")
             except BaseException:
                 connection.close()
                 raise

@@ -207,16 +207,6 @@ class Ledger:
         """Requeue the points of a study whose lease has ended; return how many."""
         return self.database.transact(lambda connection: _expire(connection, study_id))
 
-    def close(self, study_id: int) -> bool:
-        """Mark an open study done once no point of it waits or runs; return whether it is done, or deleted."""
-
-        def mark(connection: Connection) -> bool:
-            _close(connection, study_id)
-            state = connection.execute(sa.select(study.c.state).where(study.c.id == study_id)).scalar()
-            return state in ("done", None)
-
-        return self.database.transact(mark)
-
     def retry_holes(self, study_id: int) -> int:
         """Give the holes of a study that nobody accepted new attempts, and open it again; return how many."""
 

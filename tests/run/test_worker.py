@@ -34,6 +34,7 @@ from rust_optuna.search.results import status
 from rust_optuna.search.studies import load_study
 from rust_optuna.study_file import read_study_file
 from tests import stand_ins
+from tests.chaos.proxy import Proxy
 from tests.studies import (
     REPOSITORY,
     assert_each_once,
@@ -257,6 +258,40 @@ def test_a_stop_gives_the_point_back_at_the_end_of_the_epoch(database, home):
     worker_with(database, home, FakeObjective([0.4])).run([study.name])
     assert_in_step(database, study)
     assert [row.attempt for row in points(database, study)] == [2, 1]
+
+
+@pytest.fixture
+def proxy(postgresql):
+    made = Proxy(postgresql.url.port or 5432)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.postgresql
+def test_a_stop_is_heard_while_the_database_is_away(postgresql, home, proxy, monkeypatch):
+    """By a worker that holds no point: whatever its grace, it does not wait for the database's return."""
+    monkeypatch.setattr(worker_module, "LAST_WORDS_SECONDS", 0.0)
+    ended = []
+    with open_database(postgresql.url.set(host="127.0.0.1", port=proxy.port), patience=1e6) as database:
+        idle = Worker(database, home, open_store("storage/artifacts", home), forever=True, grace=1e6)
+        must_give_up, asked = database.give_up, threading.Event()
+
+        def asks():
+            asked.set()
+            return must_give_up()
+
+        database.give_up = asks
+        thread = threading.Thread(target=lambda: ended.append(idle.run()), daemon=True)
+        thread.start()
+        proxy.refuse()
+        proxy.cut()
+        assert asked.wait(60)
+        assert not ended
+        idle.stop()
+        thread.join(60)
+    assert ended == [0]
 
 
 def run_until_signalled(url, home, gate):

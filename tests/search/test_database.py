@@ -253,6 +253,21 @@ def test_a_dropped_connection_is_replaced(server, request, home):
         assert database.transact(interrupted) == "storage/artifacts"
 
 
+def test_a_reason_to_give_up_ends_the_patience(sqlite):
+    """After the waiting: what went wrong may be over by then, so it is tried once more unless there is a reason."""
+    tries = []
+
+    def away():
+        tries.append(1)
+        raise sa.exc.OperationalError("SELECT", {}, ConnectionError("nobody there"))
+
+    sqlite.patience = 1e6
+    sqlite.give_up = lambda: len(tries) == 3
+    with pytest.raises(sa.exc.OperationalError):
+        sqlite.patiently(away)
+    assert len(tries) == 3
+
+
 @pytest.mark.parametrize("number", [1020, 1205, 1213, 1927, 2006, 2013])
 def test_what_mariadb_breaks_off_may_be_tried_again(number):
     """Record has changed, lock wait timeout, deadlock, killed connection, server gone, no answer."""

@@ -287,15 +287,11 @@ def test_a_study_is_done_when_no_point_waits_or_runs(database, ledger, study):
     claims = [ledger.claim([study], name) for name in ("ann", "bob", "eve")]
     ledger.finish(claims[0], "complete", 0.5, None, None)
     ledger.finish(claims[1], "pruned", None, None, None)
-    assert (state_of(database, study), ledger.close(study)) == ("open", False)
+    assert state_of(database, study) == "open"
     for _ in range(MAX_FAILURES):
         ledger.fail(claims[2], "no")
         claims[2] = ledger.claim([study], "ann")
-    assert (state_of(database, study), ledger.close(study)) == ("done", True)
-
-
-def test_a_study_that_is_gone_keeps_nobody_waiting(ledger):
-    assert ledger.close(99) is True
+    assert state_of(database, study) == "done"
 
 
 def claim_all(url, barrier, study, name):
@@ -489,11 +485,6 @@ class LedgerMachine(RuleBasedStateMachine):
     def expire_leases(self):
         expected = self.expire()
         assert self.ledger.expire(self.study) == expected
-
-    @rule()
-    def close(self):
-        over = all(point.state not in ("waiting", "running") for point in self.points)
-        assert self.ledger.close(self.study) is over
 
     @invariant()
     def ledger_and_model_agree(self):

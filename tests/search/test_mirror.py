@@ -2,6 +2,7 @@ import threading
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from rust_optuna.errors import LeaseLostError
@@ -144,6 +145,44 @@ def test_an_attempt_that_is_about_to_note_its_trial_is_left_alone(database, stud
     Mirror(database, study).reconcile()
     ledger.record_trial(claim, made)
     assert shown(database, study)[made].state is TrialState.RUNNING
+
+
+def test_an_attempt_that_ends_while_trials_are_swept_is_told_its_own_end(database, study, monkeypatch):
+    mirror, ledger = Mirror(database, study), Ledger(database)
+    claim = ledger.claim([study.id], "ann")
+    trial = mirror.start(claim)
+    read = database.storage.get_all_trials
+
+    def read_and_let_it_end(*arguments, **keywords):
+        found = read(*arguments, **keywords)
+        ledger.finish(claim, "complete", 0.5, None, None)
+        return found
+
+    monkeypatch.setattr(database.storage, "get_all_trials", read_and_let_it_end)
+    assert mirror.sweep() == 0
+    monkeypatch.undo()
+    swept = shown(database, study)[trial.number]
+    assert (swept.state, swept.value) == (TrialState.COMPLETE, 0.5)
+
+
+def test_a_trial_whose_making_was_not_answered_is_not_made_twice(database, study, monkeypatch):
+    mirror, ledger = Mirror(database, study), Ledger(database)
+    ledger.fail(claim_point(ledger, study.id, 0), "once")
+    claim = claim_point(ledger, study.id, 0)
+    make, made = database.storage.create_new_trial, []
+
+    def make_and_lose_the_answer(*arguments, **keywords):
+        made.append(make(*arguments, **keywords))
+        if len(made) == 1:
+            raise sa.exc.OperationalError("INSERT", {}, ConnectionError("the server closed the connection"))
+        return made[-1]
+
+    monkeypatch.setattr(database.storage, "create_new_trial", make_and_lose_the_answer)
+    trial = mirror.start(claim)
+    monkeypatch.undo()
+    second = [each for each in shown(database, study) if (each.user_attrs["point"], each.user_attrs["attempt"]) == (0, 2)]
+    assert [each.number for each in second] == [trial.number]
+    assert second[0].state is TrialState.RUNNING
 
 
 def test_starting_a_lost_attempt_is_refused_and_its_trial_does_not_run_on(database, study):
