@@ -154,7 +154,7 @@ def supervise(
     def tend() -> None:
         for each, study in ledger.open_studies().items():
             if not names or each in names:
-                ledger.expire(study)
+                ledger.expire(study.id)
 
     supervisor = Supervisor(
         ledger,

@@ -14,32 +14,28 @@ import signal
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import optuna
-import sqlalchemy as sa
 
-from rust_optuna.errors import FingerprintError, LeaseLostError, RustOptunaError, StorageError
+from rust_optuna.errors import LeaseLostError, RustOptunaError, StorageError, StudyError
 from rust_optuna.paths import Home
 from rust_optuna.processes import SUPERVISOR, WORKER_ID
+from rust_optuna.run import signals
 from rust_optuna.run.faults import DATABASE_ERRORS, CircuitBreaker, Fault, classify
 from rust_optuna.run.lease import LAST_WORDS_SECONDS, LeaseKeeper
 from rust_optuna.run.reporter import Reporter
-from rust_optuna.search import tables
-from rust_optuna.search.artifacts import ArtifactStore, check_owner, remove
+from rust_optuna.run.serving import Served, Serving
+from rust_optuna.search.artifacts import ArtifactStore, remove
 from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import Claim, Ledger
 from rust_optuna.search.mirror import Mirror
-from rust_optuna.search.objective import (
-    CrossValidationObjective,
-    Objective,
-    Outcome,
-    StandInObjective,
-)
-from rust_optuna.search.studies import Study, load_development, load_parameters, load_study, studies_to_serve
+from rust_optuna.search.objective import CrossValidationObjective, Objective, Outcome, StandInObjective
+from rust_optuna.search.studies import Study, find_study, load_development, studies_to_serve
+from rust_optuna.search.tables import StudyKey
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +45,9 @@ NOTHING_OPEN_SECONDS = 4.0
 """Between looks for an open study of a worker that serves for ever."""
 BEAT_SECONDS = 60.0
 """Between signs of life of a worker that has nothing to run."""
-TIDY_SECONDS = 1.0
+TIDY_SECONDS = 15.0
+"""Between looks for what others left undone."""
+LAST_EPOCH_SECONDS = 1.0
 """For which a worker that must stop waits for the end of an epoch, before the process ends in its midst."""
 
 
@@ -97,11 +95,10 @@ class Worker:
         self.preparing = False
         self.finished = 0
         self._deadline = float("inf")
-        self._beat_at = 0.0
+        self._beat_at = self._tidy_at = 0.0
         self._holds = False
         self._breaker = CircuitBreaker()
-        self._served: dict[int, tuple[Study, Mirror, Objective]] = {}
-        self._refused: set[int] = set()
+        self._serving = Serving(database, store, self._objective)
         self._parent = int(os.environ.get(SUPERVISOR, "0"))
         # The grace is for a point: without one, a worker that must stop waits a moment for a database that is away.
         database.give_up = lambda: self.overdue(LAST_WORDS_SECONDS - (0.0 if self._holds else self.grace))
@@ -125,8 +122,7 @@ class Worker:
         try:
             self.ledger.register(self.id, host=platform.node(), process=os.getpid(), device=device)
             self._serve_studies(names)
-            for _, mirror, _ in self._served.values():
-                mirror.settle()
+            self._serving.settle()
         except (StorageError, *DATABASE_ERRORS) as error:
             if not self.stopping:
                 raise
@@ -157,31 +153,29 @@ class Worker:
             if self.forever:
                 self._serve_whatever_opens(names)
             else:
-                self._serve_until_done([study.id for study in self._ready(names)])
+                self._serve_until_done(self._ready(names))
         except StopRequestedError:
             log.info("stopped while it made ready")
 
-    def _serve_until_done(self, studies: list[int]) -> None:
-        for study in studies:
-            self._mirror(study).reconcile()
+    def _serve_until_done(self, studies: Sequence[StudyKey]) -> None:
         while studies and not self._must_stop():
+            self._tidy()
             if self._run_one(studies):
                 continue
-            still_open = self.ledger.open_studies().values()
-            studies = [study for study in studies if study in still_open]
-            for study in studies:
-                self._mirror(study).reconcile()
+            # One that is being extended is not open for a while.
+            left = self.ledger.open_studies(drawing=True).values()
+            studies = [study for study in studies if study in left]
             if studies:
                 self._idle(IDLE_SECONDS)
 
     def _serve_whatever_opens(self, names: Sequence[str]) -> None:
         """Take points of whatever study is open, of those named if any are; idle cheaply where there is none."""
+        if missing := [name for name in names if find_study(self.database, name) is None]:
+            log.warning("Waiting for studies that are not there yet: %s", ", ".join(missing))
         while not self._must_stop():
-            studies = [
-                study
-                for name, study in self.ledger.open_studies().items()
-                if (not names or name in names) and study not in self._refused and self._can_serve(name, study)
-            ]
+            self._tidy()
+            open_ = self.ledger.open_studies().items()
+            studies = [key for name, key in open_ if (not names or name in names) and self._can_serve(name, key)]
             if not (studies and self._run_one(studies)):
                 seconds = IDLE_SECONDS if studies else NOTHING_OPEN_SECONDS
                 self._idle(seconds * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
@@ -198,68 +192,88 @@ class Worker:
         while time.monotonic() < now + seconds and not self._must_stop():
             time.sleep(min(0.2, seconds))
 
-    def _can_serve(self, name: str, study_id: int) -> bool:
-        """Make ready for a study; one that cannot be served here must not keep this worker from the others."""
-        if study_id in self._served:
-            return True
-        try:
-            self._serve(load_study(self.database, name))
-        except StorageError:
-            raise  # no database, or another's artifact store: that is no study's fault
-        except RustOptunaError as error:
-            self._refused.add(study_id)
-            log.error("%s is not served here: %s", name, error.public)
-            return False
-        return True
+    def _tidy(self) -> None:
+        """Now and then, tell Optuna what those could not who died, of any study; forget studies that are over."""
+        now = time.monotonic()
+        if now < self._tidy_at:
+            return
+        self._tidy_at = now + TIDY_SECONDS
+        for name in self.ledger.untold():
+            if (study := find_study(self.database, name)) is not None:
+                with suppress(StudyError):  # deleted meanwhile
+                    Mirror(self.database, study).reconcile()
+        self._serving.keep(self.ledger.open_studies(drawing=True).values())
 
-    def _run_one(self, studies: Sequence[int]) -> bool:
+    def _run_one(self, studies: Sequence[StudyKey]) -> bool:
         """Claim a point and run it; return whether there was one."""
-        claim = self.ledger.claim(studies, self.id)
+        claim = self.ledger.claim([study.id for study in studies], self.id)
         if claim is None:
             return False
         self._holds = True
         try:
-            self._run(claim)
+            served = self._serving.get(claim.study_key)
+            if served is None:
+                self.ledger.release(claim, "its study was made anew", "machine")
+                return False
+            self._run(claim, served)
         finally:
             self._holds = False
         return True
 
-    def _ready(self, names: Sequence[str]) -> list[Study]:
+    def _ready(self, names: Sequence[str]) -> list[StudyKey]:
         """Return the open studies, or the named ones of them, made ready for."""
         ready = [study for study in studies_to_serve(self.database, names) if study.state == "open"]
         for study in ready:
-            self._serve(study)
-        return ready
+            with self._preparing():
+                self._serving.add(study)
+        return [study.key for study in ready]
 
-    def _serve(self, study: Study) -> None:
-        """Make ready for a study: check that this worker computes its numbers, once."""
+    def _can_serve(self, name: str, key: StudyKey) -> bool:
+        with self._preparing():
+            return self._serving.try_to_add(name, key)
+
+    @contextmanager
+    def _preparing(self) -> Iterator[None]:
+        """Do what may take long while no point is held: a stop ends it in its midst."""
         self.preparing = True
         try:
-            check_owner(self.store, self.database)
-            objective: Objective = self.stand_in or CrossValidationObjective(
-                study, load_development(self.database, study), self.home, self.store, self.progress, self.data_root
-            )
-            runtime = objective.runtime()
-            objective.prepare(load_parameters(self.database, study.id))
-            pin_runtime(self.database, study, runtime)
-            mirror = Mirror(self.database, study)
-            mirror.describe(runtime)
-            self._served[study.id] = (study, mirror, objective)
+            self._stop_in_time()
+            yield
         finally:
             self.preparing = False
 
-    def _mirror(self, study_id: int) -> Mirror:
-        return self._served[study_id][1]
+    def _stop_in_time(self) -> None:
+        if self._must_stop():
+            raise StopRequestedError
 
-    def _run(self, claim: Claim) -> None:
+    def _objective(self, study: Study) -> Objective:
+        if self.stand_in is not None:
+            return self.stand_in
+
+        def progress(done: int, total: int) -> None:
+            self._stop_in_time()  # a supervisor's death sends no signal
+            if self.progress is not None:
+                self.progress(done, total)
+
+        return CrossValidationObjective(
+            study,
+            load_development(self.database, study),
+            self.home,
+            self.store,
+            progress,
+            self.data_root,
+            self.database.patiently,
+        )
+
+    def _run(self, claim: Claim, served: Served) -> None:
         """Run one claimed point to whatever end it comes to."""
-        _, mirror, objective = self._served[claim.study_id]
+        mirror, objective = served.mirror, served.objective
         where = _about(claim)
         log.info("claimed %s", json.dumps(claim.parameters), extra={"event": "claimed", **where})
         number: int | None = None
         outcome: Outcome | None = None
         try:
-            with LeaseKeeper(self.ledger, claim, overdue=lambda: self.overdue(TIDY_SECONDS)) as lease:
+            with LeaseKeeper(self.ledger, claim, overdue=lambda: self.overdue(LAST_EPOCH_SECONDS)) as lease:
                 trial = mirror.start(claim)
                 number = trial.number
                 state, outcome = self._evaluate(objective, claim, trial, lease)
@@ -343,36 +357,8 @@ def new_worker_id() -> str:
     return f"{platform.node()[:40]}-{uuid.uuid4().hex[:12]}"
 
 
-def pin_runtime(database: Database, study: Study, runtime: dict[str, Any]) -> None:
-    """Compare this worker with the study's first one, or be it.
-
-    Raises:
-        FingerprintError: they differ, and in what; or real scores were to build on a stand-in's.
-    """
-    table = tables.study
-    inherited = (study.source or {}).get("objective", runtime["objective"])
-    if inherited != runtime["objective"]:
-        raise FingerprintError(
-            f"{study.name} takes its fixed parameters from {inherited}, this worker runs {runtime['objective']}"
-        )
-
-    def pin(connection: sa.Connection) -> dict[str, Any]:
-        first = table.update().where(table.c.id == study.id, table.c.runtime.is_(None))
-        connection.execute(first.values(runtime=json.dumps(runtime)))
-        pinned: dict[str, Any] = json.loads(
-            connection.execute(sa.select(table.c.runtime).where(table.c.id == study.id)).scalar_one()
-        )
-        return pinned
-
-    pinned = database.transact(pin)
-    differing = [key for key in sorted({*pinned, *runtime}) if pinned.get(key) != runtime.get(key)]
-    if differing:
-        what = "; ".join(f"{key} is {runtime.get(key)} here and {pinned.get(key)} there" for key in differing)
-        raise FingerprintError(f"This worker would not compute the numbers of {study.name}: {what}")
-
-
 def stop_on_signals(worker: Worker) -> None:
-    """Let SIGTERM and SIGINT stop a worker: the first within its grace, the second at once."""
+    """Let SIGTERM, SIGINT and SIGHUP stop a worker: the first within its grace, the second at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if worker.stopping:
@@ -381,5 +367,6 @@ def stop_on_signals(worker: Worker) -> None:
         if worker.preparing:  # no point is held, and making ready may take long
             raise StopRequestedError
 
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, handle)
+    for number in signals.ASKING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # what a user chose to ignore (nohup) stays ignored
+            signal.signal(number, handle)

@@ -201,7 +201,9 @@ class Database:
         try:
             # Its tables are there: ``create`` made them, under a lock.
             storage = self.patiently(
-                lambda: optuna.storages.RDBStorage(text, engine_kwargs=self._optunas_engine_arguments, skip_table_creation=True)
+                lambda: optuna.storages.RDBStorage(
+                    text, engine_kwargs=self._optunas_engine_arguments, skip_table_creation=True
+                )
             )
         except RuntimeError as error:
             raise StorageError(f"{self} was written by another version of Optuna: {error}") from error
@@ -306,7 +308,7 @@ class Database:
             return
         key = int(name_digest(f"{self.url.database}:{name}"), 16)
         if self.url.get_backend_name() == "postgresql":
-            take, free = f"SELECT 1 FROM pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"
+            take, free = f"SELECT pg_advisory_lock({key})", f"SELECT pg_advisory_unlock({key})"
         else:
             # MariaDB takes no negative number for "for ever", and then gives no lock.
             take, free = f"SELECT GET_LOCK('{key}', {LOCK_SECONDS})", f"SELECT RELEASE_LOCK('{key}')"
@@ -317,7 +319,7 @@ class Database:
             try:
                 taken = connection.exec_driver_sql(take).scalar()
                 connection.commit()
-                if taken != 1:  # MariaDB's way of saying no
+                if taken in (0, None):  # MariaDB's way of saying no; PostgreSQL returns an empty value
                     raise StorageError(f"{self} gave no lock {name}: {take.split('(')[0]} returned {taken}")
             except BaseException:
                 connection.close()

@@ -17,12 +17,14 @@ from sqlalchemy.engine import Connection
 
 from rust_optuna.errors import LeaseLostError
 from rust_optuna.search.database import Database
-from rust_optuna.search.tables import attempt, database_now, point, study, worker
+from rust_optuna.search.tables import StudyKey, attempt, database_now, point, study, worker
 
 MAX_FAILURES = 3
 """Errors of the objective after which a point is a hole."""
 LONGEST_REASON = 10_000
 """Characters of an error's message that are kept: MariaDB takes no more than 64 KB."""
+LONGEST_DEVICE = 255
+"""Characters of a device's name that are kept: many GPUs by their long identifiers are more."""
 MAX_LOSSES = 20
 """Lost leases and releases after which a point is a hole."""
 
@@ -33,8 +35,8 @@ class Claim:
 
     Args:
         point_id: the point's row.
-        study_id: the study's row.
-        study: the study's name.
+        study_key: the study.
+        study: its name.
         number: the point's number in the design, from 0.
         attempt: the number of this attempt at it, from 1.
         worker: the holder.
@@ -44,7 +46,7 @@ class Claim:
     """
 
     point_id: int
-    study_id: int
+    study_key: StudyKey
     study: str
     number: int
     attempt: int
@@ -52,6 +54,11 @@ class Claim:
     parameters: Mapping[str, Any]
     trial: int | None
     lease_seconds: int
+
+    @property
+    def study_id(self) -> int:
+        """The study's row."""
+        return self.study_key.id
 
 
 class Ledger:
@@ -65,7 +72,7 @@ class Ledger:
 
         def enter(connection: Connection) -> None:
             connection.execute(worker.delete().where(worker.c.id == worker_id))
-            values = {"id": worker_id, "host": host, "process": process, "device": device}
+            values = {"id": worker_id, "host": host, "process": process, "device": device[:LONGEST_DEVICE]}
             now = database_now()
             connection.execute(worker.insert().values(**values, started_at=now, beat_at=now))
 
@@ -197,11 +204,23 @@ class Ledger:
 
         return self.database.transact(requeue)
 
-    def open_studies(self) -> dict[str, int]:
-        """Return the studies that hand out points, oldest first: each one's name and row."""
-        query = sa.select(study.c.name, study.c.id).where(study.c.state == "open").order_by(study.c.id)
-        rows = self.database.transact(lambda connection: connection.execute(query).all())
-        return {row.name: row.id for row in rows}
+    def open_studies(self, *, drawing: bool = False) -> dict[str, StudyKey]:
+        """Return the studies that hand out points, oldest first, by name.
+
+        Args:
+            drawing: those too that do not yet: being created, or extended.
+        """
+        states = ("open", "drawing") if drawing else ("open",)
+        query = sa.select(study.c.name, study.c.id, study.c.created_at).where(study.c.state.in_(states))
+        rows = self.database.transact(lambda connection: connection.execute(query.order_by(study.c.id)).all())
+        return {row.name: StudyKey(row.id, row.created_at) for row in rows}
+
+    def untold(self) -> list[str]:
+        """Return the studies with attempts that ended without Optuna being told: cheap, however many attempts."""
+        query = sa.select(study.c.name).distinct()
+        query = query.join(point, point.c.study_id == study.c.id).join(attempt, attempt.c.point_id == point.c.id)
+        query = query.where(attempt.c.shown == 0, attempt.c.outcome != "running")
+        return list(self.database.transact(lambda connection: connection.execute(query).scalars().all()))
 
     def expire(self, study_id: int) -> int:
         """Requeue the points of a study whose lease has ended; return how many."""
@@ -250,12 +269,12 @@ def add_points(connection: Connection, study_id: int, design: Iterable[Mapping[s
 
 def _claim_in(connection: Connection, study_id: int, worker_id: str) -> Claim | None:
     # Columns of subqueries, no join: MariaDB would lock the study's row too, and others would skip all its points.
-    name, lease_seconds, state = (
+    name, lease_seconds, created_at, state = (
         sa.select(column).where(study.c.id == point.c.study_id).scalar_subquery()
-        for column in (study.c.name, study.c.lease_seconds, study.c.state)
+        for column in (study.c.name, study.c.lease_seconds, study.c.created_at, study.c.state)
     )
     row = connection.execute(
-        sa.select(point, name.label("name"), lease_seconds.label("lease_seconds"))
+        sa.select(point, name.label("name"), lease_seconds.label("lease_seconds"), created_at.label("created_at"))
         .where(point.c.study_id == study_id, state == "open", point.c.state == "waiting")
         .order_by(point.c.failures, point.c.number)
         .limit(1)
@@ -286,7 +305,7 @@ def _claim_in(connection: Connection, study_id: int, worker_id: str) -> Claim | 
 
 def _held_by(connection: Connection, study_id: int, worker_id: str) -> Claim | None:
     row = connection.execute(
-        sa.select(point, study.c.name, study.c.lease_seconds, attempt.c.trial.label("shown_by"))
+        sa.select(point, study.c.name, study.c.lease_seconds, study.c.created_at, attempt.c.trial.label("shown_by"))
         .join(study, study.c.id == point.c.study_id)
         .join(attempt, sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt))
         .where(point.c.study_id == study_id, point.c.state == "running", point.c.lease_owner == worker_id)
@@ -302,7 +321,7 @@ def _held_by(connection: Connection, study_id: int, worker_id: str) -> Claim | N
 def _as_claim(row: sa.Row[Any], worker_id: str, attempt_number: int, trial: int | None) -> Claim:
     return Claim(
         point_id=row.id,
-        study_id=row.study_id,
+        study_key=StudyKey(row.study_id, row.created_at),
         study=row.name,
         number=row.number,
         attempt=attempt_number,

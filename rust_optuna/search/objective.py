@@ -88,6 +88,7 @@ class CrossValidationObjective:
         store: takes the out-of-fold scores.
         progress: called while films are hashed and features computed.
         data_root: the folder in which films are looked for that the index of films lacks; None for nowhere.
+        patiently: calls what uses the database, again where that is away: a trial is not to be lost at its last step.
     """
 
     study: Study
@@ -96,6 +97,7 @@ class CrossValidationObjective:
     store: ArtifactStore
     progress: Progress | None = None
     data_root: Path | None = None
+    patiently: Callable[[Callable[[], str]], str] = lambda function: function()
     _micro_batch: MicroBatch = field(default_factory=MicroBatch)
     _sources: dict[tuple[BackboneConfiguration, str], FeatureSource] = field(default_factory=dict)
 
@@ -152,12 +154,18 @@ class CrossValidationObjective:
         _, validated = np.unique(self.development.folds, return_counts=True)
         trained = len(self.development.folds) - int(validated.min())
         found = self._micro_batch.run(run, min(configuration.batch_size, trained))
+        artifact = self._upload(found, claim, trial)
+        result = {**found.report(), "weights": weights_identity(configuration.backbone), "artifact": artifact}
+        return Outcome(found.value, result, artifact)
+
+    def _upload(self, found: CrossValidation, claim: Claim, trial: optuna.Trial) -> str:
+        """Store the out-of-fold scores, named in Optuna's trial; return their identifier."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"point-{claim.number}-attempt-{claim.attempt}.npz"
             save_out_of_fold(path, found)
-            artifact = upload_artifact(artifact_store=self.store, file_path=str(path), study_or_trial=trial)
-        result = {**found.report(), "weights": weights_identity(configuration.backbone), "artifact": artifact}
-        return Outcome(found.value, result, artifact)
+            return self.patiently(
+                lambda: upload_artifact(artifact_store=self.store, file_path=str(path), study_or_trial=trial)
+            )
 
     def _source(self, backbone: BackboneConfiguration, features: str) -> FeatureSource:
         key = (backbone, features)

@@ -16,6 +16,7 @@ from rust_optuna.errors import StudyError
 from rust_optuna.paths import Home
 from rust_optuna.search import tables
 from rust_optuna.search.database import Database
+from rust_optuna.search.tables import StudyKey
 from rust_optuna.study_file import parse_study
 
 
@@ -32,6 +33,7 @@ class Study:
         runtime: the libraries and the objective of its first worker, None before one came.
         source: the point that ``from_best_of`` took (study, number, point, value, params), or None.
         notes: what creation warned about.
+        created_at: when, by the database's clock.
     """
 
     id: int
@@ -42,6 +44,12 @@ class Study:
     runtime: Mapping[str, Any] | None
     source: Mapping[str, Any] | None
     notes: Sequence[str]
+    created_at: float
+
+    @property
+    def key(self) -> StudyKey:
+        """What tells this study from one of the same name, or in the same row, that came later."""
+        return StudyKey(self.id, self.created_at)
 
     @property
     def stand_in(self) -> str | None:
@@ -133,6 +141,7 @@ def _read(database: Database, condition: sa.ColumnElement[bool]) -> list[Study]:
             runtime=json.loads(row.runtime) if row.runtime else None,
             source=json.loads(row.source) if row.source else None,
             notes=json.loads(row.notes),
+            created_at=row.created_at,
         )
         for row in rows
     ]

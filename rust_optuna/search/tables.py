@@ -5,7 +5,7 @@ Times are seconds since 1970 by the database's own clock, as plain numbers: no t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     CheckConstraint,
@@ -58,6 +58,19 @@ study = Table(
 )
 """``fingerprint`` is fixed at creation, ``runtime`` (libraries, objective) by the first worker; ``source`` is the point
 that ``from_best_of`` took; ``notes`` lists what creation warned about."""
+
+
+class StudyKey(NamedTuple):
+    """One study and no other: SQLite gives the row of a deleted study to the next one.
+
+    Args:
+        id: its row.
+        created_at: when it was made.
+    """
+
+    id: int
+    created_at: float
+
 
 film = Table(
     f"{_PREFIX}film",

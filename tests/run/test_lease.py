@@ -6,9 +6,10 @@ from rust_optuna.errors import LeaseLostError, StorageError
 from rust_optuna.processes import ExitCode
 from rust_optuna.run.lease import LeaseKeeper
 from rust_optuna.search.ledger import Claim
+from rust_optuna.search.tables import StudyKey
 from tests.studies import wait_until
 
-CLAIM = Claim(1, 1, "a-study", 0, 1, "ann", {}, None, lease_seconds=0.03)
+CLAIM = Claim(1, StudyKey(1, 0.0), "a-study", 0, 1, "ann", {}, None, lease_seconds=0.03)
 
 
 class FakeLedger:

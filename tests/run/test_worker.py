@@ -22,7 +22,9 @@ from rust_optuna.errors import (
     StudyError,
 )
 from rust_optuna.run import worker as worker_module
-from rust_optuna.run.worker import Worker, pin_runtime
+from rust_optuna.run.serving import pin_runtime
+from rust_optuna.run.signals import ASKING
+from rust_optuna.run.worker import Worker
 from rust_optuna.search import tables
 from rust_optuna.search.artifacts import open_store
 from rust_optuna.search.creation import create_study, delete_study
@@ -40,6 +42,7 @@ from tests.studies import (
     assert_each_once,
     assert_in_step,
     attempts,
+    claim_point,
     configuration,
     end_leases,
     grid_document,
@@ -190,6 +193,62 @@ def test_a_worker_waits_for_the_last_points_of_others_in_case_they_die(sqlite, h
     assert [row.state for row in points(sqlite, study)] == ["complete"] * 2
 
 
+def test_a_study_made_anew_is_run_with_its_own_settings_by_the_worker_of_the_old_one(database, home, monkeypatch):
+    ran = []
+
+    class Recording(FakeObjective):
+        def __init__(self, study):
+            super().__init__([0.5], between=lambda epoch: ran.append(study.configuration.fixed["learning_rate"]))
+
+    monkeypatch.setattr(Worker, "_objective", lambda self, study: Recording(study))
+    idles = []
+
+    def idle(self, seconds):
+        idles.append(seconds)
+        if len(idles) == 1:
+            delete_study(database, "regime-1", open_store("storage/artifacts", home))
+            fixed = {"learning_rate": 1e-2, "epsilon": 1e-7}
+            idles.append(make_study(database, home, random_document(2, fixed=fixed)))
+        elif len(ran) == 3:
+            self.stop()
+
+    monkeypatch.setattr(Worker, "_idle", idle)
+    make_study(database, home, random_document(1))
+    serving = Worker(database, home, open_store("storage/artifacts", home), forever=True)
+    assert serving.run() == 3
+    assert ran == [1e-3, 1e-2, 1e-2]
+    assert_each_once(database, idles[1], 2)
+
+
+def test_a_worker_waits_for_the_points_of_a_study_that_is_being_extended(database, home, monkeypatch):
+    study = make_study(database, home, random_document(2))
+    last = claim_point(Ledger(database), study.id, 1, "bob")
+    states = ["drawing", "open"]
+
+    def idle(self, seconds):
+        state = tables.study.update().values(state=states.pop(0))
+        database.transact(lambda c: c.execute(state))
+        if not states:
+            Ledger(database).release(last, "over to you")
+
+    monkeypatch.setattr(Worker, "_idle", idle)
+    assert make_worker(database, home).run([study.name]) == 2
+    assert states == []
+
+
+def test_a_worker_that_serves_for_ever_tells_optuna_what_the_dead_did_not(database, home, monkeypatch):
+    study, ledger = make_study(database, home, random_document(1)), Ledger(database)
+    claim = ledger.claim([study.id], "dead")
+    Mirror(database, study).start(claim)
+    ledger.finish(claim, "complete", 0.25, None, None)
+    assert load_study(database, study.name).state == "done"
+    monkeypatch.setattr(Worker, "_idle", lambda self, seconds: self.stop())
+    serving = make_worker(database, home)
+    serving.forever = True
+    assert serving.run() == 0
+    assert [(trial.state, trial.value) for trial in shown(database, study)] == [(TrialState.COMPLETE, 0.25)]
+
+
 def test_a_result_of_a_lost_lease_is_dropped(database, home):
     study = make_study(database, home, random_document(1))
     zombie = Ledger(database)
@@ -260,6 +319,27 @@ def test_a_stop_gives_the_point_back_at_the_end_of_the_epoch(database, home):
     assert [row.attempt for row in points(database, study)] == [2, 1]
 
 
+def test_a_stop_that_came_before_a_worker_makes_ready_is_heard(sqlite, home):
+    make_study(sqlite, home, random_document(1))
+    stopped = worker_with(sqlite, home, FakeObjective([0.1]))
+    stopped.stand_in.prepare = lambda design: pytest.fail("it made ready")
+    stopped.stop()
+    assert stopped.run(["regime-1"]) == 0
+
+
+def test_a_worker_that_must_stop_computes_no_more_features(sqlite, home):
+    """Its supervisor's death sends no signal: it is seen where progress is told."""
+    study = make_study(sqlite, home, random_document(1))
+    told = []
+    real = Worker(sqlite, home, open_store("storage/artifacts", home), progress=lambda *films: told.append(films))
+    progress = real._objective(study).progress
+    progress(1, 20)
+    real.stop()
+    with pytest.raises(worker_module.StopRequestedError):
+        progress(2, 20)
+    assert told == [(1, 20)]
+
+
 @pytest.fixture
 def proxy(postgresql):
     made = Proxy(postgresql.url.port or 5432)
@@ -315,7 +395,7 @@ class Endless:
             yield 0.2
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_gives_the_point_back_and_ends_the_worker_well(sqlite, home, children, tmp_path, number):
     study = make_study(sqlite, home, random_document(2))
     child = children.start(run_until_signalled, url_of(sqlite), home, str(tmp_path))
@@ -334,7 +414,7 @@ def test_a_second_signal_ends_the_worker_at_once_and_gives_the_point_back(sqlite
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
 
-    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)}
+    before = {name: signal.getsignal(name) for name in ASKING}
     stopped = worker_with(sqlite, home, FakeObjective([0.1, 0.2], between=twice))
     try:
         worker_module.stop_on_signals(stopped)

@@ -246,8 +246,24 @@ def test_accepted_holes_are_kept_and_not_tried_again(database, ledger):
 
 def test_open_studies_are_listed_oldest_first(database, ledger, study):
     later = enter_study(database, 1, name="another")
-    enter_study(database, 1, name="third", state="drawing")
-    assert list(ledger.open_studies().items()) == [("a-study", study), ("another", later)]
+    third = enter_study(database, 1, name="third", state="drawing")
+    enter_study(database, 1, name="fourth", state="done")
+    assert [(name, key.id) for name, key in ledger.open_studies().items()] == [("a-study", study), ("another", later)]
+    every = ledger.open_studies(drawing=True)
+    assert [(name, key.id) for name, key in every.items()] == [("a-study", study), ("another", later), ("third", third)]
+    assert ledger.claim([study], "ann").study_key == every["a-study"]
+
+
+def test_a_study_is_untold_from_the_end_of_an_attempt_until_that_is_shown(database, ledger, study):
+    enter_study(database, 1, name="another")
+    claim = ledger.claim([study], "ann")
+    assert ledger.untold() == []
+    ledger.release(claim, "no")
+    ledger.release(ledger.claim([study], "bob"), "no")
+    assert ledger.untold() == ["a-study"]
+    ledger.mark_shown(claim.point_id, 1)
+    ledger.mark_shown(claim.point_id, 2)
+    assert ledger.untold() == []
 
 
 def test_an_attempt_that_is_no_longer_ones_own_cannot_be_given_up(database, ledger, study):

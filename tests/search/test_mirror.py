@@ -180,7 +180,9 @@ def test_a_trial_whose_making_was_not_answered_is_not_made_twice(database, study
     monkeypatch.setattr(database.storage, "create_new_trial", make_and_lose_the_answer)
     trial = mirror.start(claim)
     monkeypatch.undo()
-    second = [each for each in shown(database, study) if (each.user_attrs["point"], each.user_attrs["attempt"]) == (0, 2)]
+    second = [
+        each for each in shown(database, study) if (each.user_attrs["point"], each.user_attrs["attempt"]) == (0, 2)
+    ]
     assert [each.number for each in second] == [trial.number]
     assert second[0].state is TrialState.RUNNING
 

@@ -1,10 +1,14 @@
 import shutil
 
 import pytest
+import sqlalchemy as sa
 
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.errors import FilmError, MissingFilmsError, RustOptunaError
-from rust_optuna.search.artifacts import open_store
+from rust_optuna.search import objective as objective_module
+from rust_optuna.search.artifacts import artifacts_of, open_store
+from rust_optuna.search.ledger import Ledger
+from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.objective import CrossValidationObjective, StandInObjective
 from rust_optuna.search.studies import load_development, load_parameters
 from tests import stand_ins
@@ -75,3 +79,26 @@ def test_a_film_that_is_not_the_manifests_is_refused_before_a_point_is_claimed(e
     (root / "0.png").write_bytes((root / "1.png").read_bytes())
     with pytest.raises(MissingFilmsError, match=r"1 of 20 films are not below"):
         prepare(root)
+
+
+def test_a_database_that_is_away_while_the_scores_are_stored_costs_no_trial(sqlite, home, monkeypatch):
+    study = make_study(sqlite, home, random_document(1))
+    claim = Ledger(sqlite).claim([study.id], "ann")
+    trial = Mirror(sqlite, study).start(claim)
+    store = open_store(sqlite.artifacts(), home)
+    development = load_development(sqlite, study)
+    objective = CrossValidationObjective(study, development, home, store, patiently=sqlite.patiently)
+    monkeypatch.setattr(objective_module, "save_out_of_fold", lambda path, found: path.write_bytes(b"scores"))
+    note, tries = sqlite.storage.set_trial_system_attr, []
+
+    def away_at_first(*arguments, **keywords):
+        tries.append(1)
+        if len(tries) == 1:
+            raise sa.exc.OperationalError("INSERT", {}, ConnectionError("the server closed the connection"))
+        note(*arguments, **keywords)
+
+    monkeypatch.setattr(sqlite.storage, "set_trial_system_attr", away_at_first)
+    artifact = objective._upload(None, claim, trial)
+    with store.open_reader(artifact) as reader:
+        assert reader.read() == b"scores"
+    assert artifacts_of(sqlite.storage, study.name) == [artifact]

@@ -1,0 +1,155 @@
+"""The studies that a worker is ready for: what computes each one's values, and what shows them in Optuna."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from rust_optuna.errors import FingerprintError, RustOptunaError, StorageError, StudyError
+from rust_optuna.search import tables
+from rust_optuna.search.artifacts import ArtifactStore, check_owner
+from rust_optuna.search.database import Database
+from rust_optuna.search.mirror import Mirror
+from rust_optuna.search.objective import Objective
+from rust_optuna.search.studies import Study, find_study, load_parameters, load_study
+from rust_optuna.search.tables import StudyKey
+
+log = logging.getLogger(__name__)
+
+REFUSED_SECONDS = 300.0
+"""After which a study that could not be served here is tried again: its films may be there by now."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A study that a worker is ready for."""
+
+    study: Study
+    mirror: Mirror
+    objective: Objective
+
+
+class Serving:
+    """The studies that one worker is ready for, each by its key: a study made anew is another one.
+
+    Args:
+        database: theirs.
+        store: takes their artifacts.
+        make: makes the objective of a study.
+        clock: a monotonic clock in seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: ArtifactStore,
+        make: Callable[[Study], Objective],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._make = make
+        self._clock = clock
+        self._served: dict[StudyKey, Served] = {}
+        self._refused: dict[StudyKey, float] = {}
+
+    def get(self, key: StudyKey) -> Served | None:
+        """Return a study that is served, else None."""
+        return self._served.get(key)
+
+    def add(self, study: Study) -> None:
+        """Make ready for a study: check that this worker computes its numbers.
+
+        Raises:
+            FingerprintError: it would not.
+            StudyError: the study was deleted meanwhile.
+            StorageError: the artifact store is not this storage's.
+            RustOptunaError: films or weights are missing here.
+        """
+        check_owner(self._store, self._database)
+        objective = self._make(study)
+        runtime = objective.runtime()
+        objective.prepare(load_parameters(self._database, study.id))
+        pin_runtime(self._database, study, runtime)
+        mirror = Mirror(self._database, study)
+        mirror.describe(runtime)
+        self._served[study.key] = Served(study, mirror, objective)
+
+    def try_to_add(self, name: str, key: StudyKey) -> bool:
+        """Make ready for a study unless that is done; one that cannot be served here must not stop the others.
+
+        Returns:
+            Whether it is served.
+
+        Raises:
+            StorageError: no database, or another's artifact store: that is no study's fault.
+        """
+        if key in self._served:
+            return True
+        if self._clock() < self._refused.get(key, 0.0):
+            return False
+        try:
+            study = load_study(self._database, name)
+            if study.key != key:
+                return False  # deleted and made anew since it was looked at: the next look finds the new one
+            self.add(study)
+        except StorageError:
+            raise
+        except RustOptunaError as error:
+            self._refused[key] = self._clock() + REFUSED_SECONDS
+            log.error("%s is not served here: %s", name, error.public)
+            return False
+        return True
+
+    def keep(self, keys: Collection[StudyKey]) -> None:
+        """Forget all studies but these: what a study needs is memory that others can use."""
+        for key in [key for key in self._served if key not in keys]:
+            self._settle(self._served.pop(key))
+        self._refused = {key: until for key, until in self._refused.items() if key in keys}
+
+    def settle(self) -> None:
+        """Leave every study with Optuna told of everything."""
+        for served in self._served.values():
+            self._settle(served)
+
+    def _settle(self, served: Served) -> None:
+        # Optuna's rows are given to the next study, too: what is in them must not be taken for the deleted one's.
+        there = find_study(self._database, served.study.name)
+        if there is not None and there.key == served.study.key:
+            served.mirror.settle()
+
+
+def pin_runtime(database: Database, study: Study, runtime: dict[str, Any]) -> None:
+    """Compare this worker with the study's first one, or be it.
+
+    Raises:
+        FingerprintError: they differ, and in what; or real scores were to build on a stand-in's.
+        StudyError: the study was deleted meanwhile.
+    """
+    table = tables.study
+    inherited = (study.source or {}).get("objective", runtime["objective"])
+    if inherited != runtime["objective"]:
+        raise FingerprintError(
+            f"{study.name} takes its fixed parameters from {inherited}, this worker runs {runtime['objective']}"
+        )
+
+    def pin(connection: sa.Connection) -> str | None:
+        first = table.update().where(table.c.id == study.id, table.c.runtime.is_(None))
+        connection.execute(first.values(runtime=json.dumps(runtime)))
+        pinned: str | None = connection.execute(sa.select(table.c.runtime).where(table.c.id == study.id)).scalar()
+        return pinned
+
+    text = database.transact(pin)
+    if text is None:
+        raise StudyError(f"{study.name} was deleted")
+    pinned = json.loads(text)
+    differing = [key for key in sorted({*pinned, *runtime}) if pinned.get(key) != runtime.get(key)]
+    if differing:
+        what = "; ".join(f"{key} is {runtime.get(key)} here and {pinned.get(key)} there" for key in differing)
+        raise FingerprintError(f"This worker would not compute the numbers of {study.name}: {what}")
