@@ -224,7 +224,7 @@ class Bench:
                 target = "≤ 100" if (backend, workers) == ("PostgreSQL", 64) else "–"
                 name = f"{backend}, {workers} workers: a trial of 10 s waits for the database"
                 rows.append(row(name, target, [median], "ms", "the median worker"))
-            (_, first), *_, (done, last) = result["trials"]
+            (_, first, _), *_, (done, last, _) = result["trials"]
             name = f"{backend}: a trial's cost after {done:,} trials against the first of them"
             rows.append(row(name, "–", [last / first], "×"))
             rows.append(row(f"{backend}: statements of a trial of 20 epochs", "–", [result["queries"]], ""))

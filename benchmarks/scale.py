@@ -6,6 +6,7 @@ Workers are real ones with a stand-in objective that sleeps between epochs, as a
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ import sqlalchemy as sa
 from benchmarks.growth import create_made_up_study
 from benchmarks.sections import wait_for_the_others
 from rust_optuna.paths import Home
+from rust_optuna.run.serving import Served
 from rust_optuna.run.worker import Worker
 from rust_optuna.search.artifacts import open_store
 from rust_optuna.search.database import Database, create_database, open_database, parse_url
@@ -68,10 +70,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of a trial")
     parser.add_argument("--trials", type=int, default=10_000, help="of the long study")
     parser.add_argument("--each", type=int, default=4, help="trials a worker")
+    parser.add_argument("--only", choices=["SQLite", "PostgreSQL"], help="one of the backends")
     chosen = parser.parse_args()
     wait_for_the_others()
     found: dict[str, Any] = {"backends": {}}
     for name, server in _servers().items():
+        if chosen.only not in (None, name):
+            continue
         result: dict[str, Any] = {"workers": [], "trials": []}
         for workers in chosen.workers:
             with _storage(server, workers * chosen.each) as (url, home):
@@ -144,9 +149,9 @@ def _work(url: str, home: Home, seconds: float, delay: float, queue: Any) -> Non
         trials: list[Claim] = []
         run_one = worker._run
 
-        def timed(claim: Claim) -> None:
+        def timed(claim: Claim, served: Served) -> None:
             began, slept = time.perf_counter(), sleeper.slept
-            run_one(claim)
+            run_one(claim, served)
             if not trials:  # it connected to the server, and loaded what it had not used before
                 times.clear()
                 trials.append(claim)
@@ -169,27 +174,29 @@ def _work(url: str, home: Home, seconds: float, delay: float, queue: Any) -> Non
     queue.put(1000 * sum(times) / max(1, len(trials) - 1))
 
 
-def _long(url: str, home: Home, trials: int) -> tuple[list[tuple[int, float]], float, float]:
-    """Return (trials done, milliseconds a trial) along a long study, and queries and bytes a trial."""
+def _long(url: str, home: Home, trials: int) -> tuple[list[tuple[int, float, float]], float, float]:
+    """Return (trials done, the median trial's milliseconds, queries a trial) along a long study, and queries and bytes."""
     with open_database(parse_url(url, home)) as database:
         worker = Worker(database, home, open_store("artifacts", home))
         worker.stand_in = Sleeper(0.0)  # type: ignore[assignment]
-        ends: list[float] = []
+        queries = _count_queries(database)
+        ends: list[tuple[float, int]] = []
         run_one = worker._run
 
-        def counted(claim: Claim) -> None:
-            run_one(claim)
-            ends.append(time.perf_counter())
+        def counted(claim: Claim, served: Served) -> None:
+            run_one(claim, served)
+            ends.append((time.perf_counter(), len(queries)))
 
         worker._run = counted  # type: ignore[method-assign]
-        queries = _count_queries(database)
         bytes_before = _loopback_bytes()
         worker.run()
         sent = _loopback_bytes() - bytes_before
     size = max(2, trials // 20)
-    chunks = [
-        (done, 1000 * (ends[done - 1] - ends[done - size]) / (size - 1)) for done in range(size, trials + 1, size)
-    ]
+    chunks = []
+    for done in range(size, trials + 1, size):
+        times, counts = zip(*ends[done - size : done], strict=True)
+        median = statistics.median(after - before for before, after in itertools.pairwise(times))
+        chunks.append((done, 1000 * median, (counts[-1] - counts[0]) / (size - 1)))
     return chunks, len(queries) / trials, sent / trials
 
 
