@@ -175,7 +175,7 @@ def _work(url: str, home: Home, seconds: float, delay: float, queue: Any) -> Non
 
 
 def _long(url: str, home: Home, trials: int) -> tuple[list[tuple[int, float, float]], float, float]:
-    """Return (trials done, the median trial's milliseconds, its queries) along a long study; queries and bytes a trial."""
+    """Return (trials done, the median trial's milliseconds, its queries) along a study; queries and bytes a trial."""
     with open_database(parse_url(url, home)) as database:
         worker = Worker(database, home, open_store("artifacts", home))
         worker.stand_in = Sleeper(0.0)  # type: ignore[assignment]
