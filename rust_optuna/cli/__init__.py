@@ -57,9 +57,10 @@ class LazyGroup(click.Group):
             click.echo(f"Error: {error.public if supervised else error}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
-            if error.filename is None:
-                raise
-            click.echo(f"Error: {error.filename}: {error.strerror}", err=True)
+            if isinstance(error, BrokenPipeError):
+                raise  # main's business
+            where = "" if error.filename is None else f"{error.filename}: "
+            click.echo(f"Error: {where}{error.strerror or error}", err=True)
             ctx.exit(ExitCode.ERROR)
         except KeyboardInterrupt:
             click.echo("\nInterrupted: the same command goes on where it stopped.", err=True)

@@ -32,7 +32,7 @@ def build(study: str, data_root: Path | None) -> None:
     from rust_optuna.run import ahead
 
     where = settings()
-    root = None if data_root is None else where.home.resolve(data_root)
+    root = where.absolute(data_root)
     if study.endswith(".toml") and root is not None:
         raise click.UsageError("--data-root goes with a study's name; a study file's manifest says where films are.")
     if study.endswith(".toml"):

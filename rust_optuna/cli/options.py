@@ -61,10 +61,14 @@ class Settings:
         return open_database(self.url)
 
     def open_to_work(self) -> Database:
-        """Open the database, which must exist, for a worker or its supervisor: they outlive its restarts."""
+        """Open the database, which must exist, for a worker, which outlives its restarts."""
         from rust_optuna.search.database import WORKER_PATIENCE_SECONDS, open_database
 
         return open_database(self.url, patience=WORKER_PATIENCE_SECONDS)
+
+    def absolute(self, path: Path | None) -> Path | None:
+        """Return a path below the home; None stays None."""
+        return None if path is None else self.home.resolve(path)
 
     def store(self, database: Database) -> ArtifactStore:
         """Open the artifact store: the one given, else the one recorded in the database."""

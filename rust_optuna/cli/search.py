@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -73,5 +74,6 @@ def search(
 
 
 def _without_dry_run() -> str:
-    """Return the command that was given, to be run in earnest."""
-    return shlex.join(["rust-optuna", *(argument for argument in sys.argv[1:] if argument != "--dry-run")])
+    """Return the command that was given, to be run in earnest; a password in a URL is not shown."""
+    words = [re.sub(r"(://[^/@:]*:)[^@]*@", r"\1***@", word) for word in sys.argv[1:] if word != "--dry-run"]
+    return shlex.join(["rust-optuna", *words])

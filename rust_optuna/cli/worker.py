@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,16 +63,13 @@ def run(
 
     Start as many of these as you like, on as many machines as reach the database; `rust-optuna worker start` starts one
     on each device of a machine. The device is chosen by CUDA_VISIBLE_DEVICES. After the first Ctrl-C or SIGTERM the
-    running point may finish within --grace seconds, else it is given back; the second gives it back at once. Both are
-    a stop that was asked for: exit code 0.
+    running point may finish within --grace seconds, else it is given back: exit code 0. The second gives it back at
+    once: exit code 130.
 
     \b
     Example:
       CUDA_VISIBLE_DEVICES=0 rust-optuna worker run regime-1
     """
-    import logging
-
-    from rust_optuna.errors import RustOptunaError
     from rust_optuna.run import logs, signals
     from rust_optuna.run.worker import Worker, stop_on_signals
 
@@ -85,18 +84,13 @@ def run(
             progress=progress,
             forever=forever,
             grace=grace,
-            data_root=_absolute(data_root),
+            data_root=where.absolute(data_root),
         )
         logs.configure(log_format, worker=this.id)
         stop_on_signals(this)
         signals.unblock()
-        try:
+        with _told_in(log_format, context):
             finished = this.run(names)
-        except RustOptunaError as error:
-            if log_format == "text":
-                raise
-            logging.getLogger(__name__).error("%s", error, extra={"event": "ended", "exit_code": error.exit_code})
-            context.exit(error.exit_code)
     if log_format == "text":
         click.echo(f"{finished} points finished")
         print_next("rust-optuna best")
@@ -163,37 +157,58 @@ def start(
       rust-optuna worker start --gpus 0,1 --per-gpu 2 --forever --daemon --grace 120
       rust-optuna worker start regime-1 --engine ray --address auto --workers 16
     """
+    from rust_optuna.run import logs
     from rust_optuna.run.devices import slots
     from rust_optuna.run.fleet import Workers
 
     if address and engine != "ray":
         raise click.UsageError("--address is of a Ray cluster: --engine ray")
+    where = settings()
     how = Workers(
         # Ray's slots are known once its cluster is joined.
         slots(gpus, workers, per_gpu) if engine == "local" else (),
         grace=grace,
         forever=forever,
         log_format=log_format,
-        data_root=_absolute(data_root),
+        data_root=where.absolute(data_root),
         objective=objective,
         echo=None if detached else sys.stderr,
         daemon=detached is not None,
         name=detached,
     )
-    where = settings()
     if daemon:
         devices = ["--gpus", gpus, "--engine", engine]
         devices += ["--per-gpu", str(per_gpu)] if per_gpu else []
         devices += ["--workers", str(workers)] if workers else []
         devices += ["--address", address] if address else []
         _detach(where, names, how, devices)
-    elif engine == "ray":
-        from rust_optuna.run.ray_cluster import ray_engine
+        return
+    logs.configure(log_format)
+    with _told_in(log_format, context):
+        if engine == "local":
+            code = _supervise(where, names, how)
+        else:
+            from rust_optuna.run.ray_cluster import ray_engine
 
-        with ray_engine(where.url, address=address, workers=workers, per_gpu=per_gpu, gpus=gpus) as ray:
-            context.exit(_supervise(where, names, replace(how, slots=ray.slots, place=ray.place)))
-    else:
-        context.exit(_supervise(where, names, how))
+            with ray_engine(where.url, address=address, workers=workers, per_gpu=per_gpu, gpus=gpus) as ray:
+                code = _supervise(where, names, replace(how, slots=ray.slots, place=ray.place))
+    context.exit(code)
+
+
+@contextmanager
+def _told_in(log_format: str, context: click.Context) -> Iterator[None]:
+    """Log an error that ends the command where the log is for programs; people are told by the command line."""
+    import logging
+
+    from rust_optuna.errors import RustOptunaError
+
+    try:
+        yield
+    except RustOptunaError as error:
+        if log_format == "text":
+            raise
+        logging.getLogger(__name__).error("%s", error, extra={"event": "ended", "exit_code": error.exit_code})
+        context.exit(error.exit_code)
 
 
 def _supervise(where: Settings, names: tuple[str, ...], how: Workers) -> int:
@@ -202,10 +217,8 @@ def _supervise(where: Settings, names: tuple[str, ...], how: Workers) -> int:
 
     from rust_optuna.cli.results import print_statuses
     from rust_optuna.processes import ExitCode
-    from rust_optuna.run import logs
     from rust_optuna.run.fleet import start_workers
 
-    logs.configure(how.log_format)
     # Unlike a worker's, its database gives up soon: a supervisor waits in its own loop, where it hears signals.
     with where.open_to_write() as database:
         ended = start_workers(database, where.home, where.given_artifacts or database.artifacts(), names, how)
@@ -322,7 +335,3 @@ def _row(each: WorkerStatus) -> tuple[str, ...]:
 def _ago(seconds: float | None) -> str:
     whole = int(max(0.0, seconds or 0.0))
     return f"{whole} s" if whole < 120 else f"{whole // 60} min" if whole < 7200 else f"{whole // 3600} h"
-
-
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else settings().home.resolve(path)

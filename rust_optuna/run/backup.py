@@ -217,5 +217,7 @@ def _connection(url: URL) -> tuple[list[str], Mapping[str, str]]:
 
     _, settings = url.get_dialect()().create_connect_args(url)
     password = settings.pop("password", None)
+    if "sslpassword" in settings:
+        raise StorageError("sslpassword would stand in a command line: make the backup with a key that needs none")
     secret = {} if password is None else {"PGPASSWORD": str(password)}
     return ["--no-password", f"--dbname={make_conninfo(**settings)}"], secret

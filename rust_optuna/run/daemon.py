@@ -8,7 +8,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,7 @@ STOP_MARGIN_SECONDS = 90.0
 
 @dataclass(frozen=True)
 class Daemon:
-    """A daemon that runs: its process, and the log that it and its workers write to."""
+    """A daemon that runs: its process, and its log."""
 
     pid: int
     log: Path
@@ -79,13 +78,19 @@ def stop(home: Home, chosen: Sequence[records.Record]) -> None:
     """Ask daemons to stop, and wait until they have ended.
 
     Raises:
-        RustOptunaError: one is still there long after its workers' grace.
+        RustOptunaError: one is another user's, or is still there long after its workers' grace.
     """
     for each in chosen:
         # It holds its lock, so the process of that number is it; or it ended in this very moment.
         if records.lives(home, each.name):
-            with suppress(ProcessLookupError):
+            try:
                 os.kill(each.pid, signal.SIGTERM)
+            except ProcessLookupError:
+                pass  # it has ended
+            except PermissionError:
+                raise RustOptunaError(
+                    f"Process {each.pid} is another user's: only they, or root, may stop it"
+                ) from None
     deadline = time.monotonic() + max((each.grace for each in chosen), default=0.0) + STOP_MARGIN_SECONDS
     while there := [each for each in chosen if records.lives(home, each.name)]:
         if time.monotonic() > deadline:

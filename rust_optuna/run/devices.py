@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from rust_optuna.errors import RustOptunaError
 from rust_optuna.run import cgroup
+
+log = logging.getLogger(__name__)
 
 WORKER_GIGABYTES = 1.5
 """Memory that one worker may take; no more workers are started by default than fit."""
@@ -46,7 +49,7 @@ def gpus() -> list[str]:
     """Return the identifiers of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them.
 
     Those that CUDA_VISIBLE_DEVICES names, by number, UUID or MIG identifier; else those that nvidia-smi lists (of a
-    divided GPU its MIG parts); else as many as the driver shows.
+    divided GPU its MIG parts); else, also where nvidia-smi fails, as many as the driver shows.
 
     Raises:
         RustOptunaError: nvidia-smi does not answer.
@@ -119,6 +122,12 @@ def _listed(command: str) -> list[str]:
             f"nvidia-smi does not answer within {NVIDIA_SMI_SECONDS} seconds: name the GPUs in CUDA_VISIBLE_DEVICES, "
             "or use --gpus none"
         ) from None
+    if listing.returncode:
+        counted = _counted()
+        said = " ".join((listing.stdout + listing.stderr).split())
+        found = f"the driver shows {len(counted)} GPUs" if counted else "no GPU is used"
+        log.warning("nvidia-smi failed, %s: %s", found, said or f"exit code {listing.returncode}")
+        return counted
     parts: dict[str, list[str]] = {}
     for line in listing.stdout.splitlines():
         if whole := re.match(r"GPU (\d+):", line):

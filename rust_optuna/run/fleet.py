@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from sqlalchemy.engine import URL
 
+from rust_optuna.errors import StorageError, StudyError
 from rust_optuna.paths import Home
 from rust_optuna.run import records
 from rust_optuna.run.devices import Slot
+from rust_optuna.run.faults import DATABASE_ERRORS
 from rust_optuna.run.place import Place
 from rust_optuna.run.signals import Signals
 from rust_optuna.run.supervisor import POLL_SECONDS, Supervisor
@@ -21,6 +25,8 @@ from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import Status, status
 from rust_optuna.search.studies import Study, find_study, load_studies, studies_to_serve
+
+log = logging.getLogger(__name__)
 
 OBSERVE_SECONDS = 2.0
 """Between looks at the studies where nobody watches: each is a query, and there may be many supervisors."""
@@ -161,7 +167,10 @@ def supervise(
         workers.slots,
         logs=lambda slot: home.log(name, slot),
         environment=environment,
-        arguments=lambda: workers.arguments([study.name for study in there()] if names else names),
+        # Workers that run for ever wait for a study that was deleted; without a name they would serve all.
+        arguments=lambda: workers.arguments(
+            names if workers.forever or not names else [study.name for study in there()]
+        ),
         is_done=is_done,
         tend=tend,
         show=workers.show,
@@ -176,6 +185,16 @@ def supervise(
         try:
             return supervisor.run(signals)
         finally:
-            for study in there():
-                if names or study.state == "open":
+            _settle(database, there)
+
+
+def _settle(database: Database, there: Callable[[], Sequence[Study]]) -> None:
+    """Leave Optuna told of everything, as far as it can be: how the search itself ended is what matters now."""
+    try:
+        untold = Ledger(database).untold()
+        for study in there():
+            if study.state == "open" or study.name in untold:
+                with suppress(StudyError):  # deleted meanwhile
                     Mirror(database, study).settle()
+    except (StorageError, *DATABASE_ERRORS) as error:
+        log.warning("Optuna could not be told of everything: %s. Any worker does it later", error)

@@ -85,6 +85,7 @@ class Place:
     due: float = 0.0
     retired: bool = False
     _shown: int = 0
+    _unheard: bool = False
 
     def start(self, words: Sequence[str], environment: Mapping[str, str]) -> int | None:
         """Start a worker; return its process number, None where it is not known yet.
@@ -127,16 +128,33 @@ class Place:
         return False
 
     def show(self, stream: TextIO, prefix: str) -> None:
-        """Write the whole lines that were logged since the last call."""
-        if not self.worker:
+        """Write the whole lines that were logged since the last call.
+
+        Showing is no reason to stop workers: a log that was removed is not shown, and where the stream takes no more (a
+        terminal that is closed, ``| head``), nothing is.
+        """
+        if not self.worker or self._unheard:
             return
-        with self.log.open("rb") as file:
+        lines = self._new_lines()
+        try:
+            for line in lines:
+                stream.write(f"{prefix}{line}\n")
+            stream.flush()
+        except OSError:
+            self._unheard = True
+
+    def _new_lines(self) -> list[str]:
+        try:
+            file = self.log.open("rb")
+        except FileNotFoundError:
+            return []
+        with file:
+            if os.fstat(file.fileno()).st_size < self._shown:
+                self._shown = 0  # another file, or emptied
             file.seek(self._shown)
             lines, newline, _ = file.read().rpartition(b"\n")
         self._shown += len(lines) + len(newline)
-        for line in lines.decode(errors="replace").splitlines():
-            stream.write(f"{prefix}{line}\n")
-        stream.flush()
+        return lines.decode(errors="replace").splitlines()
 
     def last_words(self) -> str:
         """Return the last line of its log; of a line of JSON, the message."""
@@ -144,10 +162,13 @@ class Place:
 
 
 def last_words(log: Path) -> str:
-    """Return the last line of a log; of a line of JSON, the message."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-        lines = file.read().decode(errors="replace").strip().splitlines()
+    """Return the last line of a log; of a line of JSON, the message; ``none`` where the log was removed."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        return "none"
     if not lines:
         return "none"
     try:

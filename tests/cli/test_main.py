@@ -121,6 +121,15 @@ def test_a_bug_keeps_its_traceback(sqlite, monkeypatch):
     assert isinstance(done.exception, ZeroDivisionError)
 
 
+def test_what_the_system_refuses_is_one_line(sqlite, monkeypatch):
+    def full(database):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rust_optuna.search.studies.load_studies", full)
+    done = invoke("study", "list", "--storage", sqlite.url.render_as_string())
+    assert (done.exit_code, done.output) == (1, "Error: No space left on device\n")
+
+
 def test_an_interrupt_is_told_by_the_exit_code(sqlite, monkeypatch):
     def interrupt(database):
         raise KeyboardInterrupt

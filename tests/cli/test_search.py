@@ -1,11 +1,19 @@
 import pytest
 
+from rust_optuna.cli.search import _without_dry_run
 from tests.cli.test_main import invoke
 from tests.studies import random_document, write_study
 
 
 def search(home, url, *arguments):
     return invoke("--home", home.root, "--storage", url, "search", *arguments)
+
+
+def test_the_next_command_of_a_dry_run_shows_no_password(monkeypatch):
+    url = "postgresql://ann:secret@host:5432/name"
+    monkeypatch.setattr("sys.argv", ["rust-optuna", "search", "a b.toml", "--dry-run", f"--storage={url}"])
+    shown = "rust-optuna search 'a b.toml' '--storage=postgresql://ann:***@host:5432/name'"
+    assert _without_dry_run() == shown
 
 
 def test_a_search_needs_files(home, sqlite_url):

@@ -187,6 +187,22 @@ def test_what_a_worker_cannot_do_is_one_line_of_json(sqlite, home, run):
     assert done.exit_code == 1
     line = json.loads(done.output)
     assert (line["level"], line["exit_code"], "there are: regime-1" in line["message"]) == ("ERROR", 1, True)
+    done = run("worker", "start", "regime-9", "--log-format", "json")
+    assert done.exit_code == 1
+    again = json.loads(done.output)
+    assert {name: again[name] for name in ("level", "event", "exit_code", "message")} == {
+        name: line[name] for name in ("level", "event", "exit_code", "message")
+    }
+
+
+def test_a_daemon_of_another_user_is_left_alone_with_one_line(home, run, monkeypatch):
+    def forbidden(pid, number):
+        raise PermissionError(1, "Operation not permitted")
+
+    with records.registered(home, records.new_name(), daemon=True, studies=(), grace=0):
+        monkeypatch.setattr("os.kill", forbidden)
+        done = run("worker", "stop")
+    assert (done.exit_code, "another user's" in done.output) == (1, True)
 
 
 @pytest.mark.parametrize(

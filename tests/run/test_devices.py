@@ -154,6 +154,17 @@ def test_each_worker_process_sees_its_device_and_its_share_of_the_cores(sqlite_u
     assert {each["TF_NUM_INTRAOP_THREADS"] for each in seen} == {share}
 
 
+def test_an_nvidia_smi_that_fails_is_told_and_the_driver_asked(tmp_path, monkeypatch, caplog):
+    fake_nvidia_smi(tmp_path, monkeypatch, [])
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+    assert devices.gpus() == []
+    assert caplog.messages.pop() == "nvidia-smi failed, no GPU is used: NVIDIA-SMI has failed"
+    monkeypatch.setattr(devices, "DEVICE_FILES", tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert devices.gpus() == ["0"]
+    assert caplog.messages.pop() == "nvidia-smi failed, the driver shows 1 GPUs: NVIDIA-SMI has failed"
+
+
 def test_a_machine_whose_nvidia_smi_finds_nothing_has_no_gpu(tmp_path, monkeypatch):
     fake_nvidia_smi(tmp_path, monkeypatch, ["NVIDIA-SMI has failed"])
     assert devices.gpus() == []

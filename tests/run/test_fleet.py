@@ -1,11 +1,19 @@
 import json
 import os
 import signal
+from typing import ClassVar
 
 import pytest
 
-from rust_optuna.errors import StudyError
+from rust_optuna.errors import StorageError, StudyError
+from rust_optuna.run import fleet
+from rust_optuna.run.devices import Slot
+from rust_optuna.run.fleet import Workers
+from rust_optuna.run.place import Place
+from rust_optuna.search.artifacts import open_store
+from rust_optuna.search.creation import delete_study
 from rust_optuna.search.ledger import Ledger
+from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.studies import load_study, studies_to_serve
 from tests import stand_ins
 from tests.studies import (
@@ -205,3 +213,46 @@ def test_a_study_that_is_not_there_is_named_before_anything_is_started(sqlite, h
     done = run_command(home, sqlite.url.render_as_string(), "worker", "start", "regime-9")
     assert (done.returncode, "there are: regime-1" in done.stderr) == (1, True)
     assert not home.logs.exists()
+
+
+class Deaf(Place):
+    """A place that notes how it would start a worker, and stops its supervisor."""
+
+    started: ClassVar[list[list[str]]] = []
+
+    def start(self, words, environment):
+        self.started.append(list(words))
+        signal.raise_signal(signal.SIGTERM)
+
+
+def supervise_for_ever(database, home, names):
+    Deaf.started.clear()
+    workers = Workers([Slot("cpu", {})], forever=True, place=Deaf)
+    assert fleet.supervise(database, home, names, workers, {}) is signal.SIGTERM
+    return Deaf.started[0]
+
+
+def test_workers_of_a_deleted_study_wait_for_it_and_serve_no_other(sqlite, home):
+    make_study(sqlite, home, random_document(1))
+    delete_study(sqlite, "regime-1", open_store("storage/artifacts", home))
+    assert supervise_for_ever(sqlite, home, ["regime-1"])[-2:] == ["--", "regime-1"]
+    assert "--" not in supervise_for_ever(sqlite, home, [])
+
+
+def test_a_supervisor_leaves_optuna_told_of_studies_that_are_done_too(sqlite, home):
+    study, ledger = make_study(sqlite, home, random_document(1)), Ledger(sqlite)
+    claim = ledger.claim([study.id], "dead")
+    Mirror(sqlite, study).start(claim)
+    ledger.finish(claim, "complete", 0.5, None, None)
+    supervise_for_ever(sqlite, home, [])
+    assert_in_step(sqlite, study)
+
+
+def test_a_database_that_fails_while_optuna_is_told_does_not_change_how_a_supervisor_ended(sqlite, home, monkeypatch):
+    make_study(sqlite, home, random_document(1))
+
+    def away(self):
+        raise StorageError("it does not answer")
+
+    monkeypatch.setattr(Mirror, "settle", away)
+    supervise_for_ever(sqlite, home, ["regime-1"])
