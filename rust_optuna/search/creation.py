@@ -84,9 +84,10 @@ def create_study(
     source = known.source if known else best_of_source(database, configuration)
     parameters = design.draw(configuration)
     fingerprint = fingerprint_of(configuration, development, source, home)
-    with database.exclusive(f"study:{configuration.name}"):
+    with database.exclusive(_lock(configuration.name)):
         known = find_study(database, configuration.name)
         if known is None:
+            _refuse_twin(database, configuration.name)
             notes = _notes(configuration, development, parameters, source, home)
             _insert(database, configuration, development, parameters, fingerprint, source, notes)
         else:
@@ -101,7 +102,7 @@ def extend_study(database: Database, name: str, n_trials: int) -> Study:
     Raises:
         StudyError: no such study, a grid, or no more points than it has.
     """
-    with database.exclusive(f"study:{name}"):
+    with database.exclusive(_lock(name)):
         study = load_study(database, name)
         if study.configuration.sampler != "random":
             raise StudyError(f"{name} is a grid, which runs each of its cells once: it cannot be extended")
@@ -118,6 +119,9 @@ def extend_study(database: Database, name: str, n_trials: int) -> Study:
         new = drawn[len(there) :]
 
         def extend(connection: sa.Connection) -> None:
+            count = sa.select(sa.func.count()).where(tables.point.c.study_id == study.id)
+            if connection.execute(count).scalar() != len(there):
+                return  # it was committed, and the answer was lost
             values = {"configuration": json.dumps(to_document(longer)), "state": "drawing"}
             connection.execute(tables.study.update().where(tables.study.c.id == study.id).values(**values))
             add_points(connection, study.id, new, first=len(there))
@@ -134,7 +138,7 @@ def delete_study(database: Database, name: str, store: ArtifactStore, *, force: 
     Raises:
         StudyError: no such study, or workers are running points of it and ``force`` is not set.
     """
-    with database.exclusive(f"study:{name}"):
+    with database.exclusive(_lock(name)):
         study = load_study(database, name)
         point = tables.point
         running = sa.select(sa.func.count()).where(point.c.study_id == study.id, point.c.state == "running")
@@ -148,6 +152,17 @@ def delete_study(database: Database, name: str, store: ArtifactStore, *, force: 
             optuna.delete_study(study_name=name, storage=database.storage)
         database.transact(lambda c: _delete_rows(c, study.id))
     return len(artifacts)
+
+
+def _lock(name: str) -> str:
+    """Return the lock under which a study is made or changed: one for all ways to write its name."""
+    return f"study:{name.lower()}"
+
+
+def _refuse_twin(database: Database, name: str) -> None:
+    for study in load_studies(database):
+        if study.name.lower() == name.lower():
+            raise StudyError(f"{name} differs from the study {study.name} in capitals only: give it another name")
 
 
 def _delete_rows(connection: sa.Connection, study_id: int) -> None:
@@ -273,6 +288,9 @@ def _insert(
     """Enter the study, its films and all its points in one transaction."""
 
     def enter(connection: sa.Connection) -> None:
+        mine = sa.select(tables.study.c.id).where(tables.study.c.name == configuration.name)
+        if connection.execute(mine).first() is not None:
+            return  # it was committed, and the answer was lost: the caller holds the lock, so it is ours
         row = tables.study.insert().values(
             name=configuration.name,
             state="drawing",

@@ -6,6 +6,7 @@ Commands that only read go through the ledger's engine alone, so that they start
 from __future__ import annotations
 
 import hashlib
+import inspect
 import random
 import secrets
 import time
@@ -146,17 +147,26 @@ class Database:
 
     @property
     def _connect_arguments(self) -> dict[str, Any]:
-        """Return what every connection to a server is told: UTC, and not to wait for ever on a dead network."""
+        """Return what every connection to a server is told: UTC, and not to wait for ever on a dead network.
+
+        What the URL says of these stands: SQLAlchemy would let them replace it.
+        """
+        ours: dict[str, Any] = {"connect_timeout": 10}
         if self.url.get_backend_name() == "postgresql":
-            alive = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-            alive["tcp_user_timeout"] = ANSWER_SECONDS * 1000
-            return {"options": "-c timezone=UTC", "connect_timeout": 10, **alive}
-        patient = {"connect_timeout": 10, "read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
-        return {"init_command": "SET time_zone = '+00:00'", **patient}
+            ours |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+            ours |= {"tcp_user_timeout": ANSWER_SECONDS * 1000}
+        else:
+            ours |= {"read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
+            ours |= {"init_command": "SET time_zone = '+00:00'"}
+        ours = {name: value for name, value in ours.items() if name not in self.url.query}
+        if self.url.get_backend_name() == "postgresql":
+            ours["options"] = f"{self.url.query.get('options', '')} -c timezone=UTC".strip()
+        return ours
 
     def _engine(self) -> Engine:
         try:
             engine = sa.create_engine(self.url, **self._engine_arguments)
+            _refuse_unknown_options(self.url)
         except NoSuchModuleError:
             raise StorageError(f"{self.url.drivername} is not a database that SQLAlchemy knows") from None
         except ImportError as error:
@@ -212,7 +222,7 @@ class Database:
         return storage
 
     def create(self, artifacts: str) -> None:
-        """Make the tables where they are missing; safe to call from many processes at once."""
+        """Make the tables where they are missing; safe to call from many processes at once, and after it was killed."""
         import optuna
 
         if self.is_sqlite:
@@ -222,6 +232,7 @@ class Database:
                 text = self.url.render_as_string(hide_password=False)
                 optuna.storages.RDBStorage(text, engine_kwargs=self._optunas_engine_arguments).engine.dispose()
                 with self.engine.begin() as connection:
+                    migrations.clear(connection)
                     migrations.upgrade(connection, None)
                     row = {"version": tables.SCHEMA_VERSION, "artifacts": artifacts, "token": secrets.token_hex(16)}
                     connection.execute(tables.schema.insert().values(row))
@@ -230,8 +241,10 @@ class Database:
         """Bring tables of an earlier version up to date; return that version, None where there are none.
 
         Raises:
-            StorageError: they are of a later version than this program knows.
+            StorageError: they are of a later version than this program knows, or the database does not answer.
         """
+        if self.is_sqlite and not Path(str(self.url.database)).is_file():
+            return None
         with self.exclusive("schema"):
             version = self.version()
             if version is not None and version > tables.SCHEMA_VERSION:
@@ -258,15 +271,19 @@ class Database:
         ``function`` must be safe to repeat after a commit whose answer was lost.
 
         Raises:
-            StorageError: the database cannot be reached, or has not the tables of this program.
+            StorageError: the database cannot be reached.
         """
 
         def once() -> T:
             with self.engine.begin() as connection:
                 return function(connection)
 
+        return self._reach(once)
+
+    def _reach(self, function: Callable[[], T]) -> T:
+        """Call ``function`` patiently; that the database is away for longer is an error of this project."""
         try:
-            return self.patiently(once)
+            return self.patiently(function)
         except SQLAlchemyError as error:
             if not passes(error):
                 raise
@@ -300,6 +317,9 @@ class Database:
         """Hold a lock that every process on this database respects and that its holder's death releases.
 
         It is no transaction: Optuna's storage can write meanwhile.
+
+        Raises:
+            StorageError: the database cannot be reached.
         """
         if self.is_sqlite:
             # One lock for all names: they are held briefly, and one file beside the database is enough.
@@ -326,7 +346,7 @@ class Database:
                 raise
             return connection
 
-        with self.patiently(locked) as connection:
+        with self._reach(locked) as connection:
             try:
                 yield
             finally:
@@ -351,6 +371,18 @@ class Database:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _refuse_unknown_options(url: URL) -> None:
+    """Refuse options that PyMySQL does not know: it would say so, as of a bug, at each connection."""
+    if url.get_backend_name() != "mysql":
+        return
+    dialect = url.get_dialect()
+    _, options = dialect().create_connect_args(url)
+    known = inspect.signature(dialect.import_dbapi().connections.Connection.__init__).parameters
+    unknown = sorted(options.keys() - known.keys())
+    if unknown:
+        raise StorageError(f"The storage's URL has an option that PyMySQL does not know: {', '.join(unknown)}")
 
 
 def name_digest(name: str) -> str:

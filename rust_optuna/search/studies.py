@@ -92,7 +92,8 @@ def cached_backbones(
 
 def find_study(database: Database, name: str) -> Study | None:
     """Return the study of that name, or None."""
-    return next(iter(_read(database, tables.study.c.name == name)), None)
+    # MariaDB finds it by other capitals, too.
+    return next((study for study in _read(database, tables.study.c.name == name) if study.name == name), None)
 
 
 def load_study(database: Database, name: str) -> Study:

@@ -123,6 +123,37 @@ def test_a_creation_killed_anywhere_is_finished_by_the_same_call(sqlite, home, c
     assert_created(sqlite, document)
 
 
+@pytest.mark.parametrize("call", [create_study, extend_study])
+def test_a_commit_whose_answer_was_lost_is_not_made_twice(database, home, monkeypatch, call):
+    transact, lost = database.transact, []
+    if call is extend_study:
+        make_study(database, home, random_document(2))
+
+    def lose_the_answer(function):
+        found = transact(function)
+        if function.__name__ in ("enter", "extend") and not lost:
+            lost.append(function)
+            return transact(function)
+        return found
+
+    monkeypatch.setattr(database, "transact", lose_the_answer)
+    if call is create_study:
+        create_study(database, configuration(random_document(5)), home)
+    else:
+        extend_study(database, "regime-1", 5)
+    assert len(lost) == 1
+    assert_created(database, random_document(5))
+
+
+def test_a_name_that_differs_in_capitals_only_is_refused(database, home):
+    """MariaDB would take it for the same."""
+    make_study(database, home, random_document(1))
+    with pytest.raises(StudyError, match="Regime-1 differs from the study regime-1 in capitals only"):
+        make_study(database, home, random_document(1, name="Regime-1"))
+    assert find_study(database, "Regime-1") is None
+    assert [study.name for study in load_studies(database)] == ["regime-1"]
+
+
 def test_a_creation_may_be_killed_again_and_again(database, home, children):
     document = random_document(5)
     url = database.url.render_as_string(hide_password=False)

@@ -85,6 +85,30 @@ def test_an_unreachable_database_is_one_error_without_the_password(text):
         assert len(str(raised.value).splitlines()) == 1
 
 
+def test_a_lock_of_an_unreachable_database_is_one_error_too():
+    pytest.importorskip("psycopg")
+    url = parse_url(f"postgresql://127.0.0.1:{free_port()}/name", HERE)
+    with pytest.raises(StorageError, match="does not answer"), Database(url, patience=0).exclusive("schema"):
+        pass
+
+
+def test_an_option_that_the_driver_does_not_know_is_named():
+    pytest.importorskip("pymysql")
+    with pytest.raises(StorageError, match="PyMySQL does not know: ssl_mode"):
+        Database(parse_url("mysql://user@host/name?ssl_mode=REQUIRED&charset=utf8mb4", HERE))
+
+
+def test_what_the_url_says_of_its_connections_stands(postgresql):
+    options = {"options": "-c search_path=mine -c statement_timeout=7s", "connect_timeout": "3"}
+    with Database(postgresql.url.update_query_dict(options)) as database:
+
+        def shown(name):
+            return database.transact(lambda c: c.exec_driver_sql(f"SHOW {name}").scalar_one())
+
+        assert [shown(name) for name in ("search_path", "statement_timeout", "timezone")] == ["mine", "7s", "UTC"]
+        assert database._connect_arguments.keys() & options.keys() == {"options"}
+
+
 # What is there and what is not
 
 

@@ -11,8 +11,9 @@ from alembic.script import ScriptDirectory
 
 from rust_optuna.errors import StorageError
 from rust_optuna.search import migrations, tables
-from rust_optuna.search.database import Database, create_database, open_database
+from rust_optuna.search.database import Database, create_database, open_database, parse_url
 from rust_optuna.search.ledger import Ledger
+from tests.studies import make_study, points, random_document
 
 OURS = "rust_optuna_"
 
@@ -111,17 +112,53 @@ def test_tables_of_a_later_version_are_not_touched(database):
         database.upgrade()
 
 
-def test_an_upgrade_that_fails_halfway_leaves_the_old_tables(sqlite, monkeypatch):
-    go_back_to_version_1(sqlite)
+def test_an_upgrade_that_fails_halfway_is_finished_by_the_next(database, monkeypatch):
+    """On MariaDB, which commits each change of a table at once, by going on where it stopped."""
+    go_back_to_version_1(database)
 
     def fail(*arguments):
         raise sa.exc.OperationalError("no space", None, sqlite3.OperationalError("database or disk is full"))
 
     monkeypatch.setattr("alembic.op.create_index", fail)
     with pytest.raises(sa.exc.OperationalError):
-        sqlite.upgrade()
+        database.upgrade()
     monkeypatch.undo()
-    assert Database(sqlite.url).version() == 1
-    assert sqlite.upgrade() == 1
-    assert differences(sqlite) == []
-    assert json.loads(sqlite.transact(lambda c: c.execute(sa.select(tables.study.c.configuration)).scalar_one())) == {}
+    assert Database(database.url).version() == 1
+    assert database.upgrade() == 1
+    assert differences(database) == []
+    text = database.transact(lambda c: c.execute(sa.select(tables.study.c.configuration)).scalar_one())
+    assert json.loads(text) == {}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.mark.parametrize("last", ["trials", "rust_optuna_schema", "rust_optuna_attempt"])
+def test_a_creation_killed_while_it_makes_tables_is_finished_by_the_next(database_url, home, last):
+    url = parse_url(database_url, home)
+
+    @sa.event.listens_for(sa.engine.Engine, "after_cursor_execute")
+    def die(connection, cursor, statement, *_):
+        if statement.split() and statement.split()[:3] == ["CREATE", "TABLE", last]:
+            raise Killed
+
+    try:
+        with pytest.raises(Killed):
+            create_database(url, "storage/artifacts")
+    finally:
+        sa.event.remove(sa.engine.Engine, "after_cursor_execute", die)
+    with create_database(url, "storage/artifacts") as database:
+        assert differences(database) == []
+        make_study(database, home, random_document(1))
+        assert Ledger(database).claim([1], "ann").number == 0
+
+
+def test_studies_without_the_version_of_their_tables_are_not_cleared_away(database, home):
+    study = make_study(database, home, random_document(1))
+    row = dict(database.transact(lambda c: c.execute(sa.select(tables.schema)).one())._mapping)
+    database.transact(lambda c: c.execute(tables.schema.delete()))
+    with pytest.raises(StorageError, match="holds studies, but not the version"):
+        database.create("storage/artifacts")
+    database.transact(lambda c: c.execute(tables.schema.insert().values(row)))
+    assert [row.state for row in points(database, study)] == ["waiting"]
