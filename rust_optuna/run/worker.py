@@ -160,6 +160,8 @@ class Worker:
     def _serve_until_done(self, studies: Sequence[StudyKey]) -> None:
         while studies and not self._must_stop():
             self._tidy()
+            # What was done, and is open again for new attempts at its holes, is another worker's business.
+            studies = [study for study in studies if self._serving.get(study) is not None]
             if self._run_one(studies):
                 continue
             # One that is being extended is not open for a while.

@@ -220,6 +220,24 @@ def test_a_study_made_anew_is_run_with_its_own_settings_by_the_worker_of_the_old
     assert_each_once(database, idles[1], 2)
 
 
+def test_a_study_that_was_done_and_is_open_again_is_not_claimed_by_a_worker_that_has_forgotten_it(
+    database, home, monkeypatch
+):
+    one, two = (make_study(database, home, random_document(2, name=name)) for name in ("one", "two"))
+    tidy = Worker._tidy
+
+    def tidy_and_open_again(self):
+        row = tables.study.update().where(tables.study.c.id == one.id)
+        database.transact(lambda c: c.execute(row.values(state="done")))
+        tidy(self)
+        database.transact(lambda c: c.execute(row.values(state="open")))
+
+    monkeypatch.setattr(Worker, "_tidy", tidy_and_open_again)
+    assert make_worker(database, home).run() == 2
+    assert attempts(database, one) == []
+    assert_each_once(database, two, 2)
+
+
 def test_a_worker_waits_for_the_points_of_a_study_that_is_being_extended(database, home, monkeypatch):
     study = make_study(database, home, random_document(2))
     last = claim_point(Ledger(database), study.id, 1, "bob")
