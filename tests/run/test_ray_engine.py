@@ -140,7 +140,10 @@ def has_ended(pid):
 
 
 @needs_ray
-def test_a_node_killed_in_mid_search_costs_no_point(nodes, database, home, tmp_path, monkeypatch, events):
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def test_a_node_killed_in_mid_search_costs_no_point(nodes, backend, request, home, tmp_path, monkeypatch, events):
+    """A file and a server: what tells the servers apart is the ledger's business, and tested there."""
+    database = request.getfixturevalue(backend)
     nodes.ensure(2)
     gate = tmp_path / "gate"
     gate.mkdir()
