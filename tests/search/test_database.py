@@ -1,6 +1,8 @@
 import socket
 import threading
 import time
+import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -12,6 +14,7 @@ from rust_optuna.errors import StorageError
 from rust_optuna.paths import Home
 from rust_optuna.search import tables
 from rust_optuna.search.database import Database, create_database, open_database, parse_url, passes
+from tests.deploy.server import NAME, ROLE, postgresql_with_password
 from tests.studies import wait_until
 
 SECRET = "correct-horse"
@@ -287,9 +290,78 @@ def test_a_reason_to_give_up_ends_the_patience(sqlite):
 
     sqlite.patience = 1e6
     sqlite.give_up = lambda: len(tries) == 3
-    with pytest.raises(sa.exc.OperationalError):
+    with pytest.raises(StorageError, match="does not answer: nobody there"):
         sqlite.patiently(away)
     assert len(tries) == 3
+
+
+def test_a_trouble_that_optunas_storage_meets_is_one_line_too(sqlite):
+    """Optuna wraps what SQLAlchemy raises."""
+    sqlite.patience = 0
+
+    def away():
+        try:
+            raise OperationalError("SELECT", {}, ConnectionError("nobody there"))
+        except OperationalError as error:
+            raise optuna.exceptions.StorageInternalError("An exception\nis raised during the commit.") from error
+
+    with pytest.raises(StorageError, match=r"does not answer: nobody there$"):
+        sqlite.patiently(away)
+
+
+@contextmanager
+def mariadb_with_a_password(url):
+    """Yield the URL of a new user of a database, and a function that changes the user's password."""
+    user = f"user_{uuid.uuid4().hex[:12]}"
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE USER {user}@'%%' IDENTIFIED BY '{SECRET}'")
+        try:
+            connection.exec_driver_sql(f"GRANT ALL ON {url.database}.* TO {user}@'%%'")
+            change = f"SET PASSWORD FOR {user}@'%%' = PASSWORD('another')"
+            yield url.set(username=user, password=SECRET), lambda: connection.exec_driver_sql(change)
+        finally:
+            connection.exec_driver_sql(f"DROP USER {user}@'%%'")
+
+
+@contextmanager
+def postgresql_whose_password_changes():
+    import psycopg
+
+    with postgresql_with_password(SECRET) as port:
+        url = f"postgresql+psycopg://{ROLE}:{SECRET}@127.0.0.1:{port}/{NAME}"
+
+        def change():
+            with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+                connection.execute(f"ALTER ROLE {ROLE} PASSWORD 'another'")
+
+        yield sa.make_url(url), change
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_a_password_that_was_changed_is_told_at_once_however_patient_a_worker_is(server, request, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waited for a wrong password to become right"))
+    if server == "postgresql":
+        pytest.importorskip("psycopg")
+        server = postgresql_whose_password_changes()
+    else:
+        server = mariadb_with_a_password(sa.make_url(request.getfixturevalue("mariadb_url")))
+    with server as (url, change_password), Database(url, patience=1e6) as database:
+        database.create("storage/artifacts")
+        study = optuna.create_study(storage=database.storage)
+        assert database.artifacts() == "storage/artifacts"
+        change_password()
+        database.close()
+        for act in (database.artifacts, lambda: database.patiently(study.ask), lambda: take_the_lock(database)):
+            with pytest.raises(StorageError, match="refuses its user: ") as raised:
+                act()
+            assert SECRET not in str(raised.value)
+            assert len(str(raised.value).splitlines()) == 1
+
+
+def take_the_lock(database):
+    with database.exclusive("study:a"):
+        pass
 
 
 @pytest.mark.parametrize("number", [1020, 1205, 1213, 1927, 2006, 2013])
