@@ -151,7 +151,7 @@ class Database:
 
     @property
     def _connect_arguments(self) -> dict[str, Any]:
-        """Return what every connection to a server is told: UTC, and not to wait for ever on a dead network.
+        """Return what every connection to a server is told: not to wait for ever on a dead network; PostgreSQL, UTC.
 
         What the URL says of these stands: SQLAlchemy would let them replace it.
         """
@@ -161,7 +161,6 @@ class Database:
             ours |= {"tcp_user_timeout": ANSWER_SECONDS * 1000}
         else:
             ours |= {"read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
-            ours |= {"init_command": "SET time_zone = '+00:00'"}
         ours = {name: value for name, value in ours.items() if name not in self.url.query}
         if self.url.get_backend_name() == "postgresql":
             ours["options"] = f"{self.url.query.get('options', '')} -c timezone=UTC".strip()
@@ -173,6 +172,8 @@ class Database:
             _refuse_unknown_options(self.url)
         except NoSuchModuleError:
             raise StorageError(f"{self.url.drivername} is not a database that SQLAlchemy knows") from None
+        except ValueError as error:
+            raise StorageError(f"The storage's URL has an option that cannot be used: {error}") from None
         except ImportError as error:
             extra = "postgresql" if self.url.get_backend_name() == "postgresql" else "mysql"
             raise MissingExtraError(str(error.name), extra) from None
@@ -184,7 +185,16 @@ class Database:
 
         Python's driver begins transactions late and deferred, where a read followed by a write fails at once with
         "database is locked" instead of waiting.
+
+        MariaDB is told UTC here: ``init_command`` is one statement, and may be the URL's.
         """
+        if self.url.get_backend_name() == "mysql":
+
+            @sa.event.listens_for(engine, "connect")
+            def tell_time(connection: Any, record: Any) -> None:
+                with connection.cursor() as cursor:
+                    cursor.execute("SET time_zone = '+00:00'")
+
         if not self.is_sqlite:
             return
         begin = "BEGIN" if self.read_only else "BEGIN IMMEDIATE"
@@ -249,6 +259,12 @@ class Database:
         """
         if self.is_sqlite and not Path(str(self.url.database)).is_file():
             return None
+        try:
+            return self._upgrade()
+        except SQLAlchemyError as error:
+            raise StorageError(f"{self} cannot be upgraded: {first_line(error)}") from error
+
+    def _upgrade(self) -> int | None:
         with self.exclusive("schema"):
             version = self.version()
             if version is not None and version > tables.SCHEMA_VERSION:
@@ -359,7 +375,9 @@ class Database:
 
     @cached_property
     def _lock_engine(self) -> Engine:
-        connect = {name: value for name, value in self._connect_arguments.items() if name != "read_timeout"}
+        connect = self._connect_arguments
+        if self.url.get_backend_name() == "mysql":
+            connect["read_timeout"] = None  # a lock is waited for, whatever the URL says
         return sa.create_engine(self.url, connect_args=connect, poolclass=sa.NullPool)
 
     def close(self) -> None:

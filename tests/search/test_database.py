@@ -101,6 +101,32 @@ def test_an_option_that_the_driver_does_not_know_is_named():
         Database(parse_url("mysql://user@host/name?ssl_mode=REQUIRED&charset=utf8mb4", HERE))
 
 
+def test_a_value_that_an_option_cannot_have_is_one_error():
+    pytest.importorskip("pymysql")
+    with pytest.raises(StorageError, match=r"option that cannot be used: .*'soon'$"):
+        Database(parse_url("mysql://user@host/name?connect_timeout=soon", HERE))
+
+
+@pytest.mark.parametrize("of", ["the ledger", "Optuna"])
+def test_mariadb_tells_utc_whatever_its_connections_begin_with(mariadb, of):
+    begin = {"init_command": "SET sql_mode = 'ANSI', time_zone = '+05:00'"}
+    with open_database(mariadb.url.update_query_dict(begin)) as database:
+        engine = database.engine if of == "the ledger" else database.storage.engine
+        with engine.connect() as connection:
+            zone, mode = connection.exec_driver_sql("SELECT @@time_zone, @@sql_mode").one()
+    assert zone == "+00:00"
+    assert "ANSI" in mode.split(",")
+
+
+def test_a_lock_is_waited_for_however_short_the_url_lets_an_answer_take(mariadb):
+    with open_database(mariadb.url.update_query_dict({"read_timeout": "7"})) as database:
+        limits = []
+        for engine in (database.engine, database._lock_engine):
+            with engine.connect() as connection:
+                limits.append(connection.connection.driver_connection._read_timeout)
+    assert limits == [7, None]
+
+
 def test_what_the_url_says_of_its_connections_stands(postgresql):
     options = {"options": "-c search_path=mine -c statement_timeout=7s", "connect_timeout": "3"}
     with Database(postgresql.url.update_query_dict(options)) as database:
