@@ -56,6 +56,10 @@ LOOK_SECONDS = 0.2
 """Between looks, while waiting for the next try, at whether to give up."""
 ANSWER_SECONDS = 60
 """Without an answer for so long, a connection to a server is taken for dead."""
+REFUSALS = ("password authentication failed", "no password supplied")
+"""What PostgreSQL says of a wrong password, and its driver of a missing one."""
+REFUSED_BY_MARIADB = ((1044,), (1045,), (1698,))
+"""The numbers of its errors for a wrong password, and for a database that is not for this user."""
 
 
 def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
@@ -147,7 +151,7 @@ class Database:
 
     @property
     def _connect_arguments(self) -> dict[str, Any]:
-        """Return what every connection to a server is told: UTC, and not to wait for ever on a dead network.
+        """Return what every connection to a server is told: not to wait for ever on a dead network; PostgreSQL, UTC.
 
         What the URL says of these stands: SQLAlchemy would let them replace it.
         """
@@ -157,7 +161,6 @@ class Database:
             ours |= {"tcp_user_timeout": ANSWER_SECONDS * 1000}
         else:
             ours |= {"read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
-            ours |= {"init_command": "SET time_zone = '+00:00'"}
         ours = {name: value for name, value in ours.items() if name not in self.url.query}
         if self.url.get_backend_name() == "postgresql":
             ours["options"] = f"{self.url.query.get('options', '')} -c timezone=UTC".strip()
@@ -169,6 +172,8 @@ class Database:
             _refuse_unknown_options(self.url)
         except NoSuchModuleError:
             raise StorageError(f"{self.url.drivername} is not a database that SQLAlchemy knows") from None
+        except ValueError as error:
+            raise StorageError(f"The storage's URL has an option that cannot be used: {error}") from None
         except ImportError as error:
             extra = "postgresql" if self.url.get_backend_name() == "postgresql" else "mysql"
             raise MissingExtraError(str(error.name), extra) from None
@@ -180,7 +185,16 @@ class Database:
 
         Python's driver begins transactions late and deferred, where a read followed by a write fails at once with
         "database is locked" instead of waiting.
+
+        MariaDB is told UTC here: ``init_command`` is one statement, and may be the URL's.
         """
+        if self.url.get_backend_name() == "mysql":
+
+            @sa.event.listens_for(engine, "connect")
+            def tell_time(connection: Any, record: Any) -> None:
+                with connection.cursor() as cursor:
+                    cursor.execute("SET time_zone = '+00:00'")
+
         if not self.is_sqlite:
             return
         begin = "BEGIN" if self.read_only else "BEGIN IMMEDIATE"
@@ -245,6 +259,12 @@ class Database:
         """
         if self.is_sqlite and not Path(str(self.url.database)).is_file():
             return None
+        try:
+            return self._upgrade()
+        except SQLAlchemyError as error:
+            raise StorageError(f"{self} cannot be upgraded: {first_line(error)}") from error
+
+    def _upgrade(self) -> int | None:
         with self.exclusive("schema"):
             version = self.version()
             if version is not None and version > tables.SCHEMA_VERSION:
@@ -271,39 +291,37 @@ class Database:
         ``function`` must be safe to repeat after a commit whose answer was lost.
 
         Raises:
-            StorageError: the database cannot be reached.
+            StorageError: the database cannot be reached, or refuses its user.
         """
 
         def once() -> T:
             with self.engine.begin() as connection:
                 return function(connection)
 
-        return self._reach(once)
-
-    def _reach(self, function: Callable[[], T]) -> T:
-        """Call ``function`` patiently; that the database is away for longer is an error of this project."""
-        try:
-            return self.patiently(function)
-        except SQLAlchemyError as error:
-            if not passes(error):
-                raise
-            raise StorageError(f"{self} does not answer: {first_line(error)}") from error
+        return self.patiently(once)
 
     def patiently(self, function: Callable[[], T]) -> T:
         """Call ``function``, again while it fails for a trouble that may pass, until the patience is used up.
 
-        For what Optuna's storage does, too. The last error is raised as it is.
+        For what Optuna's storage does, too. Errors that are no trouble of the database are raised as they are.
+
+        Raises:
+            StorageError: the trouble lasts, or the database refuses its user.
         """
         began, wait = time.monotonic(), 0.1
         while True:
             try:
                 return function()
             except Exception as error:
-                if not passes(error) or time.monotonic() - began + wait > self.patience:
+                if refuses(error):
+                    raise StorageError(f"{self} refuses its user: {first_line(error)}") from error
+                if not passes(error):
                     raise
-                self._wait(wait * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
-                if self.give_up():
-                    raise
+                late = time.monotonic() - began + wait > self.patience
+                if not late:
+                    self._wait(wait * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
+                if late or self.give_up():
+                    raise StorageError(f"{self} does not answer: {first_line(error)}") from error
             wait = min(2 * wait, LONGEST_WAIT)
 
     def _wait(self, seconds: float) -> None:
@@ -319,7 +337,7 @@ class Database:
         It is no transaction: Optuna's storage can write meanwhile.
 
         Raises:
-            StorageError: the database cannot be reached.
+            StorageError: the database cannot be reached, or refuses its user.
         """
         if self.is_sqlite:
             # One lock for all names: they are held briefly, and one file beside the database is enough.
@@ -346,7 +364,7 @@ class Database:
                 raise
             return connection
 
-        with self._reach(locked) as connection:
+        with self.patiently(locked) as connection:
             try:
                 yield
             finally:
@@ -357,7 +375,9 @@ class Database:
 
     @cached_property
     def _lock_engine(self) -> Engine:
-        connect = {name: value for name, value in self._connect_arguments.items() if name != "read_timeout"}
+        connect = self._connect_arguments
+        if self.url.get_backend_name() == "mysql":
+            connect["read_timeout"] = None  # a lock is waited for, whatever the URL says
         return sa.create_engine(self.url, connect_args=connect, poolclass=sa.NullPool)
 
     def close(self) -> None:
@@ -391,18 +411,29 @@ def name_digest(name: str) -> str:
 
 
 def passes(error: BaseException) -> bool:
-    """Say whether an error of the database is a trouble that may pass: no connection, a deadlock, a full disk.
-
-    Optuna's storage wraps what SQLAlchemy raises; the cause decides.
-    """
-    if isinstance(error, DBAPIError):
+    """Say whether an error of the database is a trouble that may pass: no connection, a deadlock, a full disk."""
+    cause = _cause(error)
+    if isinstance(cause, DBAPIError):
         # InternalError: a statement after the one that broke the transaction.
-        known = isinstance(error, OperationalError | InterfaceError | InternalError) or error.connection_invalidated
-        return known and not str(error.orig).startswith("no such ")
-    if isinstance(error, PoolTimeoutError | PendingRollbackError):
-        return True
+        known = isinstance(cause, OperationalError | InterfaceError | InternalError) or cause.connection_invalidated
+        return known and not str(cause.orig).startswith("no such ") and not refuses(cause)
+    return isinstance(cause, PoolTimeoutError | PendingRollbackError)
+
+
+def refuses(error: BaseException) -> bool:
+    """Say whether the server turned the user away: waiting does not make a wrong password right."""
+    orig = getattr(_cause(error), "orig", None)
+    if orig is None:
+        return False
+    # psycopg gives no SQLSTATE where the connection itself failed.
+    said = str(getattr(orig, "sqlstate", None) or "").startswith("28") or any(words in str(orig) for words in REFUSALS)
+    return said or orig.args[:1] in REFUSED_BY_MARIADB
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what SQLAlchemy raised where Optuna's storage wrapped it, else the error itself."""
     wrapped = type(error).__name__ == "StorageInternalError"
-    return wrapped and error.__cause__ is not None and passes(error.__cause__)
+    return error.__cause__ if wrapped and error.__cause__ is not None else error
 
 
 def open_database(url: URL, *, read_only: bool = False, patience: float = PATIENCE_SECONDS) -> Database:
@@ -470,8 +501,9 @@ def _other_version(database: Database, version: int) -> str:
     return f"{database} has tables of version {version}; this program knows version {tables.SCHEMA_VERSION}: {what}"
 
 
-def first_line(error: SQLAlchemyError) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of what the database itself said."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
+    cause = _cause(error)
+    cause = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
     lines = str(cause).strip().splitlines()
     return lines[0] if lines else type(cause).__name__

@@ -1,6 +1,8 @@
 import socket
 import threading
 import time
+import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -12,6 +14,7 @@ from rust_optuna.errors import StorageError
 from rust_optuna.paths import Home
 from rust_optuna.search import tables
 from rust_optuna.search.database import Database, create_database, open_database, parse_url, passes
+from tests.deploy.server import NAME, ROLE, postgresql_with_password
 from tests.studies import wait_until
 
 SECRET = "correct-horse"
@@ -96,6 +99,32 @@ def test_an_option_that_the_driver_does_not_know_is_named():
     pytest.importorskip("pymysql")
     with pytest.raises(StorageError, match="PyMySQL does not know: ssl_mode"):
         Database(parse_url("mysql://user@host/name?ssl_mode=REQUIRED&charset=utf8mb4", HERE))
+
+
+def test_a_value_that_an_option_cannot_have_is_one_error():
+    pytest.importorskip("pymysql")
+    with pytest.raises(StorageError, match=r"option that cannot be used: .*'soon'$"):
+        Database(parse_url("mysql://user@host/name?connect_timeout=soon", HERE))
+
+
+@pytest.mark.parametrize("of", ["the ledger", "Optuna"])
+def test_mariadb_tells_utc_whatever_its_connections_begin_with(mariadb, of):
+    begin = {"init_command": "SET sql_mode = 'ANSI', time_zone = '+05:00'"}
+    with open_database(mariadb.url.update_query_dict(begin)) as database:
+        engine = database.engine if of == "the ledger" else database.storage.engine
+        with engine.connect() as connection:
+            zone, mode = connection.exec_driver_sql("SELECT @@time_zone, @@sql_mode").one()
+    assert zone == "+00:00"
+    assert "ANSI" in mode.split(",")
+
+
+def test_a_lock_is_waited_for_however_short_the_url_lets_an_answer_take(mariadb):
+    with open_database(mariadb.url.update_query_dict({"read_timeout": "7"})) as database:
+        limits = []
+        for engine in (database.engine, database._lock_engine):
+            with engine.connect() as connection:
+                limits.append(connection.connection.driver_connection._read_timeout)
+    assert limits == [7, None]
 
 
 def test_what_the_url_says_of_its_connections_stands(postgresql):
@@ -287,9 +316,78 @@ def test_a_reason_to_give_up_ends_the_patience(sqlite):
 
     sqlite.patience = 1e6
     sqlite.give_up = lambda: len(tries) == 3
-    with pytest.raises(sa.exc.OperationalError):
+    with pytest.raises(StorageError, match="does not answer: nobody there"):
         sqlite.patiently(away)
     assert len(tries) == 3
+
+
+def test_a_trouble_that_optunas_storage_meets_is_one_line_too(sqlite):
+    """Optuna wraps what SQLAlchemy raises."""
+    sqlite.patience = 0
+
+    def away():
+        try:
+            raise OperationalError("SELECT", {}, ConnectionError("nobody there"))
+        except OperationalError as error:
+            raise optuna.exceptions.StorageInternalError("An exception\nis raised during the commit.") from error
+
+    with pytest.raises(StorageError, match=r"does not answer: nobody there$"):
+        sqlite.patiently(away)
+
+
+@contextmanager
+def mariadb_with_a_password(url):
+    """Yield the URL of a new user of a database, and a function that changes the user's password."""
+    user = f"user_{uuid.uuid4().hex[:12]}"
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE USER {user}@'%%' IDENTIFIED BY '{SECRET}'")
+        try:
+            connection.exec_driver_sql(f"GRANT ALL ON {url.database}.* TO {user}@'%%'")
+            change = f"SET PASSWORD FOR {user}@'%%' = PASSWORD('another')"
+            yield url.set(username=user, password=SECRET), lambda: connection.exec_driver_sql(change)
+        finally:
+            connection.exec_driver_sql(f"DROP USER {user}@'%%'")
+
+
+@contextmanager
+def postgresql_whose_password_changes():
+    import psycopg
+
+    with postgresql_with_password(SECRET) as port:
+        url = f"postgresql+psycopg://{ROLE}:{SECRET}@127.0.0.1:{port}/{NAME}"
+
+        def change():
+            with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+                connection.execute(f"ALTER ROLE {ROLE} PASSWORD 'another'")
+
+        yield sa.make_url(url), change
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_a_password_that_was_changed_is_told_at_once_however_patient_a_worker_is(server, request, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waited for a wrong password to become right"))
+    if server == "postgresql":
+        pytest.importorskip("psycopg")
+        server = postgresql_whose_password_changes()
+    else:
+        server = mariadb_with_a_password(sa.make_url(request.getfixturevalue("mariadb_url")))
+    with server as (url, change_password), Database(url, patience=1e6) as database:
+        database.create("storage/artifacts")
+        study = optuna.create_study(storage=database.storage)
+        assert database.artifacts() == "storage/artifacts"
+        change_password()
+        database.close()
+        for act in (database.artifacts, lambda: database.patiently(study.ask), lambda: take_the_lock(database)):
+            with pytest.raises(StorageError, match="refuses its user: ") as raised:
+                act()
+            assert SECRET not in str(raised.value)
+            assert len(str(raised.value).splitlines()) == 1
+
+
+def take_the_lock(database):
+    with database.exclusive("study:a"):
+        pass
 
 
 @pytest.mark.parametrize("number", [1020, 1205, 1213, 1927, 2006, 2013])

@@ -120,7 +120,7 @@ def test_an_upgrade_that_fails_halfway_is_finished_by_the_next(database, monkeyp
         raise sa.exc.OperationalError("no space", None, sqlite3.OperationalError("database or disk is full"))
 
     monkeypatch.setattr("alembic.op.create_index", fail)
-    with pytest.raises(sa.exc.OperationalError):
+    with pytest.raises(StorageError, match=r"cannot be upgraded: database or disk is full$"):
         database.upgrade()
     monkeypatch.undo()
     assert Database(database.url).version() == 1
