@@ -147,6 +147,7 @@ class Place:
         try:
             file = self.log.open("rb")
         except FileNotFoundError:
+            self._shown = 0  # the next one is shown from its start, however long it is by then
             return []
         with file:
             if os.fstat(file.fileno()).st_size < self._shown:

@@ -32,8 +32,10 @@ def test_a_log_that_was_removed_or_emptied_is_no_error_and_its_successor_is_show
     place.log.unlink()
     assert shown(place) == ""
     assert last_words(place.log) == "none"
-    place.log.write_text("anew\n")
-    assert shown(place) == "[0] anew\n"
+    place.log.write_text("anew, and longer than the first\n")
+    assert shown(place) == "[0] anew, and longer than the first\n"
+    place.log.write_text("short\n")
+    assert shown(place) == "[0] short\n"
     place.log.write_text("")
     assert last_words(place.log) == "none"
 
