@@ -150,6 +150,12 @@ def supervise(
         found = [find_study(database, each) for each in names] if names else load_studies(database)
         return [study for study in found if study is not None]  # one that is not there was deleted meanwhile
 
+    def wanted() -> Sequence[str]:
+        # Without a name a worker would serve all studies. So where those named were all deleted, one that runs for ever
+        # waits for them, and another ends because they are not there.
+        left = [] if workers.forever or not names else [study.name for study in there()]
+        return left or names
+
     def is_done() -> bool:
         studies = there()
         if on_status is not None:
@@ -167,10 +173,7 @@ def supervise(
         workers.slots,
         logs=lambda slot: home.log(name, slot),
         environment=environment,
-        # Workers that run for ever wait for a study that was deleted; without a name they would serve all.
-        arguments=lambda: workers.arguments(
-            names if workers.forever or not names else [study.name for study in there()]
-        ),
+        arguments=lambda: workers.arguments(wanted()),
         is_done=is_done,
         tend=tend,
         show=workers.show,
@@ -185,15 +188,18 @@ def supervise(
         try:
             return supervisor.run(signals)
         finally:
-            _settle(database, there)
+            _settle(database, there, named=bool(names))
 
 
-def _settle(database: Database, there: Callable[[], Sequence[Study]]) -> None:
-    """Leave Optuna told of everything, as far as it can be: how the search itself ended is what matters now."""
+def _settle(database: Database, there: Callable[[], Sequence[Study]], *, named: bool) -> None:
+    """Leave Optuna told of everything, as far as it can be: how the search itself ended is what matters now.
+
+    Named studies are few, and all settled. Of all there are, those that are over and told of are left alone.
+    """
     try:
         untold = Ledger(database).untold()
         for study in there():
-            if study.state == "open" or study.name in untold:
+            if named or study.state == "open" or study.name in untold:
                 with suppress(StudyError):  # deleted meanwhile
                     Mirror(database, study).settle()
     except (StorageError, *DATABASE_ERRORS) as error:

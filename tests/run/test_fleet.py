@@ -3,6 +3,7 @@ import os
 import signal
 from typing import ClassVar
 
+import optuna
 import pytest
 
 from rust_optuna.errors import StorageError, StudyError
@@ -25,6 +26,7 @@ from tests.studies import (
     points,
     random_document,
     run_command,
+    run_study,
     start_command,
     wait_until,
 )
@@ -225,11 +227,15 @@ class Deaf(Place):
         signal.raise_signal(signal.SIGTERM)
 
 
-def supervise_for_ever(database, home, names):
+def supervise(database, home, names, *, forever):
     Deaf.started.clear()
-    workers = Workers([Slot("cpu", {})], forever=True, place=Deaf)
+    workers = Workers([Slot("cpu", {})], forever=forever, place=Deaf)
     assert fleet.supervise(database, home, names, workers, {}) is signal.SIGTERM
     return Deaf.started[0]
+
+
+def supervise_for_ever(database, home, names):
+    return supervise(database, home, names, forever=True)
 
 
 def test_workers_of_a_deleted_study_wait_for_it_and_serve_no_other(sqlite, home):
@@ -237,6 +243,20 @@ def test_workers_of_a_deleted_study_wait_for_it_and_serve_no_other(sqlite, home)
     delete_study(sqlite, "regime-1", open_store("storage/artifacts", home))
     assert supervise_for_ever(sqlite, home, ["regime-1"])[-2:] == ["--", "regime-1"]
     assert "--" not in supervise_for_ever(sqlite, home, [])
+
+
+def test_a_worker_of_named_studies_that_were_all_deleted_serves_no_other(sqlite, home):
+    make_study(sqlite, home, random_document(1, name="other"))
+    assert supervise(sqlite, home, ["gone", "other"], forever=False)[-2:] == ["--", "other"]
+    assert supervise(sqlite, home, ["gone"], forever=False)[-2:] == ["--", "gone"]
+
+
+def test_a_supervisor_fails_the_trials_that_nobody_owns_of_its_studies_that_are_done(sqlite, home):
+    study = run_study(sqlite, home, random_document(1))
+    orphan = optuna.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs={"point": 0, "attempt": 7})
+    Mirror(sqlite, study).shown.add_trial(orphan)
+    supervise(sqlite, home, ["regime-1"], forever=False)
+    assert_in_step(sqlite, study)
 
 
 def test_a_supervisor_leaves_optuna_told_of_studies_that_are_done_too(sqlite, home):
