@@ -74,6 +74,13 @@ def search(
 
 
 def _without_dry_run() -> str:
-    """Return the command that was given, to be run in earnest; a password in a URL is not shown."""
-    words = [re.sub(r"(://[^/@:]*:)[^@]*@", r"\1***@", word) for word in sys.argv[1:] if word != "--dry-run"]
-    return shlex.join(["rust-optuna", *words])
+    """Return the command that was given, to be run in earnest; a URL's passwords are not shown."""
+    return shlex.join(["rust-optuna", *(_hidden(word) for word in sys.argv[1:] if word != "--dry-run")])
+
+
+def _hidden(word: str) -> str:
+    """Return a word of a command with the passwords of a URL hidden, those among its query parameters too."""
+    if "://" not in word:
+        return word
+    word = re.sub(r"(://[^/@:]*:)[^@]*@", r"\1***@", word)
+    return re.sub(r"([?&][^=&]*pass(?!file)[^=&]*=)[^&]*", r"\1***", word, flags=re.IGNORECASE)

@@ -1,3 +1,5 @@
+import shlex
+
 import pytest
 
 from rust_optuna.cli.search import _without_dry_run
@@ -9,11 +11,18 @@ def search(home, url, *arguments):
     return invoke("--home", home.root, "--storage", url, "search", *arguments)
 
 
-def test_the_next_command_of_a_dry_run_shows_no_password(monkeypatch):
-    url = "postgresql://ann:secret@host:5432/name"
-    monkeypatch.setattr("sys.argv", ["rust-optuna", "search", "a b.toml", "--dry-run", f"--storage={url}"])
-    shown = "rust-optuna search 'a b.toml' '--storage=postgresql://ann:***@host:5432/name'"
-    assert _without_dry_run() == shown
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ann:secret@host:5432/name", "postgresql://ann:***@host:5432/name"),
+        ("postgresql://ann@host/name?password=secret&a=b", "postgresql://ann@host/name?password=***&a=b"),
+        ("postgresql://host/name?a=b&sslpassword=secret", "postgresql://host/name?a=b&sslpassword=***"),
+        ("postgresql://host/name?passfile=/run/pgpass", "postgresql://host/name?passfile=/run/pgpass"),
+    ],
+)
+def test_the_next_command_of_a_dry_run_shows_no_password(monkeypatch, url, shown):
+    monkeypatch.setattr("sys.argv", ["rust-optuna", "search", "a b.toml", "--dry-run", "--storage", url])
+    assert shlex.split(_without_dry_run()) == ["rust-optuna", "search", "a b.toml", "--storage", shown]
 
 
 def test_a_search_needs_files(home, sqlite_url):

@@ -315,3 +315,12 @@ def test_the_commands_say_what_they_did(sqlite, home):
     assert '"complete": 1' in run_command(home, new, "status", "--json").stdout
     missing = run_command(home, new, "storage", "restore", "storage/none")
     assert (missing.returncode, "Traceback" in missing.stderr) == (1, False)
+
+
+@pytest.mark.postgresql
+def test_the_password_of_a_key_stands_in_no_command_line(postgresql, tmp_path):
+    url = postgresql.url.update_query_dict({"sslpassword": "secret"})
+    with pytest.raises(StorageError, match="a key that needs none") as raised:
+        backup(url, tmp_path / "file")
+    assert "secret" not in str(raised.value)
+    assert not (tmp_path / "file").exists()
