@@ -75,7 +75,7 @@ def run(
 
     logs.configure(log_format)
     where = settings()
-    with where.open_to_work() as database, progress_bar("Features") as progress:
+    with _told_in(log_format, context), where.open_to_work() as database, progress_bar("Features") as progress:
         this = Worker(
             database,
             where.home,
@@ -89,8 +89,7 @@ def run(
         logs.configure(log_format, worker=this.id)
         stop_on_signals(this)
         signals.unblock()
-        with _told_in(log_format, context):
-            finished = this.run(names)
+        finished = this.run(names)
     if log_format == "text":
         click.echo(f"{finished} points finished")
         print_next("rust-optuna best")
@@ -164,28 +163,29 @@ def start(
     if address and engine != "ray":
         raise click.UsageError("--address is of a Ray cluster: --engine ray")
     where = settings()
-    how = Workers(
-        # Ray's slots are known once its cluster is joined.
-        slots(gpus, workers, per_gpu) if engine == "local" else (),
-        grace=grace,
-        forever=forever,
-        log_format=log_format,
-        data_root=where.absolute(data_root),
-        objective=objective,
-        echo=None if detached else sys.stderr,
-        daemon=detached is not None,
-        name=detached,
-    )
-    if daemon:
-        devices = ["--gpus", gpus, "--engine", engine]
-        devices += ["--per-gpu", str(per_gpu)] if per_gpu else []
-        devices += ["--workers", str(workers)] if workers else []
-        devices += ["--address", address] if address else []
-        _detach(where, names, how, devices)
-        return
-    logs.configure(log_format)
-    with _told_in(log_format, context):
-        if engine == "local":
+    told_in = "text" if daemon else log_format  # who starts a daemon reads this terminal, programs its log
+    logs.configure(told_in)
+    with _told_in(told_in, context):
+        how = Workers(
+            # Ray's slots are known once its cluster is joined.
+            slots(gpus, workers, per_gpu) if engine == "local" else (),
+            grace=grace,
+            forever=forever,
+            log_format=log_format,
+            data_root=where.absolute(data_root),
+            objective=objective,
+            echo=None if detached else sys.stderr,
+            daemon=detached is not None,
+            name=detached,
+        )
+        if daemon:
+            devices = ["--gpus", gpus, "--engine", engine]
+            devices += ["--per-gpu", str(per_gpu)] if per_gpu else []
+            devices += ["--workers", str(workers)] if workers else []
+            devices += ["--address", address] if address else []
+            _detach(where, names, how, devices)
+            code = 0
+        elif engine == "local":
             code = _supervise(where, names, how)
         else:
             from rust_optuna.run.ray_cluster import ray_engine

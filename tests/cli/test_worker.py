@@ -195,6 +195,24 @@ def test_what_a_worker_cannot_do_is_one_line_of_json(sqlite, home, run):
     }
 
 
+@pytest.mark.parametrize("command", [("run",), ("start", "--gpus", "none"), ("start", "--gpus", "7")])
+def test_what_is_wrong_before_the_first_point_is_one_line_of_json_too(home, command, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    done = invoke("--home", home.root, "worker", *command, "--log-format", "json")
+    line = json.loads(done.output)
+    assert (done.exit_code, line["event"], line["exit_code"]) == (1, "ended", 1)
+    assert line["message"].startswith(("No database at", "No GPU 7 here"))
+
+
+def test_a_failing_nvidia_smi_is_told_in_the_log_of_the_supervisor(sqlite, run, tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho failed; exit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    line = json.loads(run("worker", "start", "--log-format", "json").output)
+    assert (line["level"], "nvidia-smi failed" in line["message"]) == ("WARNING", True)
+
+
 def test_a_daemon_of_another_user_is_left_alone_with_one_line(home, run, monkeypatch):
     def forbidden(pid, number):
         raise PermissionError(1, "Operation not permitted")
