@@ -19,7 +19,7 @@ def new_database() -> Iterator[str]:
     """Yield the URL of a new database, dropped in the end."""
     given = os.environ.get(MARIADB)
     if not given:
-        pytest.skip(f"{MARIADB} is not set: an SQLAlchemy URL of a user who may create databases")
+        pytest.skip(f"{MARIADB} is not set: an SQLAlchemy URL of a user who may create databases and users")
     server = sa.make_url(given).set(drivername="mysql+pymysql")
     name = f"rust_optuna_test_{uuid.uuid4().hex[:12]}"
     with _administrator(server) as connection:
