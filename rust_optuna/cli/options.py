@@ -42,6 +42,16 @@ class Settings:
         return parse_url(self.storage or self.home.database_url, self.home, self.password_file)
 
     @property
+    def password_path(self) -> Path | None:
+        """The password file, where it is what the URL has its password from."""
+        from rust_optuna.search.database import parse_url
+
+        given = parse_url(self.storage or self.home.database_url, self.home)
+        if self.password_file is None or given.password == self.url.password:
+            return None
+        return self.home.resolve(self.password_file)
+
+    @property
     def artifacts(self) -> str:
         """The artifact store of a new database."""
         from rust_optuna.paths import ARTIFACTS

@@ -66,6 +66,7 @@ def search(
             **chosen,
             objective=objective,
             listener=table.listener,
+            password_file=where.password_path,
         )
     print_statuses(finished)
     print_next("rust-optuna best")

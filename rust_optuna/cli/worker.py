@@ -186,12 +186,13 @@ def start(
             _detach(where, names, how, devices)
             code = 0
         elif engine == "local":
-            code = _supervise(where, names, how)
+            code = _supervise(where, names, how, where.password_path)
         else:
             from rust_optuna.run.ray_cluster import ray_engine
 
             with ray_engine(where.url, address=address, workers=workers, per_gpu=per_gpu, gpus=gpus) as ray:
-                code = _supervise(where, names, replace(how, slots=ray.slots, place=ray.place))
+                # A node need not have the file: its workers are handed the password.
+                code = _supervise(where, names, replace(how, slots=ray.slots, place=ray.place), None)
     context.exit(code)
 
 
@@ -211,7 +212,7 @@ def _told_in(log_format: str, context: click.Context) -> Iterator[None]:
         context.exit(error.exit_code)
 
 
-def _supervise(where: Settings, names: tuple[str, ...], how: Workers) -> int:
+def _supervise(where: Settings, names: tuple[str, ...], how: Workers, password_file: Path | None) -> int:
     """Run workers in the foreground; return the exit code."""
     import signal
 
@@ -221,7 +222,8 @@ def _supervise(where: Settings, names: tuple[str, ...], how: Workers) -> int:
 
     # Unlike a worker's, its database gives up soon: a supervisor waits in its own loop, where it hears signals.
     with where.open_to_write() as database:
-        ended = start_workers(database, where.home, where.given_artifacts or database.artifacts(), names, how)
+        artifacts = where.given_artifacts or database.artifacts()
+        ended = start_workers(database, where.home, artifacts, names, how, password_file)
     if ended.stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
     if how.log_format == "text":
@@ -238,7 +240,8 @@ def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list
 
     with where.open_to_write() as database:
         studies_to_serve(database, names)  # what is wrong with the names is said here, not in a log
-        environment = child_environment(where.home, database.url, where.given_artifacts or database.artifacts())
+        artifacts = where.given_artifacts or database.artifacts()
+        environment = child_environment(where.home, database.url, artifacts, where.password_path)
     name = records.new_name()
     arguments = ["worker", "start", *devices, "--detached", name, *how.arguments(names)]
     there = daemon.detach(where.home, name, arguments, environment)

@@ -74,12 +74,22 @@ class Workers:
         return [*words, *(["--", *names] if names else [])]
 
 
-def child_environment(home: Home, url: URL, artifacts: str) -> dict[str, str]:
-    """Return the variables by which a child process finds home, storage and artifacts."""
+def child_environment(home: Home, url: URL, artifacts: str, password_file: Path | None = None) -> dict[str, str]:
+    """Return the variables by which a child process finds home, storage and artifacts.
+
+    Args:
+        home: root of relative paths.
+        url: the database.
+        artifacts: where out-of-fold scores go.
+        password_file: what the URL has its password from: the child reads it there, and no variable holds it.
+    """
+    if password_file is not None:
+        url = url._replace(password=None)  # which URL.set takes for "as it was"
     return {
         "RUST_OPTUNA_HOME": str(home.root),
         "RUST_OPTUNA_STORAGE": url.render_as_string(hide_password=False),
         "RUST_OPTUNA_ARTIFACTS": artifacts,
+        **({"RUST_OPTUNA_PASSWORD_FILE": str(password_file)} if password_file is not None else {}),
     }
 
 
@@ -96,7 +106,14 @@ class Served:
         return any(each.open_holes for each in self.statuses)
 
 
-def start_workers(database: Database, home: Home, artifacts: str, names: Sequence[str], workers: Workers) -> Served:
+def start_workers(
+    database: Database,
+    home: Home,
+    artifacts: str,
+    names: Sequence[str],
+    workers: Workers,
+    password_file: Path | None = None,
+) -> Served:
     """Run workers of the named studies, or of all that are open, until these are done, or for ever.
 
     Args:
@@ -105,6 +122,7 @@ def start_workers(database: Database, home: Home, artifacts: str, names: Sequenc
         artifacts: where out-of-fold scores go.
         names: the studies; none for those open now, or with workers that run for ever, whichever are open.
         workers: how they run.
+        password_file: see `child_environment`; the workers must find it where they run.
 
     Raises:
         StudyError: a named study does not exist, or its creation was never finished.
@@ -115,7 +133,7 @@ def start_workers(database: Database, home: Home, artifacts: str, names: Sequenc
     serving = names if workers.forever else [study.name for study in studies if study.state == "open"]
     stopped_by = None
     if serving or workers.forever:
-        environment = child_environment(home, database.url, artifacts)
+        environment = child_environment(home, database.url, artifacts, password_file)
         stopped_by = supervise(database, home, serving, workers, environment)
     left = (find_study(database, study.name) for study in studies)
     return Served([status(database, study) for study in left if study is not None], stopped_by)

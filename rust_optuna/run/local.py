@@ -60,6 +60,7 @@ def search(
     grace: float = GRACE_SECONDS,
     objective: str | None = None,
     listener: Listener | None = None,
+    password_file: Path | None = None,
 ) -> list[Status]:
     """Run studies, one after another, until every point of each is finished.
 
@@ -76,6 +77,7 @@ def search(
         grace: seconds in which an interrupted worker may finish its point.
         objective: ``MODULE:FUNCTION`` of a stand-in.
         listener: told how it goes.
+        password_file: what the URL has its password from.
 
     Returns:
         The final status of each study.
@@ -93,7 +95,7 @@ def search(
         for configuration in configurations:
             creation = create_study(database, configuration, home, listener.on_hashed, artifacts)
             listener.on_created(creation, where)
-            environment = child_environment(home, database.url, artifacts or database.artifacts())
+            environment = child_environment(home, database.url, artifacts or database.artifacts(), password_file)
             if objective is None and creation.study.state != "done":
                 _build_features(database, creation.study, home, environment)
             _run_workers(database, creation.study, home, how, environment, listener)

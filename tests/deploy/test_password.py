@@ -1,8 +1,15 @@
+import json
+from contextlib import contextmanager
+
 import pytest
+import sqlalchemy as sa
 
 from rust_optuna.errors import StorageError
 from rust_optuna.paths import Home
+from rust_optuna.run.place import Place
+from rust_optuna.run.ray_cluster import RayEngine
 from rust_optuna.search.database import create_database, open_database, parse_url
+from tests import stand_ins
 from tests.cli.test_main import invoke
 from tests.deploy.server import NAME, ROLE, postgresql_with_password
 from tests.studies import random_document, run_command, write_study
@@ -77,12 +84,60 @@ def test_a_password_file_that_cannot_be_used_is_named_without_what_it_holds(tmp_
 # A server that asks for it
 
 
-def test_workers_and_commands_reach_a_server_by_the_file_named_in_the_environment(home, file, server):
+def test_workers_reach_a_server_by_the_file_whose_name_is_all_that_their_environment_tells(home, tmp_path, server):
+    (tmp_path / "open").touch()
+    (home.root / "secret").write_text(PASSWORD)
     study = write_study(home, random_document(2))
-    run = ("search", study, "--objective", "tests.stand_ins:peak", "--gpus", "none", "--workers", "1")
-    searched = run_command(home, server, *run, RUST_OPTUNA_PASSWORD_FILE=str(file))
+    run = ("search", study, "--objective", "tests.stand_ins:reporting", "--gpus", "none", "--workers", "1")
+    variables = {"RUST_OPTUNA_PASSWORD_FILE": "secret", stand_ins.GATE: str(tmp_path)}
+    searched = run_command(home, server, *run, **variables)
     assert searched.returncode == 0, searched.stdout + searched.stderr
     assert PASSWORD not in searched.stdout + searched.stderr
+    (report,) = tmp_path.glob("*.environment")
+    told = json.loads(report.read_text())
+    assert told["RUST_OPTUNA_PASSWORD_FILE"] == str(home.root / "secret")
+    assert sa.make_url(told["RUST_OPTUNA_STORAGE"]).password is None
+
+
+@pytest.fixture
+def handed(home, file, server, monkeypatch):
+    """Call `worker start`, and return what its child would be told instead of starting it."""
+    given = {}
+
+    def detach(home, name, arguments, environment):
+        given.update(environment)
+
+    def supervise(database, home, names, workers, environment):
+        given.update(environment)
+
+    @contextmanager
+    def ray_engine(url, **options):
+        yield RayEngine([], Place)
+
+    monkeypatch.setattr("rust_optuna.run.daemon.detach", detach)
+    monkeypatch.setattr("rust_optuna.run.fleet.supervise", supervise)
+    monkeypatch.setattr("rust_optuna.run.ray_cluster.ray_engine", ray_engine)
+
+    def start(*options, storage=server):
+        done = invoke("--home", home.root, "--storage", storage, "worker", "start", "--forever", *options)
+        assert done.exit_code == 0, done.output
+        return sa.make_url(given["RUST_OPTUNA_STORAGE"]).password, given.get("RUST_OPTUNA_PASSWORD_FILE")
+
+    return start
+
+
+@pytest.mark.parametrize("options", [(), ("--daemon",), ("--daemon", "--engine", "ray")])
+def test_what_runs_on_this_machine_is_told_the_file(handed, file, options):
+    assert handed("--gpus", "none", "--password-file", file, *options) == (None, str(file))
+
+
+def test_workers_on_nodes_of_ray_are_handed_the_password(handed, file):
+    assert handed("--engine", "ray", "--password-file", file) == (PASSWORD, None)
+
+
+def test_a_password_of_the_url_stays_in_it_whatever_the_file_says(handed, server, file):
+    url = parse_url(server, Home.find("/")).set(password=PASSWORD).render_as_string(hide_password=False)
+    assert handed("--gpus", "none", "--password-file", "nowhere", storage=url) == (PASSWORD, None)
 
 
 def test_the_option_wins_over_the_environment(home, file, server, monkeypatch):
