@@ -199,7 +199,7 @@ def _run(name: str, url: URL | None, arguments: list[str]) -> str:
     target, secret = ([], {}) if url is None else _connection(url)
     ended = subprocess.run(
         [program, *target, *arguments],
-        env={**os.environ, "PGOPTIONS": f"-c lock_timeout={LOCK_SECONDS}s", **secret},
+        env={**os.environ, **secret},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -219,5 +219,7 @@ def _connection(url: URL) -> tuple[list[str], Mapping[str, str]]:
     password = settings.pop("password", None)
     if "sslpassword" in settings:
         raise StorageError("sslpassword would stand in a command line: make the backup with a key that needs none")
+    # Here, not in PGOPTIONS: what the URL says would replace that.
+    settings["options"] = f"{settings.get('options', '')} -c lock_timeout={LOCK_SECONDS}s".strip()
     secret = {} if password is None else {"PGPASSWORD": str(password)}
     return ["--no-password", f"--dbname={make_conninfo(**settings)}"], secret

@@ -6,7 +6,8 @@ import pytest
 import sqlalchemy as sa
 
 from rust_optuna.errors import NoDatabaseError, StorageError
-from rust_optuna.run.backup import backup, restore
+from rust_optuna.paths import Home
+from rust_optuna.run.backup import LOCK_SECONDS, _connection, backup, restore
 from rust_optuna.search import tables
 from rust_optuna.search.database import Database, open_database, parse_url
 from rust_optuna.search.ledger import Ledger
@@ -324,3 +325,11 @@ def test_the_password_of_a_key_stands_in_no_command_line(postgresql, tmp_path):
         backup(url, tmp_path / "file")
     assert "secret" not in str(raised.value)
     assert not (tmp_path / "file").exists()
+
+
+def test_a_restoration_does_not_wait_for_ever_for_a_table_whatever_options_the_url_has():
+    conninfo = pytest.importorskip("psycopg.conninfo")
+    url = parse_url("postgresql://ann@host/name?options=-csearch_path%3Dmine", Home(Path("/")))
+    arguments, _ = _connection(url)
+    options = conninfo.conninfo_to_dict(arguments[-1].removeprefix("--dbname="))["options"]
+    assert options == f"-csearch_path=mine -c lock_timeout={LOCK_SECONDS}s"
