@@ -15,7 +15,7 @@ from rust_optuna.errors import RustOptunaError
 from rust_optuna.paths import Home
 from rust_optuna.processes import ExitCode
 from rust_optuna.run import records
-from rust_optuna.run.place import program
+from rust_optuna.run.place import last_words, program
 
 LOOK_SECONDS = 0.05
 STOP_MARGIN_SECONDS = 90.0
@@ -62,6 +62,8 @@ def detach(home: Home, name: str, arguments: Sequence[str], environment: Mapping
             said = log.read_text(encoding="utf-8", errors="replace").strip()
             if code == ExitCode.DONE:
                 return None
+            if said.startswith("{"):
+                said = last_words(log)  # who starts a daemon reads no JSON
             error = RustOptunaError(f"The daemon did not start: {said or f'exit code {code}'}")
             error.exit_code = ExitCode(code) if code in set(ExitCode) else ExitCode.ERROR
             raise error
