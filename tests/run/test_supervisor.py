@@ -2,6 +2,7 @@ import itertools
 import os
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from rust_optuna.errors import RetiredError, StorageError
 from rust_optuna.processes import ExitCode
 from rust_optuna.run import supervisor as module
 from rust_optuna.run.devices import Slot
-from rust_optuna.run.fleet import child_environment
+from rust_optuna.run.fleet import Workers, child_environment
 from rust_optuna.run.signals import Signals
 from rust_optuna.run.supervisor import Supervisor
 from rust_optuna.search.ledger import Ledger
@@ -236,6 +237,26 @@ def test_workers_that_do_not_stop_in_time_are_killed_and_their_points_wait_again
     thread.join()
     assert [row.state for row in points(sqlite, study)] == ["waiting"] * 3
     assert [row.reason for row in attempts(sqlite, study)] == ["the worker was killed by its supervisor"] * 2
+
+
+def test_workers_outlive_the_stream_and_the_log_that_they_are_shown_by(sqlite, home, gate, supervise):
+    study = make_study(sqlite, home, random_document(2))
+    readable, writable = os.pipe()
+    os.close(readable)
+    echo = os.fdopen(writable, "w")
+    supervisor = supervise(show=Workers([], echo=echo).show)
+    supervisor.start()
+    wait_until(lambda: len(began(gate)) == 2, 60)  # each has logged that it claimed a point
+    assert not supervisor.step()
+    for place in supervisor.places:
+        place.log.unlink()
+    assert not supervisor.step()
+    assert all(place.lives for place in supervisor.places)
+    (gate / "open").touch()
+    wait_until(supervisor.step, 60)
+    assert [row.outcome for row in attempts(sqlite, study)] == ["complete"] * 2
+    with suppress(BrokenPipeError):
+        echo.close()
 
 
 def test_a_bug_leaves_no_worker_behind(sqlite, home, gate, supervise):
