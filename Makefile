@@ -6,8 +6,7 @@ PYTHON ?= python3
 EXTRA ?= cpu
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Python compiles what is used when it is first used: compiling all of TensorFlow takes most of a minute.
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
 .PHONY: demo test bench chaos lint format clean help
