@@ -94,11 +94,10 @@ class Ledger:
         """
 
         def take(connection: Connection) -> Claim | None:
-            if held := _held_by(connection, study_ids, worker_id):
-                return held
             for study_id in study_ids:
                 _expire(connection, study_id)
-                if claimed := _claim_in(connection, study_id, worker_id):
+                claimed = _held_by(connection, study_id, worker_id) or _claim_in(connection, study_id, worker_id)
+                if claimed:
                     return claimed
                 # The last two points, ended at the same moment, each saw the other running.
                 _close(connection, study_id)
@@ -304,13 +303,12 @@ def _claim_in(connection: Connection, study_id: int, worker_id: str) -> Claim | 
     return _as_claim(row, worker_id, number, row.trial if number == 1 else None)
 
 
-def _held_by(connection: Connection, study_ids: Sequence[int], worker_id: str) -> Claim | None:
+def _held_by(connection: Connection, study_id: int, worker_id: str) -> Claim | None:
     row = connection.execute(
         sa.select(point, study.c.name, study.c.lease_seconds, study.c.created_at, attempt.c.trial.label("shown_by"))
         .join(study, study.c.id == point.c.study_id)
         .join(attempt, sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt))
-        .where(point.c.study_id.in_(study_ids), point.c.state == "running")
-        .where(point.c.lease_owner == worker_id, point.c.lease_end >= database_now())
+        .where(point.c.study_id == study_id, point.c.state == "running", point.c.lease_owner == worker_id)
         .limit(1)
     ).first()
     if row is None:

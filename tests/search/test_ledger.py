@@ -110,14 +110,6 @@ def test_a_finished_point_never_changes(database, ledger, study):
     assert (before[1].outcome, before[1].result, before[1].artifact) == ("complete", '{"epoch": 3}', "an-artifact")
 
 
-def test_a_claim_whose_answer_was_lost_is_given_again_whichever_study_it_is_of(database, ledger, study):
-    later = enter_study(database, 1, name="another")
-    first = ledger.claim([later], "ann")
-    again = ledger.claim([study, later], "ann")
-    assert (again.point_id, again.attempt) == (first.point_id, first.attempt)
-    assert ledger.claim([study, later], "bob").study_id == study
-
-
 def test_a_zombies_result_is_refused_once_its_lease_has_ended(database, ledger, study):
     zombie = ledger.claim([study], "ann")
     end_leases(database)
