@@ -1,12 +1,15 @@
-"""What the processes of a search say to each other: exit codes, and variables in a child's environment."""
+"""What the processes of a search share: exit codes, variables in a child's environment, and how they sleep."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 
+LOOK_SECONDS = 0.2
+"""Between looks, while sleeping, at whether there is a reason not to."""
 WORKER_ID = "RUST_OPTUNA_WORKER_ID"
 """Names a supervisor's child, so that whatever it was running can be requeued the moment it is dead."""
 SUPERVISOR = "RUST_OPTUNA_SUPERVISOR"
@@ -32,6 +35,16 @@ class ExitCode(IntEnum):
     """A supervisor gave up every slot."""
     INTERRUPTED = 130
     """After Ctrl-C, as shells have it."""
+
+
+def sleep_unless(reason: Callable[[], bool], seconds: float) -> None:
+    """Sleep, at most until there is a reason not to.
+
+    In short sleeps: a lock that a signal's handler could wake this by is one that it could hang on.
+    """
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and not reason():
+        time.sleep(min(LOOK_SECONDS, left))
 
 
 @contextmanager

@@ -27,6 +27,10 @@ from rust_optuna.study_file import parse_study
 REPOSITORY = Path(__file__).parent.parent
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing after it runs."""
+
+
 def random_document(n_trials: int = 4, **changes: Any) -> dict[str, Any]:
     """Return a random study over batch size and dropout rate; ``changes`` replace top-level entries."""
     return {

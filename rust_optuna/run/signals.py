@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that ask a supervisor to stop: a scheduler's, Ctrl-C, and a terminal that is closed."""
@@ -31,12 +32,7 @@ class Signals:
         for end in (self._readable, writable):
             os.set_blocking(end, False)
         self._wakeup = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-        self._handlers = {
-            # What a user chose to ignore (nohup) stays ignored.
-            number: signal.signal(number, self._note)
-            for number in ASKING
-            if signal.getsignal(number) is not signal.SIG_IGN
-        }
+        self._handlers = handle_with(self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -60,6 +56,15 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received.append(signal.Signals(number))
+
+
+def handle_with(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+    """Let a function handle the signals that ask this process to stop; return the former handlers.
+
+    What a user chose to ignore (nohup) stays ignored.
+    """
+    heard = [number for number in ASKING if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
 
 
 @contextmanager

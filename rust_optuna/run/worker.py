@@ -10,7 +10,6 @@ import logging
 import os
 import platform
 import random
-import signal
 import time
 import traceback
 import uuid
@@ -23,7 +22,7 @@ import optuna
 
 from rust_optuna.errors import LeaseLostError, RustOptunaError, StorageError, StudyError
 from rust_optuna.paths import Home
-from rust_optuna.processes import SUPERVISOR, WORKER_ID
+from rust_optuna.processes import SUPERVISOR, WORKER_ID, sleep_unless
 from rust_optuna.run import signals
 from rust_optuna.run.faults import DATABASE_ERRORS, CircuitBreaker, Fault, classify
 from rust_optuna.run.lease import LAST_WORDS_SECONDS, LeaseKeeper
@@ -183,16 +182,12 @@ class Worker:
                 self._idle(seconds * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
 
     def _idle(self, seconds: float) -> None:
-        """Wait, at most until a stop is asked for; say now and then that this worker is there.
-
-        In short sleeps: a lock that a signal's handler could wake this by is one that it could hang on.
-        """
+        """Wait, at most until a stop is asked for; say now and then that this worker is there."""
         now = time.monotonic()
         if now > self._beat_at:
             self.ledger.beat(self.id)
             self._beat_at = now + BEAT_SECONDS
-        while time.monotonic() < now + seconds and not self._must_stop():
-            time.sleep(min(0.2, seconds))
+        sleep_unless(self._must_stop, seconds)
 
     def _tidy(self) -> None:
         """Now and then, tell Optuna what those could not who died, of any study; forget studies that are over."""
@@ -369,6 +364,4 @@ def stop_on_signals(worker: Worker) -> None:
         if worker.preparing:  # no point is held, and making ready may take long
             raise StopRequestedError
 
-    for number in signals.ASKING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # what a user chose to ignore (nohup) stays ignored
-            signal.signal(number, handle)
+    signals.handle_with(handle)

@@ -32,6 +32,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from rust_optuna.errors import MissingExtraError, NoDatabaseError, StorageError
+from rust_optuna.processes import sleep_unless
 from rust_optuna.search import migrations, tables
 from rust_optuna.search.refusal import check_file_system, check_optuna
 
@@ -52,8 +53,6 @@ LOCK_SECONDS = 365 * 24 * 3600
 """How long a lock is waited for where that must be said."""
 LONGEST_WAIT = 5.0
 """Seconds between two tries; they double from 0.1 up to this."""
-LOOK_SECONDS = 0.2
-"""Between looks, while waiting for the next try, at whether to give up."""
 ANSWER_SECONDS = 60
 """Without an answer for so long, a connection to a server is taken for dead."""
 REFUSALS = ("password authentication failed", "no password supplied")
@@ -319,16 +318,10 @@ class Database:
                     raise
                 late = time.monotonic() - began + wait > self.patience
                 if not late:
-                    self._wait(wait * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
+                    sleep_unless(self.give_up, wait * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
                 if late or self.give_up():
                     raise StorageError(f"{self} does not answer: {first_line(error)}") from error
             wait = min(2 * wait, LONGEST_WAIT)
-
-    def _wait(self, seconds: float) -> None:
-        """Sleep, at most until there is a reason to give up."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self.give_up():
-            time.sleep(min(LOOK_SECONDS, left))
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:

@@ -25,6 +25,7 @@ from rust_optuna.search.results import best_point, status
 from rust_optuna.search.studies import find_study, load_development, load_parameters, load_studies, load_study
 from tests.data.films import make_manifest, rewrite
 from tests.studies import (
+    Killed,
     assert_each_once,
     configuration,
     grid_document,
@@ -362,9 +363,6 @@ def test_a_grid_cannot_be_extended(sqlite, home):
 @pytest.mark.parametrize("finish", ["extend", "create"])
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_an_extension_killed_halfway_is_finished_by_the_same_call(sqlite, home, monkeypatch, when, finish):
-    class Killed(BaseException):
-        pass
-
     calls = []
 
     def die(*arguments):
@@ -510,9 +508,6 @@ def test_a_study_that_runs_is_deleted_by_force_only(sqlite, home):
 
 
 def test_a_deletion_killed_halfway_is_finished_by_the_same_call(sqlite, home, monkeypatch):
-    class Killed(BaseException):
-        pass
-
     def die(*arguments):
         raise Killed
 

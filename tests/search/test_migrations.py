@@ -13,7 +13,7 @@ from rust_optuna.errors import StorageError
 from rust_optuna.search import migrations, tables
 from rust_optuna.search.database import Database, create_database, open_database, parse_url
 from rust_optuna.search.ledger import Ledger
-from tests.studies import make_study, points, random_document
+from tests.studies import Killed, make_study, points, random_document
 
 OURS = "rust_optuna_"
 
@@ -128,10 +128,6 @@ def test_an_upgrade_that_fails_halfway_is_finished_by_the_next(database, monkeyp
     assert differences(database) == []
     text = database.transact(lambda c: c.execute(sa.select(tables.study.c.configuration)).scalar_one())
     assert json.loads(text) == {}
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
 
 
 @pytest.mark.parametrize("last", ["trials", "rust_optuna_schema", "rust_optuna_attempt"])

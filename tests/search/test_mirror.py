@@ -10,6 +10,7 @@ from rust_optuna.search.database import open_database
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from tests.studies import (
+    Killed,
     assert_in_step,
     attempts,
     claim_point,
@@ -25,10 +26,6 @@ from tests.studies import (
 @pytest.fixture
 def study(database, home):
     return make_study(database, home, random_document(3))
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing after it runs."""
 
 
 def die(*arguments):
