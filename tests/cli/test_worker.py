@@ -9,6 +9,7 @@ import pytest
 from rust_optuna.processes import ExitCode
 from rust_optuna.run import records
 from tests.cli.test_main import invoke
+from tests.run.test_ray_engine import needs_ray
 from tests.stand_ins import GATE
 from tests.studies import (
     REPOSITORY,
@@ -155,8 +156,8 @@ def test_a_daemon_that_cannot_start_says_why_on_the_terminal(sqlite, home, run, 
     assert not home.logs.exists()
 
 
+@needs_ray
 def test_a_daemon_that_ends_at_its_start_is_told_in_words_whatever_it_logs(run):
-    pytest.importorskip("ray")
     cluster = ("--engine", "ray", "--address", "127.0.0.1:none")
     done = run("worker", "start", "--daemon", "--forever", *cluster, "--log-format", "json")
     assert (done.exit_code, "cannot be joined" in done.output, "{" in done.output) == (1, True, False)

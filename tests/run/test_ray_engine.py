@@ -34,7 +34,7 @@ without_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason
 
 
 def needs_ray(function):
-    """Mark a test that starts a Ray cluster."""
+    """Mark a test that needs Ray. None may import it before the cluster's settings stand: Ray reads them once."""
     return pytest.mark.ray(without_ray(function))
 
 
