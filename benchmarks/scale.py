@@ -53,6 +53,9 @@ class Sleeper:
     def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
         """Nothing is needed."""
 
+    def pin(self) -> None:
+        """Nothing was prepared."""
+
     def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
         """Sleep through the epochs."""
         for epoch in range(1, EPOCHS + 1):

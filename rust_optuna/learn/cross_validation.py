@@ -7,6 +7,7 @@ trial's value is the curve's highest point.
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 from collections.abc import Callable
@@ -27,8 +28,10 @@ from rust_optuna.data.metrics import (
     summarise_untied,
     view_only_scores,
 )
-from rust_optuna.learn.runtime import describe_device, versions
+from rust_optuna.learn.arithmetic import arithmetic
+from rust_optuna.learn.runtime import KERNEL_THREADS, describe_device, side_by_side_threads, versions
 from rust_optuna.learn.sources import FeatureSource
+from rust_optuna.learn.threads import SideBySide
 from rust_optuna.learn.training import FoldTrainer
 from rust_optuna.paths import atomic_write
 
@@ -106,8 +109,12 @@ def cross_validate(
     on_epoch: Callable[[int, float], None],
     on_advance: Callable[[], None] = lambda: None,
     micro_batch: int | None = None,
+    threads: int | None = None,
 ) -> CrossValidation:
     """Train and score all folds, epoch by epoch.
+
+    Several folds train at once where the process has several cores: they share nothing but the features, and meet at
+    the end of each epoch. Each operation runs on one thread, so the bits do not depend on how many there are.
 
     Args:
         development: films, labels and folds.
@@ -118,9 +125,10 @@ def cross_validate(
         on_epoch: called after each epoch with its number, from 1, and the mean over the folds. What it raises (the
             trial is pruned, the lease lost) ends the trial and passes through.
         on_advance: called whenever the trial got on within an epoch: at least after each fold, with live features after
-            each batch too. What it raises passes through as well.
+            each batch too, from the thread that trains the fold. What it raises passes through as well.
         micro_batch: the most films computed at a time, where memory is short; None for whole batches. The steps are
             the same but for rounding, so the same bits are promised for the same micro-batch only.
+        threads: how many folds train at once; None for one on each core of this process, and one on a GPU.
 
     Raises:
         ValueError: the source is of other films, or a fold leaves nothing to train on.
@@ -128,23 +136,33 @@ def cross_validate(
     if source.films != len(development.content):
         raise ValueError(f"features of {source.films} films for {len(development.content)}")
     started = time.monotonic()
-    folds = [
-        _Fold(development, source, trial, int(fold), fold_seed(seed, point, int(fold)), micro_batch, on_advance)
-        for fold in np.unique(development.folds)
-    ]
+    numbers = [int(fold) for fold in np.unique(development.folds)]
+    threads = min(threads or side_by_side_threads(), len(numbers))
     best = _Best(films=len(development.content))
     curve: list[float] = []
-    for epoch in range(1, trial.epochs + 1):
-        values = [fold.advance(epoch) for fold in folds]
-        curve.append(float(np.mean(values)))
-        best.offer(epoch, curve[-1], values, folds)
-        on_epoch(epoch, curve[-1])
+    with SideBySide(threads) as side_by_side:
+
+        def advanced() -> None:
+            side_by_side.check()
+            on_advance()
+
+        folds = [
+            _Fold(development, source, trial, fold, fold_seed(seed, point, fold), micro_batch, advanced)
+            for fold in numbers
+        ]
+        for epoch in range(1, trial.epochs + 1):
+            values = side_by_side.map(functools.partial(_Fold.advance, epoch=epoch), folds)
+            curve.append(float(np.mean(values)))
+            best.offer(epoch, curve[-1], values, folds)
+            on_epoch(epoch, curve[-1])
     summary = {
         **_metrics(development, best.scores),
         "batch_size": {"asked": trial.batch_size, "trained": [fold.trainer.batch_size for fold in folds]},
         "micro_batch": micro_batch if micro_batch and any(micro_batch < fold.at_once for fold in folds) else None,
         "seeds": {"study": seed, "point": point, "folds": [fold.trainer.seed for fold in folds]},
         "features_sha256": source.sha256,
+        "arithmetic": arithmetic(trial.training_precision),
+        "threads": {"operation": KERNEL_THREADS, "folds": threads},
         "device": describe_device(),
         "host": platform.node(),
         "versions": versions(),

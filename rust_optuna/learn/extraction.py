@@ -1,12 +1,15 @@
 """Films to features: the only place where the backbone runs.
 
 Cached and live training both call `Extractor.extract`, always in micro-batches of the same size and in those of their
-places that round alike, so a film has the same features to the bit whatever stands beside it.
+places that round alike, each computed on one thread. So a film has the same features to the bit whatever stands beside
+it, and however many micro-batches are computed at once.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, cast
 
 import numpy as np
@@ -15,15 +18,22 @@ from rust_optuna.config import BackboneConfiguration
 from rust_optuna.data.radiographs import Resize, read_radiograph
 from rust_optuna.errors import DataError, FilmError
 from rust_optuna.learn.backbone import build_backbone
-from rust_optuna.learn.runtime import load_keras, load_tensorflow
+from rust_optuna.learn.runtime import load_keras, load_tensorflow, minor_versions, side_by_side_threads
 from rust_optuna.learn.weights import weights_identity
+from rust_optuna.machine import memory_available
 
 MICRO_BATCH = 16
 """Films in one run of the backbone, the last run padded. Never the training batch: rounding depends on it, so a change
 is a change of `PREPROCESSING_VERSION`."""
 
-PREPROCESSING_VERSION = 3
+PREPROCESSING_VERSION = 4
 """Raised whenever the way from a film's bytes to its features may change the features."""
+
+LIBRARIES = ("tensorflow", "keras", "numpy", "pillow")
+"""What features come from besides our own code: Pillow decodes and resizes, NumPy draws random weights."""
+
+BYTES_A_PIXEL = 300
+"""What a micro-batch takes while it is computed, for each pixel of its films: 250 were measured at 299 × 299."""
 
 HORIZONTAL, VERTICAL = 1, 2
 FLIPS = 4
@@ -31,7 +41,9 @@ FLIPS = 4
 
 
 def extraction_identity(backbone: BackboneConfiguration) -> dict[str, str | int]:
-    """Return all that determines a film's features; films with equal identities can share them.
+    """Return all that a study says about its features: they are equal where this and `extraction_versions` are.
+
+    Equal to the bit, on one kind of arithmetic (`rust_optuna.learn.arithmetic`).
 
     Raises:
         WeightsError: the weights are missing.
@@ -42,9 +54,13 @@ def extraction_identity(backbone: BackboneConfiguration) -> dict[str, str | int]
         "pooling": backbone.pooling,
         "image_size": backbone.image_size,
         "resize": backbone.resize,
-        "preprocessing": PREPROCESSING_VERSION,
         "precision": backbone.extraction_precision,
     }
+
+
+def extraction_versions() -> dict[str, str | int]:
+    """Return the versions that features depend on, ours and those of the libraries."""
+    return {"preprocessing": PREPROCESSING_VERSION, **minor_versions(*LIBRARIES)}
 
 
 class Extractor:
@@ -57,6 +73,8 @@ class Extractor:
         model: the backbone as a Keras model, before pooling; a change of its weights changes no features any more.
         width: features of a film.
         slots: the places of a micro-batch that are used: see `_equal_slots`.
+        threads: how many micro-batches are computed at once: one a core, as far as memory allows; one on a GPU. Any
+            number gives the same bits.
 
     Raises:
         MissingExtraError: TensorFlow is not installed.
@@ -69,17 +87,22 @@ class Extractor:
         self.width = int(self.model.output.shape[-1])
         self._run = _compile(self.model, backbone)
         self.slots = self._equal_slots()
+        self.threads = max(1, min(side_by_side_threads(), memory_available() // micro_batch_bytes(backbone)))
 
-    def identity(self) -> dict[str, str | int]:
-        """Return all that determines the features."""
-        return extraction_identity(self.backbone)
+    @functools.cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads, thread_name_prefix="extraction")
 
-    def extract(self, images: np.ndarray, flips: np.ndarray) -> np.ndarray:
-        """Return the features of films, each flipped as asked.
+    def extract(
+        self, images: np.ndarray, flips: np.ndarray, on_done: Callable[[int], None] = lambda done: None
+    ) -> np.ndarray:
+        """Return the features of films, each flipped as asked. Any number of threads may call it at once.
 
         Args:
             images: (films, size, size) float32 in [−1, 1].
             flips: (films,) integers from 0 to 3; bit 0 mirrors left and right, bit 1 top and bottom.
+            on_done: called as micro-batches end, with the number of films done, from the thread that called this. What
+                it raises ends the extraction.
 
         Returns:
             (films, width) float32.
@@ -92,22 +115,51 @@ class Extractor:
             raise ValueError(f"{images.shape} is not ({len(flips)}, {size}, {size})")
         if len(flips) and not 0 <= min(flips) <= max(flips) < FLIPS:
             raise ValueError("flips go from 0 to 3")
-        features = np.empty((len(images), self.width), dtype=np.float32)
-        for start in range(0, len(images), self.slots):
-            stop = min(start + self.slots, len(images))
-            padded = np.zeros((MICRO_BATCH, size, size), dtype=np.float32)
-            padded[: stop - start] = images[start:stop]
-            variants = np.zeros(MICRO_BATCH, dtype=np.int32)
-            variants[: stop - start] = flips[start:stop]
-            features[start:stop] = self._run(padded, variants).numpy()[: stop - start]
+        return self._extract(images, np.arange(len(images)), np.asarray(flips), on_done)
+
+    def _extract(
+        self, images: np.ndarray, rows: np.ndarray, flips: np.ndarray, on_done: Callable[[int], None]
+    ) -> np.ndarray:
+        """Return the features of the images in those rows, one row or another perhaps several times."""
+        features = np.empty((len(rows), self.width), dtype=np.float32)
+
+        def micro_batch(part: slice) -> int:
+            features[part] = self._micro_batch(images[rows[part]], flips[part])
+            return len(rows[part])
+
+        parts = [slice(start, start + self.slots) for start in range(0, len(rows), self.slots)]
+        done = 0
+        if self.threads == 1 or len(parts) < 2:
+            for part in parts:
+                done += micro_batch(part)
+                on_done(done)
+            return features
+        begun = [self._pool.submit(micro_batch, part) for part in parts]
+        try:
+            for each in as_completed(begun):
+                done += each.result()
+                on_done(done)
+        finally:
+            for each in begun:
+                each.cancel()
+        return features
+
+    def _micro_batch(self, images: np.ndarray, flips: np.ndarray) -> np.ndarray:
+        """Return the features of no more films than there are places, the others left black."""
+        films, size = len(images), self.backbone.image_size
+        padded = np.zeros((MICRO_BATCH, size, size), dtype=np.float32)
+        padded[:films] = images
+        variants = np.zeros(MICRO_BATCH, dtype=np.int32)
+        variants[:films] = flips
+        features: np.ndarray = self._run(padded, variants).numpy()[:films]
         return features
 
     def _equal_slots(self) -> int:
         """Return how many of a micro-batch's places, from the first, give a film the same features to the bit.
 
-        All of them on processors with AVX-512. With AVX2 and one thread the last place goes through another kernel (a
-        matrix product's remainder), whose sums are rounded otherwise; it is then left empty. So this is looked at, not
-        trusted: one micro-batch of a single image of noise.
+        All of them with oneDNN's kernels. With AVX2 and without them, the last place goes through another kernel (a
+        matrix product's remainder), whose sums are rounded otherwise; such a place is left empty. So this is looked at,
+        not trusted: one micro-batch of a single image of noise.
         """
         size = self.backbone.image_size
         noise = np.random.default_rng(0).uniform(-1, 1, (size, size)).astype(np.float32)
@@ -115,17 +167,24 @@ class Extractor:
         equal = (features == features[0]).all(axis=1)
         return MICRO_BATCH if equal.all() else int(np.argmin(equal))
 
-    def extract_all_flips(self, images: np.ndarray) -> np.ndarray:
+    def extract_all_flips(self, images: np.ndarray, on_done: Callable[[int], None] = lambda done: None) -> np.ndarray:
         """Return the features of films in each of their four flips.
 
         Args:
             images: (films, size, size) float32 in [−1, 1].
+            on_done: called now and then with about how many films are done; see `extract`.
 
         Returns:
             (films, 4, width) float32.
         """
-        variants = [self.extract(images, np.full(len(images), flip)) for flip in range(FLIPS)]
-        return np.stack(variants, axis=1)
+        rows, flips = np.repeat(np.arange(len(images)), FLIPS), np.tile(np.arange(FLIPS), len(images))
+        features = self._extract(images, rows, flips, lambda done: on_done(done // FLIPS))
+        return features.reshape(len(images), FLIPS, self.width)
+
+
+def micro_batch_bytes(backbone: BackboneConfiguration) -> int:
+    """Return about how much memory a micro-batch takes while it is computed."""
+    return MICRO_BATCH * backbone.image_size**2 * BYTES_A_PIXEL
 
 
 def read_film(backbone: BackboneConfiguration, content: str, read: Callable[[str], bytes]) -> np.ndarray:

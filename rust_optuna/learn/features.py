@@ -2,8 +2,10 @@
 
 Layout, below the cache's folder::
 
+    arithmetic.json         the kinds of arithmetic of the processors that have been here
     <first 16 hex digits of the identity's SHA-256>/
-        identity.json       what the features are of: weights' bytes, layer, pooling, size, …
+        identity.json       what the features are of (weights' bytes, layer, pooling, size, …) and what wrote them
+                            (versions, the kind of arithmetic)
         index.json          the films and the SHA-256 of each shard; replaced whole
         shard-<name>.npy    (≤ 64 films, 4 flips, width) float32; written once, never changed
         .lock               held by whoever builds
@@ -29,8 +31,10 @@ import filelock
 import numpy as np
 
 from rust_optuna.config import BackboneConfiguration
+from rust_optuna.data.threads import map_in_threads
 from rust_optuna.errors import DataError
-from rust_optuna.learn.extraction import MICRO_BATCH, Extractor, extraction_identity, read_film
+from rust_optuna.learn.arithmetic import arithmetic, remember_arithmetic, remembered_arithmetic
+from rust_optuna.learn.extraction import Extractor, extraction_identity, extraction_versions, read_film
 from rust_optuna.paths import atomic_write
 
 SHARD_FILMS = 64
@@ -64,25 +68,38 @@ class _Shard:
 
 
 class FeatureCache:
-    """The features of one backbone, on disk.
+    """The features of one backbone, on disk, as this machine's kind of arithmetic computes them.
 
-    Any number of processes may use one folder at a time; over a network, where its file system has locks. An object
-    belongs to one thread.
+    Any number of processes may use one folder at a time; over a network, where its file system has locks. Machines of
+    different kinds share it too, but not each other's features: what is cached is to the bit what would be computed. An
+    object belongs to one thread.
 
     Args:
         folder: the cache's folder, of all backbones.
         backbone: whose features.
+        kind: of arithmetic; None for this process's, for which TensorFlow is loaded.
 
     Raises:
         WeightsError: the weights are missing.
     """
 
-    def __init__(self, folder: Path, backbone: BackboneConfiguration) -> None:
+    def __init__(self, folder: Path, backbone: BackboneConfiguration, kind: str | None = None) -> None:
         self.backbone = backbone
-        self.identity = extraction_identity(backbone)
+        self.kind = kind or arithmetic(backbone.extraction_precision)
+        self.identity = {**extraction_identity(backbone), **extraction_versions(), "arithmetic": self.kind}
         canonical = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))
         self.folder = folder / hashlib.sha256(canonical.encode()).hexdigest()[:16]
         self._sound: dict[str, tuple[str, int, int]] = {}
+
+    @classmethod
+    def without_tensorflow(cls, folder: Path, backbone: BackboneConfiguration) -> FeatureCache | None:
+        """Return the cache of this machine's processor, None where its kind of arithmetic is not known here yet.
+
+        Raises:
+            WeightsError: the weights are missing.
+        """
+        kind = remembered_arithmetic(folder, backbone.extraction_precision)
+        return None if kind is None else cls(folder, backbone, kind)
 
     def missing(self, contents: Sequence[str]) -> list[str]:
         """Return those films, each once and in the given order, that have no features or only damaged ones."""
@@ -117,14 +134,18 @@ class FeatureCache:
         Raises:
             DataError: a film cannot be read.
             MissingExtraError: something is missing and TensorFlow is not installed.
+            ValueError: something is missing, and this is the cache of another kind of arithmetic.
         """
         if not self.missing(contents):
             return
+        if self.kind != arithmetic(self.backbone.extraction_precision):
+            raise ValueError(f"features of {self.kind!r} cannot be computed here")
         total = len(set(contents))
         report = progress or (lambda done, total: None)
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked(contents, progress):
             self._tidy()
+            remember_arithmetic(self.folder.parent, self.backbone.extraction_precision)
             missing = self.missing(contents)
             if not missing:
                 report(total, total)
@@ -172,12 +193,8 @@ class FeatureCache:
         report: Progress,
     ) -> np.ndarray:
         """Return one shard's features, (films, 4, width), reporting after each micro-batch."""
-        parts = []
-        for start in range(0, len(films), MICRO_BATCH):
-            images = [read_film(self.backbone, content, read) for content in films[start : start + MICRO_BATCH]]
-            parts.append(extractor.extract_all_flips(np.stack(images)))
-            report(done + start + len(images), total)
-        return np.concatenate(parts)
+        images = map_in_threads(lambda content: read_film(self.backbone, content, read), films)
+        return extractor.extract_all_flips(np.stack(images), lambda here: report(done + here, total))
 
     def _append(self, films: Sequence[str], table: np.ndarray) -> None:
         """Write one shard, then name it in the index. The lock is held."""

@@ -12,6 +12,7 @@ This module is TensorFlow's; nothing above it is.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -177,6 +178,7 @@ class _Programs(NamedTuple):
 
 
 _PROGRAMS: dict[tuple[tuple[int, ...], ...], _Programs] = {}
+_MAKING = threading.Lock()
 
 
 def _programs_for(state: State) -> _Programs:
@@ -186,11 +188,12 @@ def _programs_for(state: State) -> _Programs:
     where TensorFlow has seen two, it traces a third program for any, in which no shape can be relied upon.
     """
     shapes = tuple(tuple(variable.shape) for variable in state.weights)
-    if shapes not in _PROGRAMS:
-        tf = load_tensorflow()
-        compiled = functools.partial(tf.function, reduce_retracing=True, jit_compile=False, autograph=False)
-        _PROGRAMS[shapes] = _Programs(*map(compiled, (_train, _train_in_parts, _predict)))
-    return _PROGRAMS[shapes]
+    with _MAKING:
+        if shapes not in _PROGRAMS:
+            tf = load_tensorflow()
+            compiled = functools.partial(tf.function, reduce_retracing=True, jit_compile=False, autograph=False)
+            _PROGRAMS[shapes] = _Programs(*map(compiled, (_train, _train_in_parts, _predict)))
+        return _PROGRAMS[shapes]
 
 
 def _train(

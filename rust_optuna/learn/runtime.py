@@ -17,39 +17,56 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from rust_optuna.errors import MissingExtraError
+from rust_optuna.errors import MissingExtraError, RustOptunaError
+from rust_optuna.machine import cores, processor
 
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 """Raised whenever a change of the code may change the values that a study computes; part of its fingerprint."""
 
-PACKAGES = ("rust_optuna", "optuna", "numpy", "keras", "tensorflow")
+PACKAGES = ("rust_optuna", "optuna", "numpy", "pillow", "keras", "tensorflow")
+
+KERNEL_THREADS = 1
+"""Threads that one operation is computed by, on a processor: where a sum is divided among several, it is rounded
+otherwise. A constant of the numerics, then, and not of the machine; several cores compute several operations."""
 
 
 @functools.cache
 def load_tensorflow() -> Any:
     """Return the module ``tensorflow``, imported and set up.
 
+    Whatever decides how sums are rounded is set here, the same in every process, whatever the environment says: an
+    operation runs on `KERNEL_THREADS`, by oneDNN's kernels where there are any (TensorFlow itself leaves them out on
+    processors without AVX-512, where they are a quarter faster and round alike wherever in a batch a film stands).
+    As many operations run at once as there are cores (`rust_optuna.machine.cores`).
+
     GPUs take memory as they need it, so that several workers can share one, and compute in float32 proper (not
-    TensorFloat-32, whose products have 10 bits) and deterministically. Threads follow TensorFlow's own
-    ``TF_NUM_INTRAOP_THREADS`` and ``TF_NUM_INTEROP_THREADS``, devices ``CUDA_VISIBLE_DEVICES``; whoever starts a
-    process sets them in its environment.
+    TensorFloat-32, whose products have 10 bits) and deterministically. Which of them are used, ``CUDA_VISIBLE_DEVICES``
+    says; whoever starts a process sets it in its environment.
 
     Raises:
         MissingExtraError: TensorFlow is not installed.
+        RustOptunaError: TensorFlow has computed something in this process already, with other settings.
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise MissingExtraError("TensorFlow", "cpu")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     os.environ["KERAS_BACKEND"] = "tensorflow"
     with _without_chatter():
         import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(KERNEL_THREADS)
+        tf.config.threading.set_inter_op_parallelism_threads(cores())
+        gpus = tf.config.list_physical_devices("GPU")
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError as error:
+        raise RustOptunaError(
+            f"TensorFlow was used in this process before rust_optuna could set it up ({error}): start a new process"
+        ) from error
     if gpus:
         tf.config.experimental.enable_tensor_float_32_execution(False)
         tf.config.experimental.enable_op_determinism()
@@ -75,11 +92,22 @@ def load_keras() -> Any:
 
 def describe_device() -> str:
     """Return the device that trains here, in words: the first GPU's name, else the processor's."""
+    return first_gpu() or f"CPU: {processor()}"
+
+
+def first_gpu() -> str | None:
+    """Return the name of the GPU that computes here, None where the processor does."""
     tf = load_tensorflow()
     gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU"))
-    return f"CPU: {_processor()}"
+    return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")) if gpus else None
+
+
+def side_by_side_threads() -> int:
+    """Return how many Python threads are to keep this process's cores busy, each with operations of its own.
+
+    One on a GPU, which computes one operation after the other.
+    """
+    return 1 if first_gpu() else cores()
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -91,6 +119,9 @@ def out_of_memory(error: BaseException) -> bool:
     if "InternalError" in names:
         # A copy to the device, and CUDA's own libraries, say it in words only.
         return re.search(r"out.of.memory|Dst tensor is not initialized", str(error), re.IGNORECASE) is not None
+    if "AbortedError" in names:
+        # oneDNN's own memory: 1 is its dnnl_out_of_memory.
+        return re.search(r"received an exception: ?Status: 1,", str(error)) is not None
     return isinstance(error, MemoryError) or "ResourceExhaustedError" in names
 
 
@@ -118,6 +149,17 @@ def versions() -> dict[str, str]:
     return found
 
 
+def minor_versions(*packages: str) -> dict[str, str]:
+    """Return the major and minor version of those of the packages that are installed: what their numbers depend on."""
+    installed = versions()
+    return {name: ".".join(installed[name].split(".")[:2]) for name in packages if name in installed}
+
+
+def training_versions() -> dict[str, str | int]:
+    """Return the versions that training depends on, ours and those of the libraries: NumPy draws weights and orders."""
+    return {"numerics": NUMERICS_VERSION, **minor_versions("tensorflow", "keras", "numpy")}
+
+
 @contextmanager
 def _without_chatter() -> Iterator[None]:
     """Drop what TensorFlow's libraries say at level INFO while they load, which no setting turns off.
@@ -140,13 +182,3 @@ def _without_chatter() -> Iterator[None]:
                         os.write(2, line)
     finally:
         os.close(kept)
-
-
-def _processor() -> str:
-    """Return the processor's name where the system tells it, else its architecture."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

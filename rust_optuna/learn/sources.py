@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from rust_optuna.learn.runtime import load_tensorflow
 class FeatureSource(Protocol):
     """The features of a development set's films, numbered in the order of its contents.
 
-    A source belongs to one thread; any number of trials may use it, one after another.
+    Any number of threads may use one at once: the folds of a trial do.
     """
 
     @property
@@ -35,6 +36,9 @@ class FeatureSource(Protocol):
     @property
     def sha256(self) -> str:
         """Checksum of all films' features in all flips, the same for equal features wherever they come from."""
+
+    def table(self) -> np.ndarray:
+        """Return (films, 4, width) float32: all films in all flips. Training never looks here."""
 
     @property
     def batches_at_once(self) -> int | None:
@@ -62,6 +66,8 @@ class CachedFeatures:
     def __init__(self, features: Features) -> None:
         self._features = features
         self._standardisations = _Standardisations(lambda: features.table)
+        self._copying = threading.Lock()
+        self._copy: Any = None
 
     @property
     def films(self) -> int:
@@ -78,21 +84,27 @@ class CachedFeatures:
         """Checksum of the table's bytes."""
         return self._features.sha256
 
+    def table(self) -> np.ndarray:
+        """Return (films, 4, width) float32: all films in all flips."""
+        return self._features.table
+
     def gather(self, films: np.ndarray, flips: np.ndarray) -> tuple[Any, np.ndarray]:
         """Return the whole table, copied to the device once, and the rows of each film with its flip."""
-        return self._on_device, np.asarray(films) * FLIPS + flips
+        return self._on_device(), np.asarray(films) * FLIPS + flips
 
     def unflipped(self, films: np.ndarray) -> Any:
         """Return a (films, width) tensor of the films as they are."""
-        return load_tensorflow().gather(self._on_device, np.asarray(films) * FLIPS)
+        return load_tensorflow().gather(self._on_device(), np.asarray(films) * FLIPS)
 
     def standardisation(self, films: np.ndarray) -> Standardisation:
         """Return mean and scale over those films in all four flips."""
         return self._standardisations.of(films)
 
-    @functools.cached_property
     def _on_device(self) -> Any:
-        return load_tensorflow().constant(self._features.table.reshape(-1, self.width))
+        with self._copying:
+            if self._copy is None:
+                self._copy = load_tensorflow().constant(self._features.table.reshape(-1, self.width))
+            return self._copy
 
 
 class LiveFeatures:
@@ -117,7 +129,9 @@ class LiveFeatures:
         self._images = np.empty((len(contents), size, size), dtype=np.float32)
         for position, content in enumerate(contents):
             self._images[position] = read_film(extractor.backbone, content, read)
-        self._standardisations = _Standardisations(lambda: self._table)
+        self._standardisations = _Standardisations(self.table)
+        self._completing = threading.Lock()
+        self._complete: np.ndarray | None = None
 
     @property
     def films(self) -> int:
@@ -129,14 +143,23 @@ class LiveFeatures:
         """Features of a film."""
         return self._extractor.width
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
-        """Checksum of all films' features in all flips; computed once, for this alone."""
-        return hashlib.sha256(self._table.data).hexdigest()
+        """Checksum of all films' features in all flips."""
+        return hashlib.sha256(self.table().data).hexdigest()
 
-    def complete(self) -> None:
-        """Compute now what takes all films at once, minutes of work, rather than within the first trial."""
-        self._table  # noqa: B018 (computed once, by the looking)
+    def complete(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Compute now what takes all films at once, minutes of work, rather than within the first trial.
+
+        Args:
+            progress: called with the films done, and how many there are. What it raises ends the computation.
+        """
+        report = progress or (lambda done, total: None)
+        with self._completing:
+            if self._complete is None:
+                self._complete = self._extractor.extract_all_flips(
+                    self._images, lambda done: report(done, len(self._images))
+                )
 
     def gather(self, films: np.ndarray, flips: np.ndarray) -> tuple[Any, np.ndarray]:
         """Run the backbone on those films and return its output, a row for each."""
@@ -151,10 +174,10 @@ class LiveFeatures:
         """Return mean and scale over those films in all four flips."""
         return self._standardisations.of(films)
 
-    @functools.cached_property
-    def _table(self) -> np.ndarray:
-        """All films in all flips, for the standardisation and the checksum; training never looks here."""
-        return self._extractor.extract_all_flips(self._images)
+    def table(self) -> np.ndarray:
+        """Return (films, 4, width) float32: all films in all flips. Training never looks here."""
+        self.complete()
+        return cast(np.ndarray, self._complete)
 
 
 class _Standardisations:
@@ -166,11 +189,13 @@ class _Standardisations:
 
     def __init__(self, table: Callable[[], np.ndarray]) -> None:
         self._table = table
+        self._fitting = threading.Lock()
         self._fitted: dict[bytes, Standardisation] = {}
 
     def of(self, films: np.ndarray) -> Standardisation:
         """Return the standardisation fitted on those films."""
         key = np.asarray(films, dtype=np.int64).tobytes()
-        if key not in self._fitted:
-            self._fitted[key] = Standardisation.fit(self._table()[films])
-        return self._fitted[key]
+        with self._fitting:
+            if key not in self._fitted:
+                self._fitted[key] = Standardisation.fit(self._table()[films])
+            return self._fitted[key]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import heapq
+import math
 import resource
 import sys
 import tempfile
@@ -14,10 +17,13 @@ import numpy as np
 
 from rust_optuna.config import BackboneConfiguration, TrialConfiguration
 from rust_optuna.data.development import DevelopmentSet
+from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.cross_validation import cross_validate, save_out_of_fold
-from rust_optuna.learn.extraction import FLIPS, MICRO_BATCH, Extractor, read_film
+from rust_optuna.learn.extraction import FLIPS, Extractor, read_film
 from rust_optuna.learn.features import Features
+from rust_optuna.learn.runtime import side_by_side_threads
 from rust_optuna.learn.sources import CachedFeatures
+from rust_optuna.learn.threads import SideBySide
 from rust_optuna.learn.training import FoldTrainer
 
 BATCH_SIZES = (16, 64, 256, 1024)
@@ -28,16 +34,25 @@ SECONDS_A_SIZE = 0.5
 ROUNDS = 3
 
 
+def makespan(seconds: Sequence[float], workers: int) -> float:
+    """Return when the last of some jobs ends if each of some workers takes the next as soon as it is free."""
+    free = [0.0] * workers
+    for each in seconds:
+        heapq.heapreplace(free, free[0] + each)
+    return max(free)
+
+
 @dataclass(frozen=True)
 class TrainingTimes:
     """The parts that a trial's time is made of, in seconds.
 
     Args:
-        steps: (batch size, seconds of one optimizer step), sizes ascending.
+        steps: (batch size, seconds of one optimizer step while as many folds train at once), sizes ascending.
         scoring: of one fold's validation films after one epoch, metric included.
         around: of a trial outside its epochs: initial weights, metrics of the best epoch, the stored scores.
         artifact_bytes: size of a trial's stored scores.
         memory_bytes: the most that the measuring process took, with features of true size.
+        threads: how many folds train at once.
     """
 
     steps: tuple[tuple[int, float], ...]
@@ -45,6 +60,7 @@ class TrainingTimes:
     around: float
     artifact_bytes: int
     memory_bytes: int
+    threads: int = 1
 
     def step(self, batch_size: int) -> float:
         """Return the seconds of one step, on the straight line through the two nearest measured sizes."""
@@ -64,8 +80,8 @@ class TrainingTimes:
             batch_size: of the trial.
             epochs: of the trial.
         """
-        one = sum(self.epoch(films, batch_size) + self.scoring for films in training_films)
-        return self.around + epochs * one
+        folds = [self.epoch(films, batch_size) + self.scoring for films in training_films]
+        return self.around + epochs * makespan(folds, self.threads)
 
 
 class TrainingTimer:
@@ -84,6 +100,9 @@ class TrainingTimer:
         self._source = CachedFeatures(Features(table, "made up"))
         self._trial = trial
         self._training = np.flatnonzero(development.folds != 0)
+        folds = len(np.unique(development.folds))
+        self._threads = min(side_by_side_threads(), folds)
+        self._rounds = math.ceil(folds / self._threads)
         films = len(self._training)
         self.sizes = sorted({*(size for size in BATCH_SIZES if size < films), films})
         # One call of each program, so that none is traced while the clock runs.
@@ -96,14 +115,14 @@ class TrainingTimer:
             for size in self.sizes:
                 seconds[size].append(self._step(size))
         steps = tuple((size, float(np.median(found))) for size, found in seconds.items())
-        bare = TrainingTimes(steps, scoring=0.0, around=0.0, artifact_bytes=0, memory_bytes=0)
+        bare = TrainingTimes(steps, scoring=0.0, around=0.0, artifact_bytes=0, memory_bytes=0, threads=self._threads)
         trials = {epochs: [self._cross_validate(epochs)[0] for _ in range(ROUNDS)] for epochs in (1, 2)}
         whole = {epochs: float(np.median(found)) for epochs, found in trials.items()}
         folds = [int((self._development.folds != fold).sum()) for fold in np.unique(self._development.folds)]
-        training = sum(bare.epoch(films, max(self.sizes)) for films in folds)
+        training = makespan([bare.epoch(films, max(self.sizes)) for films in folds], self._threads)
         return replace(
             bare,
-            scoring=max(0.0, whole[2] - whole[1] - training) / len(folds),
+            scoring=max(0.0, whole[2] - whole[1] - training) / self._rounds,
             around=max(0.0, 2 * whole[1] - whole[2]),
             artifact_bytes=self._cross_validate()[1],
             memory_bytes=_peak_memory(),
@@ -113,13 +132,14 @@ class TrainingTimer:
         """Return the mean seconds of a step of full batches, over at least `SECONDS_A_SIZE`."""
         steps = max(1, min(FILMS_AN_EPOCH, len(self._training)) // batch_size)
         films = self._training[: steps * batch_size]
-        trainer = self._trainer(films, batch_size)
-        trainer.train_epoch(1)
-        began, epoch = time.perf_counter(), 1
-        while time.perf_counter() - began < SECONDS_A_SIZE:
-            epoch += 1
-            trainer.train_epoch(epoch)
-        return (time.perf_counter() - began) / (epoch - 1) / steps
+        trainers = [self._trainer(films, batch_size) for _ in range(self._threads)]
+        with SideBySide(self._threads) as side_by_side:
+            side_by_side.map(lambda trainer: trainer.train_epoch(1), trainers)
+            began, epoch = time.perf_counter(), 1
+            while time.perf_counter() - began < SECONDS_A_SIZE:
+                epoch += 1
+                side_by_side.map(functools.partial(_train, epoch), trainers)
+            return (time.perf_counter() - began) / (epoch - 1) / steps
 
     def _trainer(self, films: np.ndarray, batch_size: int) -> FoldTrainer:
         trial = replace(self._trial, batch_size=batch_size, features="cached")
@@ -143,11 +163,13 @@ class ExtractionTimes:
     """What extraction costs.
 
     Args:
+        kind: of arithmetic, by which features are kept.
         width: features of a film.
         reading: seconds to read and resize one film.
-        flip: seconds of the backbone, for one film in one flip.
+        flip: seconds of the backbone, for one film in one flip, with as many micro-batches at once as there will be.
     """
 
+    kind: str
     width: int
     reading: float
     flip: float
@@ -173,23 +195,28 @@ class ExtractionTimer:
         self._extractor = Extractor(backbone)
 
     def measure(self, contents: Sequence[str], read: Callable[[str], bytes]) -> ExtractionTimes:
-        """Read up to `MICRO_BATCH` of these films and run the backbone on them a few times.
+        """Read these films and run the backbone on them a few times, on whole micro-batches.
 
         Raises:
             DataError: a film cannot be read.
         """
         began = time.perf_counter()
-        images = [read_film(self._backbone, content, read) for content in contents[:MICRO_BATCH]]
+        images = [read_film(self._backbone, content, read) for content in contents]
         reading = (time.perf_counter() - began) / len(images)
-        batch = np.stack([images[film % len(images)] for film in range(MICRO_BATCH)])
-        flips = np.arange(MICRO_BATCH) % FLIPS
-        self._extractor.extract(batch, flips)
+        films = np.arange(self._extractor.slots * self._extractor.threads)
+        batch = np.stack([images[film % len(images)] for film in films])
+        self._extractor.extract(batch, films % FLIPS)
         runs = []
         for _ in range(2 * ROUNDS):
             began = time.perf_counter()
-            self._extractor.extract(batch, flips)
+            self._extractor.extract(batch, films % FLIPS)
             runs.append(time.perf_counter() - began)
-        return ExtractionTimes(self._extractor.width, reading, float(np.median(runs)) / MICRO_BATCH)
+        kind = arithmetic(self._backbone.extraction_precision)
+        return ExtractionTimes(kind, self._extractor.width, reading, float(np.median(runs)) / len(films))
+
+
+def _train(epoch: int, trainer: FoldTrainer) -> None:
+    trainer.train_epoch(epoch)
 
 
 def _peak_memory() -> int:

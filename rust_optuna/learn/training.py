@@ -20,7 +20,7 @@ class FoldTrainer:
     """The state of one fold's training: weights, optimizer, steps.
 
     The seed alone decides initial weights, order, flips and dropout, so the same features give the same bits whatever
-    ran before or runs beside it.
+    ran before or runs beside it, in other threads too. One thread at a time may use it.
 
     Args:
         source: the features.

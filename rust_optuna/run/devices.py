@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rust_optuna.errors import RustOptunaError
-from rust_optuna.run import cgroup
+from rust_optuna.machine import CORES, cores, memory_available
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +20,9 @@ WORKER_GIGABYTES = 1.5
 """Memory that one worker may take; no more workers are started by default than fit."""
 NVIDIA_SMI_SECONDS = 60
 """How long nvidia-smi may take; a driver that is not loaded yet needs a while."""
+NO_GPU = "-1"
+BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Of the libraries under NumPy, which has next to nothing to do while TensorFlow computes."""
 DEVICE_FILES = Path("/dev")
 DRIVER = Path("/proc/driver/nvidia/gpus")
 """Where NVIDIA's driver shows GPUs to a container that has no nvidia-smi."""
@@ -37,12 +40,15 @@ class Slot:
     name: str
     environment: Mapping[str, str]
 
+    @property
+    def on_processor(self) -> bool:
+        """Whether the worker computes on the processor, not on a GPU."""
+        return self.environment["CUDA_VISIBLE_DEVICES"] == NO_GPU
 
-def cpu_cores() -> int:
-    """Return the number of cores that this process may use: its affinity, and its container's quota rounded down."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cgroup.cpu_quota()
-    return cores if quota is None else max(1, min(cores, int(quota)))
+    @property
+    def alone(self) -> dict[str, str]:
+        """The variables for a process that has the device, and all cores, to itself."""
+        return {name: value for name, value in self.environment.items() if name != CORES}
 
 
 def gpus() -> list[str]:
@@ -79,8 +85,8 @@ def slots(choice: str, workers: int | None, per_gpu: int | None = None) -> list[
         )
     chosen = _chosen(choice)
     if not chosen:
-        count = workers or max(1, min(cpu_cores(), _workers_in_memory()))
-        return [Slot("cpu", {"CUDA_VISIBLE_DEVICES": "-1", **threads(count)}) for _ in range(count)]
+        count = workers or max(1, min(cores(), _workers_in_memory()))
+        return [Slot("cpu", {"CUDA_VISIBLE_DEVICES": NO_GPU, **threads(count)}) for _ in range(count)]
     count = workers or len(chosen) * (per_gpu or 1)
     names = [chosen[number % len(chosen)] for number in range(count)]
     environment = {**_order(), **threads(count)}
@@ -151,19 +157,14 @@ def _order() -> dict[str, str]:
 
 
 def threads(processes: int) -> dict[str, str]:
-    """Divide the cores among processes. One thread each is faster than several shared by all."""
-    each = str(max(1, cpu_cores() // processes))
-    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return dict.fromkeys(names, each)
+    """Divide the cores among processes.
+
+    How many a process has decides how much it does at once, and no value: a kernel always runs on one thread
+    (`rust_optuna.learn.runtime`).
+    """
+    return {CORES: str(max(1, cores() // processes)), **dict.fromkeys(BLAS_THREADS, "1")}
 
 
 def _workers_in_memory() -> int:
-    """Return how many workers fit into the memory that is available (Linux, and there to a container) or installed."""
-    table = Path("/proc/meminfo")
-    if table.is_file():
-        lines = dict(line.split(":", 1) for line in table.read_text(encoding="ascii").splitlines())
-        available = int(lines["MemAvailable"].split()[0]) * 1024
-    else:
-        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    left = cgroup.memory_left()
-    return int(min(available, available if left is None else left) / (WORKER_GIGABYTES * 2**30))
+    """Return how many workers fit into the memory that is available."""
+    return int(memory_available() / (WORKER_GIGABYTES * 2**30))

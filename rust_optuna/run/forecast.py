@@ -6,7 +6,6 @@ they share the machine's memory bandwidth. Nothing is written but the index of f
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from rust_optuna.data.manifest import read_manifest
 from rust_optuna.errors import NoDatabaseError, StudyError
 from rust_optuna.learn.extraction import FLIPS, MICRO_BATCH
 from rust_optuna.learn.features import FeatureCache
-from rust_optuna.learn.timing import ExtractionTimer, ExtractionTimes, TrainingTimer, TrainingTimes
+from rust_optuna.learn.timing import ExtractionTimer, ExtractionTimes, TrainingTimer, TrainingTimes, makespan
 from rust_optuna.paths import Home
 from rust_optuna.run.devices import Slot, slots
 from rust_optuna.run.side_by_side import side_by_side
@@ -134,18 +133,10 @@ def forecast(
     where = slots(gpus, workers, per_gpu)
     plans = _plans([read_study_file(path) for path in files], home, open_database, progress)
     clock = _Clock(home, where)
-    extraction = _extraction(plans, home, clock)
+    extraction = _extraction(plans, clock)
     studies = [_study(plan, clock) for plan in plans]
     artifact_bytes = sum(len(plan.trials) * clock.artifact_bytes(plan) for plan in plans)
     return Forecast(where, extraction, studies, artifact_bytes, clock.worker_bytes)
-
-
-def makespan(seconds: Sequence[float], workers: int) -> float:
-    """Return when the last of some jobs ends if each of some workers takes the next as soon as it is free."""
-    free = [0.0] * workers
-    for each in seconds:
-        heapq.heapreplace(free, free[0] + each)
-    return max(free)
 
 
 @dataclass(frozen=True)
@@ -233,14 +224,14 @@ def _inherited(
     return [(best_of_source(database, configuration) or {}).get("params", {})]
 
 
-def _extraction(plans: Sequence[_Plan], home: Home, clock: _Clock) -> ExtractionForecast:
+def _extraction(plans: Sequence[_Plan], clock: _Clock) -> ExtractionForecast:
     found = ExtractionForecast()
     known: set[tuple[str, BackboneConfiguration]] = set()
     for plan in plans:
         contents = plan.development.content
         backbones = dict.fromkeys(trial.backbone for trial in plan.every_trial if trial.features == "cached")
         for backbone in backbones:
-            missing = {(content, backbone) for content in FeatureCache(home.features, backbone).missing(contents)}
+            missing = {(content, backbone) for content in clock.cache(backbone, contents).missing(contents)}
             missing -= known
             if not missing:
                 continue
@@ -290,9 +281,14 @@ class _Clock:
     def extraction(self, backbone: BackboneConfiguration, contents: Sequence[str]) -> tuple[ExtractionTimes, float]:
         """Time extraction in one process that has all cores, as it is done; return its start-up as well."""
         if backbone not in self._extraction:
-            found, startup = side_by_side([{}], self._extraction_task(backbone, contents))
+            found, startup = side_by_side([self.where[0].alone], self._extraction_task(backbone, contents))
             self._extraction[backbone] = (found[0], startup)
         return self._extraction[backbone]
+
+    def cache(self, backbone: BackboneConfiguration, contents: Sequence[str]) -> FeatureCache:
+        """Return the cache that the workers' devices share; which that is, the timed extraction says at the latest."""
+        known = FeatureCache.without_tensorflow(self._home.features, backbone) if self.where[0].on_processor else None
+        return known or FeatureCache(self._home.features, backbone, self.extraction(backbone, contents)[0].kind)
 
     def seconds(self, plan: _Plan, trial: TrialConfiguration) -> float:
         """Return how long a trial takes while the other workers run theirs."""
@@ -325,7 +321,7 @@ class _Clock:
     def _width(self, plan: _Plan, trial: TrialConfiguration) -> int:
         if trial.features == "live":
             return self._live_times(plan, trial.backbone).width
-        cached = FeatureCache(self._home.features, trial.backbone).width()
+        cached = self.cache(trial.backbone, plan.development.content).width()
         return cached or self.extraction(trial.backbone, plan.development.content)[0].width
 
     def _live_times(self, plan: _Plan, backbone: BackboneConfiguration) -> ExtractionTimes:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
+from rust_optuna.config import BackboneConfiguration
 from rust_optuna.errors import RustOptunaError
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import ARTIFACTS, Home
@@ -97,31 +98,37 @@ def search(
             listener.on_created(creation, where)
             environment = child_environment(home, database.url, artifacts or database.artifacts(), password_file)
             if objective is None and creation.study.state != "done":
-                _build_features(database, creation.study, home, environment)
+                _build_features(database, creation.study, home, environment, where[0])
             _run_workers(database, creation.study, home, how, environment, listener)
             finished.append(status(database, load_study(database, configuration.name)))
         return finished
 
 
-def _build_features(database: Database, study: Study, home: Home, environment: dict[str, str]) -> None:
-    """Compute missing features in a process of its own, with all cores and the terminal's progress bar.
+def _build_features(database: Database, study: Study, home: Home, environment: dict[str, str], device: Slot) -> None:
+    """Compute missing features in a process of its own, on a worker's device, with all cores and a progress bar.
 
     TensorFlow must not be loaded here: this process stays small and starts the workers.
     """
     contents = load_development(database, study).content
     backbones = cached_backbones(study.configuration, load_parameters(database, study.id), study.inherited, home)
-    if not any(FeatureCache(home.features, backbone).missing(contents) for backbone in backbones):
+    if all(_is_complete(home, backbone, contents, device) for backbone in backbones):
         return
     # Its progress bar, on stderr, is this search's own; what it would print to a user is not.
     child = subprocess.run(
         program(["features", "build", study.name]),
-        env={**os.environ, **environment},
+        env={**os.environ, **environment, **device.alone},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         check=False,
     )
     if child.returncode:
         raise RustOptunaError(f"The features of {study.name} were not built: see above")
+
+
+def _is_complete(home: Home, backbone: BackboneConfiguration, contents: Sequence[str], device: Slot) -> bool:
+    """Tell whether the workers will find all features; a GPU's are not known here, nor those of a new processor."""
+    cache = FeatureCache.without_tensorflow(home.features, backbone) if device.on_processor else None
+    return cache is not None and not cache.missing(contents)
 
 
 def _run_workers(

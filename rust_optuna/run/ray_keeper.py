@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rust_optuna.run.devices import cpu_cores, threads
+from rust_optuna.machine import cores
+from rust_optuna.run.devices import NO_GPU, threads
 from rust_optuna.run.place import last_words, spawn
 
 
@@ -52,7 +53,7 @@ class Placement:
     pid: int
 
     def __str__(self) -> str:
-        device = "cpu" if self.device == "-1" else f"gpu {self.device}"
+        device = "cpu" if self.device == NO_GPU else f"gpu {self.device}"
         return f"{self.host} ({self.address}, node {self.node[:8]}), {device}, process {self.pid}"
 
 
@@ -104,6 +105,6 @@ class Keeper:
 def _device(per_gpu: int | None, resources: Mapping[str, float]) -> dict[str, str]:
     """Return the variables that pin a worker to its device: the GPU that Ray chose already, or the processor."""
     if per_gpu is None:
-        return {"CUDA_VISIBLE_DEVICES": "-1", **threads(cpu_cores())}
+        return {"CUDA_VISIBLE_DEVICES": NO_GPU, **threads(cores())}
     # Ray would let every worker have one thread, however many cores the node has.
     return threads(max(1, round(resources.get("GPU", 1) * per_gpu)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -75,8 +75,11 @@ class Serving:
         check_owner(self._store, self._database)
         objective = self._make(study)
         runtime = objective.runtime()
+        # Looked at first, for preparing fills a cache that others share; noted last, for it may find films missing.
+        check_runtime(study, runtime)
         objective.prepare(load_parameters(self._database, study.id))
         pin_runtime(self._database, study, runtime)
+        objective.pin()
         mirror = Mirror(self._database, study)
         mirror.describe(runtime)
         self._served[study.key] = Served(study, mirror, objective)
@@ -125,19 +128,42 @@ class Serving:
             served.mirror.settle()
 
 
-def pin_runtime(database: Database, study: Study, runtime: dict[str, Any]) -> None:
-    """Compare this worker with the study's first one, or be it.
+def check_runtime(study: Study, runtime: Mapping[str, Any]) -> None:
+    """Compare this worker with the study's first one, as far as there has been one.
 
     Raises:
         FingerprintError: they differ, and in what; or real scores were to build on a stand-in's.
-        StudyError: the study was deleted meanwhile.
     """
-    table = tables.study
     inherited = (study.source or {}).get("objective", runtime["objective"])
     if inherited != runtime["objective"]:
         raise FingerprintError(
             f"{study.name} takes its fixed parameters from {inherited}, this worker runs {runtime['objective']}"
         )
+    pinned = study.runtime
+    if pinned is None:
+        return
+    differing = [key for key in sorted({*pinned, *runtime}) if pinned.get(key) != runtime.get(key)]
+    versions = [(pinned.get(key, 0), runtime.get(key, 0)) for key in ("numerics", "preprocessing") if key in differing]
+    if versions and pinned["objective"] == runtime["objective"]:
+        which = "an earlier" if all(there < here for there, here in versions) else "another"
+        raise FingerprintError(
+            f"{study.name} was begun by {which} version of rust_optuna, which computes other numbers than this one: "
+            "finish it with that version, or give its file another name and search it anew. What it has found stays "
+            f"readable: rust-optuna best {study.name}, rust-optuna study export {study.name} DIRECTORY"
+        )
+    if differing:
+        what = "; ".join(f"{key} is {runtime.get(key)} here and {pinned.get(key)} there" for key in differing)
+        raise FingerprintError(f"This worker would not compute the numbers of {study.name}: {what}")
+
+
+def pin_runtime(database: Database, study: Study, runtime: Mapping[str, Any]) -> None:
+    """Compare this worker with the study's first one, or be it.
+
+    Raises:
+        FingerprintError: as `check_runtime`.
+        StudyError: the study was deleted meanwhile.
+    """
+    table = tables.study
 
     def pin(connection: sa.Connection) -> str | None:
         first = table.update().where(table.c.id == study.id, table.c.runtime.is_(None))
@@ -145,11 +171,8 @@ def pin_runtime(database: Database, study: Study, runtime: dict[str, Any]) -> No
         pinned: str | None = connection.execute(sa.select(table.c.runtime).where(table.c.id == study.id)).scalar()
         return pinned
 
+    check_runtime(study, runtime)
     text = database.transact(pin)
     if text is None:
         raise StudyError(f"{study.name} was deleted")
-    pinned = json.loads(text)
-    differing = [key for key in sorted({*pinned, *runtime}) if pinned.get(key) != runtime.get(key)]
-    if differing:
-        what = "; ".join(f"{key} is {runtime.get(key)} here and {pinned.get(key)} there" for key in differing)
-        raise FingerprintError(f"This worker would not compute the numbers of {study.name}: {what}")
+    check_runtime(replace(study, runtime=json.loads(text)), runtime)

@@ -33,6 +33,7 @@ from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import Claim, Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.objective import CrossValidationObjective, Objective, Outcome, StandInObjective
+from rust_optuna.search.pins import FeaturePins
 from rust_optuna.search.studies import Study, find_study, load_development, studies_to_serve
 from rust_optuna.search.tables import StudyKey
 
@@ -260,6 +261,7 @@ class Worker:
             progress,
             self.data_root,
             self.database.patiently,
+            FeaturePins(self.database, study),
         )
 
     def _run(self, claim: Claim, served: Served) -> None:

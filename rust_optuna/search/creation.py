@@ -168,7 +168,7 @@ def _refuse_twin(database: Database, name: str) -> None:
 def _delete_rows(connection: sa.Connection, study_id: int) -> None:
     points = sa.select(tables.point.c.id).where(tables.point.c.study_id == study_id)
     connection.execute(tables.attempt.delete().where(tables.attempt.c.point_id.in_(points)))
-    for table in (tables.point, tables.film):
+    for table in (tables.point, tables.film, tables.features):
         connection.execute(table.delete().where(table.c.study_id == study_id))
     connection.execute(tables.study.delete().where(tables.study.c.id == study_id))
 

@@ -163,6 +163,7 @@ class Ledger:
                 return connection.execute(_outcome(claim)).scalar() == outcome
             text = None if result is None else json.dumps(result)
             values = {"outcome": outcome, "ended_at": database_now(), "result": text, "artifact": artifact}
+            values["arithmetic"] = (result or {}).get("arithmetic")
             connection.execute(attempt.update().where(_attempt_of(claim)).values(**values))
             _close(connection, claim.study_id)
             return True

@@ -19,16 +19,18 @@ from rust_optuna.config import BackboneConfiguration
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.errors import FingerprintError, MissingExtraError, RustOptunaError
+from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.cross_validation import CrossValidation, cross_validate, save_out_of_fold
-from rust_optuna.learn.extraction import Extractor
+from rust_optuna.learn.extraction import Extractor, extraction_identity, extraction_versions, read_film
 from rust_optuna.learn.features import FeatureCache
-from rust_optuna.learn.runtime import NUMERICS_VERSION, versions
+from rust_optuna.learn.runtime import training_versions
 from rust_optuna.learn.sources import CachedFeatures, FeatureSource, LiveFeatures
 from rust_optuna.learn.weights import weights_identity, weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search.artifacts import ArtifactStore
 from rust_optuna.search.ledger import Claim
 from rust_optuna.search.memory import MicroBatch
+from rust_optuna.search.pins import FeaturePins, PinnedFeatures, sampled
 from rust_optuna.search.studies import Study
 
 Progress = Callable[[int, int], None]
@@ -60,6 +62,13 @@ class Objective(Protocol):
     def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
         """Make sure that this machine can run the points of a design, before it claims one."""
 
+    def pin(self) -> None:
+        """Note in the database what was prepared, once it is known that this worker may serve the study.
+
+        Raises:
+            FingerprintError: other workers of the study prepared something else.
+        """
+
     def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
         """Run the point.
 
@@ -89,6 +98,7 @@ class CrossValidationObjective:
         progress: called while films are hashed and features computed.
         data_root: the folder in which films are looked for that the index of films lacks; None for nowhere.
         patiently: calls what uses the database, again where that is away: a trial is not to be lost at its last step.
+        pins: the features that other workers of the study have; None to compare with nobody's.
     """
 
     study: Study
@@ -98,27 +108,29 @@ class CrossValidationObjective:
     progress: Progress | None = None
     data_root: Path | None = None
     patiently: Callable[[Callable[[], str]], str] = lambda function: function()
+    pins: FeaturePins | None = None
     _micro_batch: MicroBatch = field(default_factory=MicroBatch)
     _sources: dict[tuple[BackboneConfiguration, str], FeatureSource] = field(default_factory=dict)
 
     def runtime(self) -> dict[str, Any]:
-        """Return the versions that decide the numbers.
+        """Return the versions that decide the numbers, as extraction and training declare them.
 
         Raises:
             MissingExtraError: TensorFlow or Keras is not installed.
         """
-        installed = versions()
+        found = {**training_versions(), **extraction_versions()}
         for package in ("tensorflow", "keras"):
-            if package not in installed:
+            if package not in found:
                 raise MissingExtraError(package, "cpu")
-        minor = {name: ".".join(installed[name].split(".")[:2]) for name in ("tensorflow", "keras")}
-        return {"objective": "cross-validation", "numerics": NUMERICS_VERSION, **minor}
+        return {"objective": "cross-validation", **found}
 
     def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
         """Compare the weights with those the study was created with, and compute the features that are missing.
 
+        Where other workers have pinned features, a sample is compared before the cache that all share is filled.
+
         Raises:
-            FingerprintError: the weights here are others.
+            FingerprintError: the weights here are others, or the features.
             DataError: films are not on this machine, or have changed.
             WeightsError: the weights are missing or do not fit.
         """
@@ -167,24 +179,59 @@ class CrossValidationObjective:
                 lambda: upload_artifact(artifact_store=self.store, file_path=str(path), study_or_trial=trial)
             )
 
+    def pin(self) -> None:
+        """Note which features this worker trains on, and compare them with other workers'.
+
+        Raises:
+            FingerprintError: they differ.
+        """
+        if self.pins is None:
+            return
+        for (backbone, _), source in self._sources.items():
+            kind = arithmetic(backbone.extraction_precision)
+            sample = source.table()[sampled(source.films)]
+            self.pins.pin(extraction_identity(backbone), PinnedFeatures(kind, source.sha256, sample))
+
     def _source(self, backbone: BackboneConfiguration, features: str) -> FeatureSource:
         key = (backbone, features)
         if key not in self._sources:
             index = FilmIndex(self.home.film_index)
-            contents = self.development.content
             with index.naming():
-                if features == "live":
-                    self._find(index, contents)
-                    live = LiveFeatures(Extractor(backbone), contents, index.read)
-                    # Before a point is claimed, so that its trial does not seem to stand still.
-                    live.complete()
-                    self._sources[key] = live
-                else:
-                    cache = FeatureCache(self.home.features, backbone)
-                    self._find(index, cache.missing(contents))
-                    cache.build(contents, index.read, self.progress)
-                    self._sources[key] = CachedFeatures(cache.load(contents))
+                make = self._live if features == "live" else self._cached
+                self._sources[key] = make(backbone, index)
         return self._sources[key]
+
+    def _live(self, backbone: BackboneConfiguration, index: FilmIndex) -> LiveFeatures:
+        contents = self.development.content
+        self._find(index, contents)
+        extractor = Extractor(backbone)
+        self._check_sample(extractor, index)
+        live = LiveFeatures(extractor, contents, index.read)
+        # Before a point is claimed, so that its trial does not seem to stand still.
+        live.complete(self.progress)
+        return live
+
+    def _cached(self, backbone: BackboneConfiguration, index: FilmIndex) -> CachedFeatures:
+        contents = self.development.content
+        cache = FeatureCache(self.home.features, backbone)
+        if missing := cache.missing(contents):
+            self._find(index, missing)
+            extractor = Extractor(backbone)
+            self._check_sample(extractor, index)
+            cache.build(contents, index.read, self.progress, extractor)
+        return CachedFeatures(cache.load(contents))
+
+    def _check_sample(self, extractor: Extractor, index: FilmIndex) -> None:
+        """Compare the features of a few films with other workers', if there are any."""
+        backbone = extractor.backbone
+        identity = extraction_identity(backbone)
+        if self.pins is None or not self.pins.of(identity):
+            return
+        films, flips = sampled(len(self.development.content))
+        contents = [self.development.content[film] for film in films]
+        self._find(index, contents)
+        images = np.stack([read_film(backbone, content, index.read) for content in contents])
+        self.pins.check(identity, arithmetic(backbone.extraction_precision), extractor.extract(images, flips))
 
     def _find(self, index: FilmIndex, contents: Sequence[str]) -> None:
         """Look below the data root, if there is one, for those films that are needed and not known to be here."""
@@ -225,6 +272,9 @@ class StandInObjective:
 
     def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
         """Nothing is needed."""
+
+    def pin(self) -> None:
+        """Nothing was prepared."""
 
     def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
         """Call the function; what it reports goes to Optuna as it is."""

@@ -24,7 +24,7 @@ from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The newest migration's number (`rust_optuna.search.migrations`)."""
 
 metadata = MetaData()
@@ -132,11 +132,23 @@ attempt = Table(
     Column("artifact", String(64)),
     Column("fault", String(16)),
     Column("shown", Integer, nullable=False, server_default="0"),
+    Column("arithmetic", String(128)),
     UniqueConstraint("point_id", "number"),
     Index(f"ix_{_PREFIX}attempt_unshown", "shown", "outcome"),
 )
 """One try at a point: who made it, how it ended, and its result. ``fault`` says what kind of trouble ended it,
-``shown`` whether Optuna has been told of its end."""
+``shown`` whether Optuna has been told of its end, ``arithmetic`` what kind of arithmetic its result is of."""
+
+features = Table(
+    f"{_PREFIX}features",
+    metadata,
+    Column("study_id", ForeignKey(study.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("backbone", String(64), primary_key=True),
+    Column("arithmetic", String(128), primary_key=True),
+    Column("sha256", String(64), nullable=False),
+    Column("sample", _Document, nullable=False),
+)
+"""What the first worker of each kind of arithmetic computed from a study's films (`rust_optuna.search.pins`)."""
 
 worker = Table(
     f"{_PREFIX}worker",

@@ -45,6 +45,9 @@ class ChaosObjective:
     def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
         """Nothing is needed."""
 
+    def pin(self) -> None:
+        """Nothing was prepared."""
+
     def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, *_: Callable[[], None]) -> Outcome:
         """Run the point."""
         value, artifact = _run(trial, lambda value, epoch: on_epoch(epoch, value))

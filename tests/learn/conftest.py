@@ -1,10 +1,5 @@
 import hashlib
 import importlib.util
-import os
-
-# TensorFlow reads these when it is first imported, which is later; children inherit them.
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 import numpy as np
 import pytest

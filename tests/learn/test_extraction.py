@@ -31,6 +31,21 @@ def test_nor_on_how_many_there_are(extractor, images, features, count):
     np.testing.assert_array_equal(extractor.extract(images[:count], np.arange(count) % 4), features[:count])
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_nor_on_how_many_are_computed_at_once(images, features, threads):
+    extractor = Extractor(BACKBONE)
+    extractor.threads = threads
+    np.testing.assert_array_equal(extractor.extract(images, np.arange(len(images)) % 4), features)
+
+
+def test_what_is_raised_as_micro_batches_end_ends_the_extraction(extractor, images):
+    def stop(done):
+        raise InterruptedError(done)
+
+    with pytest.raises(InterruptedError, match=str(extractor.slots)):
+        extractor.extract_all_flips(images[: extractor.slots], lambda done: stop(done * 4))
+
+
 def test_no_films_have_no_features(extractor):
     assert extractor.extract(np.zeros((0, SIZE, SIZE), np.float32), np.zeros(0, int)).shape == (0, extractor.width)
 
@@ -84,8 +99,8 @@ def test_what_is_no_film_or_flip_is_refused(extractor, shape, flips):
         extractor.extract(np.zeros(shape, np.float32), np.array(flips))
 
 
-def test_the_identity_tells_all_that_features_depend_on(extractor):
-    identity = extractor.identity()
+def test_the_identity_tells_all_that_features_depend_on():
+    identity = extraction_identity(BACKBONE)
     for change in ({"weights_seed": 4}, {"output": "mixed1"}, {"pooling": "average"}, {"image_size": 76}):
         assert extraction_identity(replace(BACKBONE, **change)) != identity
     assert extraction_identity(replace(BACKBONE, resize="pad")) != identity

@@ -14,6 +14,7 @@ import pytest
 
 from rust_optuna.errors import DataError
 from rust_optuna.learn import features as module
+from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.features import FeatureCache
 from tests.learn.material import BACKBONE, Films
 
@@ -82,7 +83,8 @@ def test_only_new_films_are_extracted(built, films, extractor):
     assert set(more.reads) == set(more.contents) - set(films.contents)
     assert len(more.reads) == 5
     assert set(before) < set(shards(built))
-    assert reported == [(30, 35), (35, 35)]
+    assert (reported[0], reported[-1]) == ((30, 35), (35, 35))
+    assert reported == sorted(reported)
     assert built.missing(more.contents) == []
 
 
@@ -143,6 +145,7 @@ def test_a_film_that_cannot_be_read_leaves_the_shards_before_it(cache, films, ex
     assert cache.missing(films.contents) == []
 
 
+@pytest.mark.tensorflow
 def test_nothing_is_loaded_from_nothing(cache, films):
     assert cache.missing([*films.contents, films.contents[0]]) == films.contents
     with pytest.raises(DataError, match="30 of 30 films have no features"):
@@ -150,9 +153,36 @@ def test_nothing_is_loaded_from_nothing(cache, films):
     assert not cache.folder.exists()
 
 
-def test_each_identity_has_its_own_folder(tmp_path):
+def test_each_identity_and_each_kind_of_arithmetic_has_its_own_folder(tmp_path):
     other = replace(BACKBONE, pooling="average")
-    assert FeatureCache(tmp_path, BACKBONE).folder != FeatureCache(tmp_path, other).folder
+    caches = [FeatureCache(tmp_path, backbone, kind) for backbone in (BACKBONE, other) for kind in ("A 1", "A 2")]
+    assert len({cache.folder for cache in caches}) == 4
+    assert FeatureCache(tmp_path, BACKBONE, "A 1").folder == caches[0].folder
+
+
+@pytest.mark.parametrize("library", ["preprocessing", "tensorflow", "keras", "numpy", "pillow"])
+def test_each_version_of_what_computes_features_has_its_own_folder(tmp_path, monkeypatch, library):
+    before = FeatureCache(tmp_path, BACKBONE, "A 1")
+    versions = {**module.extraction_versions(), library: "another"}
+    monkeypatch.setattr(module, "extraction_versions", lambda: versions)
+    assert FeatureCache(tmp_path, BACKBONE, "A 1").folder != before.folder
+
+
+@pytest.mark.tensorflow
+def test_what_wrote_features_stands_in_their_folder(built):
+    identity = json.loads((built.folder / "identity.json").read_text())
+    assert identity["arithmetic"] == arithmetic("float32")
+    assert set(identity) >= {"preprocessing", "tensorflow", "keras", "numpy", "pillow"}
+
+
+def test_where_no_processor_of_this_kind_has_been_nothing_is_known(tmp_path):
+    assert FeatureCache.without_tensorflow(tmp_path, BACKBONE) is None
+
+
+@pytest.mark.tensorflow
+def test_features_of_another_kind_are_not_built_under_its_name(tmp_path, films, extractor):
+    with pytest.raises(ValueError, match="another machine"):
+        FeatureCache(tmp_path, BACKBONE, "another machine").build(films.contents, films.read, extractor=extractor)
 
 
 @pytest.mark.tensorflow
@@ -160,7 +190,7 @@ def test_a_complete_cache_needs_no_tensorflow(built, films):
     code = (
         "import sys\nfrom pathlib import Path\nsys.modules['tensorflow'] = None\n"
         "from tests.learn.material import BACKBONE\nfrom rust_optuna.learn.features import FeatureCache\n"
-        f"cache = FeatureCache(Path({str(built.folder.parent)!r}), BACKBONE)\n"
+        f"cache = FeatureCache.without_tensorflow(Path({str(built.folder.parent)!r}), BACKBONE)\n"
         f"contents = {films.contents!r}\ncache.build(contents, None)\nprint(cache.load(contents).sha256)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)

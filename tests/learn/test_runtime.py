@@ -65,11 +65,13 @@ def test_errors_of_memory_are_known_from_others():
         errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
         errors.InternalError(None, None, "CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
         errors.InternalError(None, None, "Failed copying input tensor: Dst tensor is not initialized."),
+        errors.AbortedError(None, None, "Operation received an exception:Status: 1, message: could not execute"),
     ):
         assert runtime.out_of_memory(error)
     named_alike = type("ResourceExhaustedError", (Exception,), {})
     for error in (
         errors.InternalError(None, None, "launch failed"),
+        errors.AbortedError(None, None, "Operation received an exception:Status: 2, message: could not execute"),
         errors.InvalidArgumentError(None, None, "x"),
         ValueError("out of memory"),
         named_alike(),

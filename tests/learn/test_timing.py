@@ -28,6 +28,11 @@ def test_a_trial_is_its_folds_epochs_their_scoring_and_what_is_around():
     assert times().trial([64, 64], 16, epochs=3) == pytest.approx(7 + 3 * 2 * (4 * 2 + 0.5))
 
 
+@pytest.mark.parametrize(("threads", "folds"), [(1, 3), (2, 2), (3, 1), (6, 1)])
+def test_folds_that_train_at_once_take_the_time_of_the_longest_row_of_them(threads, folds):
+    assert times(threads=threads).trial([64] * 3, 16, epochs=2) == pytest.approx(7 + 2 * folds * (4 * 2 + 0.5))
+
+
 @pytest.mark.tensorflow
 def test_steps_of_every_size_are_timed_on_the_real_code(development, trial, monkeypatch):
     from rust_optuna.learn import timing
@@ -59,6 +64,7 @@ def test_a_steps_time_is_the_time_of_full_batches_divided_by_their_number(develo
             now[0] += self.films // self.batch_size * 0.01 + self.films * 0.001
 
     monkeypatch.setattr(timing, "FoldTrainer", Trainer)
+    monkeypatch.setattr(timing, "side_by_side_threads", lambda: 1)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(TrainingTimer, "_cross_validate", lambda self, epochs=1: (0.0, 0))
     steps = dict(TrainingTimer(development, 24, trial).measure().steps)

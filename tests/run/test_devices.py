@@ -9,13 +9,13 @@ from rust_optuna.search.database import create_database, parse_url
 from tests import stand_ins
 from tests.studies import make_study, random_document, start_command, wait_until
 
-CPU_CORES = devices.cpu_cores()
+CPU_CORES = devices.cores()
 
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
     """Eight cores, memory for four workers, no GPU."""
-    monkeypatch.setattr(devices, "cpu_cores", lambda: 8)
+    monkeypatch.setattr(devices, "cores", lambda: 8)
     monkeypatch.setattr(devices, "_workers_in_memory", lambda: 4)
     monkeypatch.setattr(devices, "DEVICE_FILES", Path("/nowhere"))
     monkeypatch.setattr(devices, "DRIVER", Path("/nowhere"))
@@ -47,10 +47,11 @@ def test_a_worker_on_the_processor_sees_no_gpu():
     assert visible(devices.slots("none", 2)) == ["-1", "-1"]
 
 
-@pytest.mark.parametrize(("workers", "threads"), [(1, "8"), (2, "4"), (3, "2"), (20, "1")])
-def test_workers_divide_the_cores(workers, threads):
+@pytest.mark.parametrize(("workers", "cores"), [(1, "8"), (2, "4"), (3, "2"), (20, "1")])
+def test_workers_divide_the_cores(workers, cores):
     for slot in devices.slots("none", workers):
-        assert {value for name, value in slot.environment.items() if name.endswith("THREADS")} == {threads}
+        assert slot.environment["RUST_OPTUNA_CORES"] == cores
+        assert {value for name, value in slot.environment.items() if name.endswith("THREADS")} == {"1"}
 
 
 def test_every_gpu_gets_a_worker(monkeypatch):
@@ -70,7 +71,7 @@ def test_each_gpu_gets_as_many_workers_as_asked_for(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     slots = devices.slots("all", None, 3)
     assert sorted(visible(slots)) == ["0", "0", "0", "1", "1", "1"]
-    assert {slot.environment["OMP_NUM_THREADS"] for slot in slots} == {"1"}  # of eight cores
+    assert {slot.environment["RUST_OPTUNA_CORES"] for slot in slots} == {"1"}  # of eight
     assert visible(devices.slots("1", None, 2)) == ["1", "1"]
     with pytest.raises(RustOptunaError, match="give one of them"):
         devices.slots("all", 2, 2)
@@ -151,7 +152,7 @@ def test_each_worker_process_sees_its_device_and_its_share_of_the_cores(sqlite_u
     assert sorted(each["CUDA_VISIBLE_DEVICES"] for each in seen) == ["0", "0", "2", "2"]
     assert {each["CUDA_DEVICE_ORDER"] for each in seen} == {"PCI_BUS_ID"}
     share = str(max(1, CPU_CORES // 4))
-    assert {each["TF_NUM_INTRAOP_THREADS"] for each in seen} == {share}
+    assert {each["RUST_OPTUNA_CORES"] for each in seen} == {share}
 
 
 def test_an_nvidia_smi_that_fails_is_told_and_the_driver_asked(tmp_path, monkeypatch, caplog):

@@ -3,9 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rust_optuna.errors import FingerprintError, RustOptunaError, StorageError, StudyError
-from rust_optuna.learn.timing import ExtractionTimes, TrainingTimes
+from rust_optuna.learn.timing import ExtractionTimes, TrainingTimes, makespan
 from rust_optuna.run import forecast as module
-from rust_optuna.run.forecast import forecast, makespan
+from rust_optuna.run.forecast import forecast
 from rust_optuna.run.side_by_side import side_by_side
 from rust_optuna.search.creation import create_study, extend_study
 from rust_optuna.search.database import create_database, open_database, parse_url
@@ -25,7 +25,7 @@ def clockwork(monkeypatch):
     def run(environments, task):
         ran.append((len(environments), task))
         if isinstance(task, module._ExtractionTask):
-            return [ExtractionTimes(width=10, reading=2.0, flip=1.5)] * len(environments), 1.0
+            return [ExtractionTimes(kind="A 1", width=10, reading=2.0, flip=1.5)] * len(environments), 1.0
         return [TIMES] * len(environments), 3.0
 
     monkeypatch.setattr(module, "side_by_side", run)

@@ -24,6 +24,9 @@ class Prepared:
         if self.trouble is not None:
             raise self.trouble
 
+    def pin(self):
+        pass
+
 
 @pytest.fixture
 def make_serving(database, home):

@@ -71,6 +71,9 @@ class FakeObjective:
     def prepare(self, design):
         pass
 
+    def pin(self):
+        pass
+
     def __call__(self, claim, trial, on_epoch, on_advance):
         for epoch, value in enumerate(self.values, 1):
             on_epoch(epoch, value)
@@ -542,8 +545,34 @@ def test_another_objective_than_the_studys_is_refused(database, home):
         make_worker(database, home).run([study.name])
     assert attempts(database, study) == []
     pin_runtime(database, study, {"objective": "cross-validation", "numerics": 1})
-    with pytest.raises(FingerprintError, match="numerics is 2 here and 1 there"):
-        pin_runtime(database, study, {"objective": "cross-validation", "numerics": 2})
+
+
+RUNTIME = {"objective": "cross-validation", "numerics": 3, "preprocessing": 4, "tensorflow": "2.21", "pillow": "12.0"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"numerics": 4}, "begun by an earlier version of rust_optuna"),
+        ({"preprocessing": 5}, "begun by an earlier version of rust_optuna"),
+        ({"numerics": 2}, "begun by another version of rust_optuna"),
+        ({"tensorflow": "2.22"}, "tensorflow is 2.22 here and 2.21 there"),
+        ({"pillow": "12.1"}, "pillow is 12.1 here and 12.0 there"),
+    ],
+)
+def test_a_worker_whose_versions_compute_other_numbers_is_refused(sqlite, home, change, said):
+    study = make_study(sqlite, home, random_document(1))
+    pin_runtime(sqlite, study, RUNTIME)
+    with pytest.raises(FingerprintError, match=said):
+        pin_runtime(sqlite, study, RUNTIME | change)
+    pin_runtime(sqlite, study, RUNTIME)
+
+
+def test_a_study_begun_before_preprocessing_was_compared_is_refused_in_plain_words(sqlite, home):
+    study = make_study(sqlite, home, random_document(1))
+    pin_runtime(sqlite, study, {"objective": "cross-validation", "numerics": 2, "tensorflow": "2.21", "keras": "3.15"})
+    with pytest.raises(FingerprintError, match=r"an earlier version .*give its file another name.*best regime-1"):
+        worker_with(sqlite, home, None).run([study.name])
 
 
 def test_another_stand_in_is_refused_too(sqlite, home):

@@ -1,9 +1,14 @@
-"""Run as a script: a process whose memory ends at 60 MB more than it takes, and a trial that needs more."""
+"""Run as a script: a process whose memory ends at 60 MB more than it takes, and a trial that needs more.
+
+Started without oneDNN, some of whose kernels use buffers without asking whether they got them: where those do not fit,
+the process dies, and its point is another worker's.
+"""
 
 import resource
 from dataclasses import replace
 
 import numpy as np
+import tensorflow  # noqa: F401 (before rust_optuna, which switches oneDNN on for what is not loaded yet)
 
 from rust_optuna.config import TrialConfiguration
 from rust_optuna.learn.cross_validation import cross_validate

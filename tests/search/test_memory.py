@@ -223,7 +223,7 @@ def test_a_process_that_truly_runs_out_of_memory_goes_on_in_micro_batches():
     done = subprocess.run(
         [sys.executable, "-m", "tests.search.out_of_memory"],
         cwd=REPOSITORY,
-        env={**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"},
+        env={**os.environ, "RUST_OPTUNA_CORES": "1"},
         capture_output=True,
         text=True,
         check=False,

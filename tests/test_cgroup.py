@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from rust_optuna.run import cgroup, devices
+from rust_optuna import cgroup, machine
+from rust_optuna.run import devices
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_a_container_that_sees_only_its_own_group_finds_its_quota(group):
 def test_a_quota_limits_the_cores_that_workers_divide(group, monkeypatch, quota, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
     group("cpu.max", f"{quota} 100000\n")
-    assert devices.cpu_cores() == cores
+    assert machine.cpu_cores() == cores
 
 
 def test_files_read_and_not_used_lately_count_as_free_memory(group):
