@@ -133,7 +133,7 @@ def pin_runtime(database: Database, study: Study, runtime: dict[str, Any]) -> No
         StudyError: the study was deleted meanwhile.
     """
     table = tables.study
-    inherited = (study.source or {}).get("objective", runtime["objective"])
+    inherited = study.source.objective if study.source else runtime["objective"]
     if inherited != runtime["objective"]:
         raise FingerprintError(
             f"{study.name} takes its fixed parameters from {inherited}, this worker runs {runtime['objective']}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from rust_optuna.config import Value, plain
 from rust_optuna.search.database import Database
 from rust_optuna.search.studies import Study, find_study
 from rust_optuna.search.tables import attempt, point
@@ -81,11 +82,20 @@ class Status:
             "holes": self.counts["hole"],
             "accepted_holes": self.accepted,
             "best_value": self.best_value,
-            "stale": self.stale,
+            **source_as_json(self.study, self.stale),
         }
         if self.study.stand_in:
             document["objective"] = self.study.stand_in
         return document
+
+
+def source_as_json(study: Study, stale: bool) -> dict[str, Any]:
+    """Return what is to be known of the study that another one inherits from."""
+    return {
+        "stale": stale,
+        "source": study.source.study if study.source else None,
+        "differences": [each.as_json() for each in study.source.differences] if study.source else [],
+    }
 
 
 def status(database: Database, study: Study) -> Status:
@@ -103,9 +113,9 @@ def is_stale(database: Database, study: Study) -> bool:
     """Say whether the study that this one took its fixed parameters from has another best point by now."""
     if study.source is None:
         return False
-    origin = find_study(database, study.source["study"])
+    origin = find_study(database, study.source.study)
     best = best_point(database, origin) if origin else None
-    return best is None or (best.number, best.value) != (study.source["point"], study.source["value"])
+    return best is None or (best.number, best.value) != (study.source.point, study.source.value)
 
 
 def best_point(database: Database, study: Study) -> Point | None:
@@ -142,6 +152,9 @@ def describe_best(database: Database, study: Study) -> dict[str, Any] | None:
     if best is None:
         return None
     result = best.result
+    values = study.configuration.values(best.parameters, study.inherited)
+    fixed, inherited = study.configuration.fixed, study.inherited
+    named = {*best.parameters, *fixed, *inherited}
     baseline, untied = (result.get(f"baseline_view_only{kind}", {}) for kind in ("", "_untied"))
     document = {
         "study": study.name,
@@ -150,7 +163,9 @@ def describe_best(database: Database, study: Study) -> dict[str, Any] | None:
         "value": best.value,
         "epoch": result.get("epoch"),
         "params": dict(best.parameters),
-        "inherited": {key: value for key, value in study.inherited.items() if key not in best.parameters},
+        "fixed": _plain(fixed),
+        "inherited": _plain(inherited),
+        "model": _plain({key: value for key, value in values.items() if key not in named}),
         "fold_values": result.get("fold_values"),
         "baseline_view_only": baseline.get("average_precision"),
         "average_precision_16": result.get("average_precision_16"),
@@ -158,11 +173,16 @@ def describe_best(database: Database, study: Study) -> dict[str, Any] | None:
         "baseline_view_only_16": baseline.get("average_precision_16"),
         "baseline_view_only_untied_16": untied.get("average_precision_16"),
         "baseline_view_only_untied_fold_values_16": untied.get("folds", {}).get("average_precision_16"),
-        "weights": study.configuration.values(best.parameters, study.inherited)["weights"],
+        "weights": values["weights"],
+        **source_as_json(study, is_stale(database, study)),
     }
     if study.stand_in:
         document["objective"] = study.stand_in
     return document
+
+
+def _plain(values: Mapping[str, Value]) -> dict[str, Any]:
+    return {name: plain(value) for name, value in values.items()}
 
 
 def _complete(study: Study) -> sa.Select[Any]:

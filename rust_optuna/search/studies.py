@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from rust_optuna.config import HYPERPARAMETERS, BackboneConfiguration, StudyConfiguration, TrialConfiguration
+from rust_optuna.config import (
+    HYPERPARAMETERS,
+    BackboneConfiguration,
+    StudyConfiguration,
+    TrialConfiguration,
+    Value,
+)
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.errors import StudyError
 from rust_optuna.paths import Home
 from rust_optuna.search import tables
 from rust_optuna.search.database import Database
+from rust_optuna.search.inheritance import Inheritance
 from rust_optuna.search.tables import StudyKey
 from rust_optuna.study_file import parse_study
 
@@ -31,7 +38,7 @@ class Study:
         configuration: the validated study file, without the manifest's path.
         fingerprint: what the study's numbers depend on, fixed at creation.
         runtime: the libraries and the objective of its first worker, None before one came.
-        source: the point that ``from_best_of`` took (study, number, point, value, params), or None.
+        source: what it took from the best point of another study, or None.
         notes: what creation warned about.
         created_at: when, by the database's clock.
     """
@@ -42,7 +49,7 @@ class Study:
     configuration: StudyConfiguration
     fingerprint: Mapping[str, Any]
     runtime: Mapping[str, Any] | None
-    source: Mapping[str, Any] | None
+    source: Inheritance | None
     notes: Sequence[str]
     created_at: float
 
@@ -58,9 +65,9 @@ class Study:
         return objective if objective.startswith("STAND-IN") else None
 
     @property
-    def inherited(self) -> Mapping[str, Any]:
-        """The parameters that ``from_best_of`` took."""
-        return dict(self.source["params"]) if self.source else {}
+    def inherited(self) -> Mapping[str, Value]:
+        """The values that ``from_best_of`` brought."""
+        return self.source.values if self.source else {}
 
     def trial_configuration(self, parameters: Mapping[str, Any], home: Home) -> TrialConfiguration:
         """Return what a point is trained with, a weights file's path made absolute."""
@@ -140,7 +147,7 @@ def _read(database: Database, condition: sa.ColumnElement[bool]) -> list[Study]:
             configuration=parse_study(json.loads(row.configuration), f"study {row.name}", stored=True),
             fingerprint=json.loads(row.fingerprint),
             runtime=json.loads(row.runtime) if row.runtime else None,
-            source=json.loads(row.source) if row.source else None,
+            source=Inheritance.from_json(json.loads(row.source)) if row.source else None,
             notes=json.loads(row.notes),
             created_at=row.created_at,
         )
