@@ -75,6 +75,7 @@ def _create(database: Any, films: DevelopmentSet, trials: int, epochs: int, smal
     }
     preparation.read_manifest = lambda *_, **__: None  # type: ignore[assignment]
     preparation.development_set = lambda *_, **__: films  # type: ignore[assignment]
+    preparation.refuse_problems = lambda *_: None  # type: ignore[assignment]
     creation.create_study(database, parse_study(document, "benchmark"), Home(Path(".")))
 
 

@@ -118,6 +118,7 @@ def create_made_up_study(database: Database, home: Home, trials: int) -> None:
     }
     preparation.read_manifest = lambda *_, **__: None  # type: ignore[assignment]
     preparation.development_set = lambda *_, **__: films  # type: ignore[assignment]
+    preparation.refuse_problems = lambda *_: None  # type: ignore[assignment]
     creation.create_study(database, parse_study(document, "benchmark"), home)
 
 

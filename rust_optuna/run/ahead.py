@@ -40,8 +40,7 @@ def wanted_by_file(
 
     Raises:
         ConfigurationError: the file breaks its rules.
-        ManifestError: its manifest does.
-        DataError: films cannot be read.
+        ManifestError: its manifest does, or ``data check`` finds problems in it.
         StudyError: the study that it inherits from is not there, not done, or has holes that nobody accepted.
     """
     configuration = read_study_file(path)

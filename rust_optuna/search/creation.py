@@ -52,8 +52,8 @@ def create_study(
         artifacts: the artifact store; None for where the database says.
 
     Raises:
-        ManifestError: the manifest breaks its rules or is not split yet.
-        DataError: films cannot be read, or there are too few patients for the folds.
+        ManifestError: the manifest breaks its rules, is not split yet, or ``data check`` finds problems in it.
+        DataError: there are too few patients for the folds.
         WeightsError: the weights file is missing.
         ConfigurationError: a hyperparameter has no value.
         StudyError: ``from_best_of`` names a study that is not there, not done, or has holes that nobody accepted.

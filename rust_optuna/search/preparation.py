@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rust_optuna.config import HYPERPARAMETERS, StudyConfiguration, TrialConfiguration, Value, plain
+from rust_optuna.data.check import refuse_problems
 from rust_optuna.data.development import DevelopmentSet, development_set
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.folds import labels_missing
@@ -159,12 +160,12 @@ def prepare(
         configuration: the study file.
         home: where relative paths begin.
         database: where the study may be already, and where the one is that it takes values from; None for nowhere.
-        progress: called while films are hashed.
+        progress: called while films are hashed and, once on a machine, decoded.
         earlier: studies that will be run before this one and are not done yet.
 
     Raises:
-        ManifestError: the manifest breaks its rules or is not split yet.
-        DataError: films cannot be read, or there are too few patients for the folds.
+        ManifestError: the manifest breaks its rules, is not split yet, or ``data check`` finds problems in it.
+        DataError: there are too few patients for the folds.
         ConfigurationError: a hyperparameter has no value.
         StudyError: ``from_best_of`` names a study that is not there, not done, or has holes that nobody accepted.
         WeightsError: a study that inherits differs in its weights, and they are missing.
@@ -190,9 +191,8 @@ def prepare(
         inheritance, alternatives = None, [{}]
     manifest = read_manifest(home.resolve(configuration.manifest or ""), require_split=True)
     index = FilmIndex(home.film_index)
-    development = development_set(
-        manifest, index, folds=configuration.folds, seed=configuration.seed, progress=progress
-    )
+    refuse_problems(manifest, index, progress)
+    development = development_set(manifest, index, folds=configuration.folds, seed=configuration.seed)
     points = load_parameters(database, known.id) if database and known else design.draw(configuration)
     prepared = PreparedStudy(configuration, home, known, development, points, inheritance, alternatives)
     if database is not None and best is not None and inheritance is not None:

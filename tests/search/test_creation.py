@@ -23,7 +23,7 @@ from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import best_point, status
 from rust_optuna.search.studies import find_study, load_development, load_parameters, load_studies, load_study
-from tests.data.films import make_manifest, rewrite
+from tests.data.films import draw_film, make_manifest, rewrite
 from tests.studies import (
     Killed,
     assert_each_once,
@@ -213,7 +213,7 @@ def test_other_films_or_labels_under_the_same_name_are_refused(sqlite, home):
         rewrite(manifest, **changes)
         with pytest.raises(FingerprintError, match="development films, their labels or their patients differ"):
             make_study(sqlite, home)
-    (home.root / "films" / "0.png").write_bytes((home.root / "films" / "23.png").read_bytes())
+    draw_film(home.root / "films" / "0.png", 99)
     rewrite(manifest)
     with pytest.raises(FingerprintError, match="development films"):
         make_study(sqlite, home)
