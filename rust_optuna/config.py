@@ -20,6 +20,11 @@ def plain(value: Value | None) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def plain_values(values: Mapping[str, Value]) -> dict[str, Any]:
+    """Return values as what TOML and JSON can hold."""
+    return {name: plain(value) for name, value in values.items()}
+
+
 @dataclass(frozen=True)
 class Key:
     """One trial key: where it stands in the study file, and which values it takes.

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rust_optuna.config import HYPERPARAMETERS, KEYS, Key, Range, StudyConfiguration, Value, plain
+from rust_optuna.config import HYPERPARAMETERS, KEYS, Key, Range, StudyConfiguration, Value, plain, plain_values
 from rust_optuna.errors import ConfigurationError, Problem
 
 SECTIONS = ("sampler", "search_space", "fixed", "model", "cross_validation")
@@ -62,7 +62,7 @@ def to_document(configuration: StudyConfiguration) -> dict[str, Any]:
     for name, value in configuration.model.items():
         sections[KEYS[name].section][name] = plain(value)
     sections["cross_validation"] |= {"folds": configuration.folds, "seed": configuration.seed}
-    fixed = {name: plain(value) for name, value in configuration.fixed.items()}
+    fixed = plain_values(configuration.fixed)
     if configuration.from_best_of is not None:
         fixed["from_best_of"] = configuration.from_best_of
     return {

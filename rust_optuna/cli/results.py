@@ -58,7 +58,7 @@ def print_statuses(found: Sequence[Status]) -> None:
     for each in found:
         if each.study.stand_in:
             click.echo(f"{each.study.name}: {each.study.stand_in}: its values are no real scores")
-        _print_source(each.as_json())
+        _print_caveats(each.as_json())
         if each.open_holes:
             name = each.study.name
             click.echo(
@@ -69,8 +69,9 @@ def print_statuses(found: Sequence[Status]) -> None:
             click.echo(f"{each.study.name}: {each.accepted} of its holes are accepted")
 
 
-def _print_source(document: dict[str, Any]) -> None:
-    """Print what is to be known of the study that another one inherits from; ``document`` is its status or its best."""
+def _print_caveats(document: dict[str, Any]) -> None:
+    """Print what a reader must know before believing a study's values; ``document`` is its status or its best."""
+    from rust_optuna.search.foreign import foreign_words
     from rust_optuna.search.inheritance import Difference
 
     name, source = document["study"], document["source"]
@@ -78,6 +79,8 @@ def _print_source(document: dict[str, Any]) -> None:
         click.echo(f"{name} is stale: the best of {source} is no longer the one it was created from")
     for difference in document["differences"]:
         click.echo(f"{name} differs from its source: {Difference.from_json(difference).words(source)}")
+    if words := foreign_words(document):
+        click.echo(f"{name}: {words}")
 
 
 @click.command()
@@ -126,7 +129,7 @@ def print_best(document: dict[str, Any]) -> None:
                 continue
             shown = f"{value:g}" if isinstance(value, float) else value
             click.echo(f"  {key} = {shown}" + (f"  ({title})" if title != "params" else ""))
-    _print_source(document)
+    _print_caveats(document)
     if "objective" in document:
         return
     ours, trivial = document["fold_values_16"], document["baseline_view_only_untied_fold_values_16"]

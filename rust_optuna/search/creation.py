@@ -194,7 +194,9 @@ def _insert(database: Database, prepared: PreparedStudy) -> None:
 def _open(database: Database, name: str) -> Study:
     """Show every point in Optuna, then let workers at the study."""
     study = load_study(database, name)
-    Mirror(database, study, create=True).enqueue()
+    mirror = Mirror(database, study, create=True)
+    mirror.describe_study()
+    mirror.enqueue()
     if study.state == "drawing":
         opened = tables.study.update().where(tables.study.c.id == study.id, tables.study.c.state == "drawing")
         database.transact(lambda connection: connection.execute(opened.values(state="open")))

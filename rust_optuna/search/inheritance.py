@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rust_optuna.config import KEYS, Value, plain
+from rust_optuna.config import KEYS, Value, plain, plain_values
 
 FILMS, WEIGHTS_BYTES = "films", "weights_bytes"
 """The differences that are of no key of a study file."""
@@ -115,7 +115,7 @@ class Inheritance:
             "number": self.trial,
             "point": self.point,
             "value": self.value,
-            "params": {name: plain(value) for name, value in self.values.items()},
+            "params": plain_values(self.values),
             "cross_validation": {name: value for name, value in taken.items() if value is not None},
             "objective": self.objective,
             "differences": [each.as_json() for each in self.differences],

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rust_optuna.config import HYPERPARAMETERS, StudyConfiguration, TrialConfiguration, Value, plain
+from rust_optuna.config import HYPERPARAMETERS, StudyConfiguration, TrialConfiguration, Value, plain_values
 from rust_optuna.data.check import refuse_problems
 from rust_optuna.data.development import DevelopmentSet, development_set
 from rust_optuna.data.film_index import FilmIndex
@@ -137,7 +137,7 @@ class PreparedStudy:
         values.pop("weights")
         search_space = to_document(configuration)["search_space"]
         return {
-            **{key: plain(value) for key, value in values.items()},
+            **plain_values(values),
             "sampler": configuration.sampler,
             "sampler_seed": configuration.sampler_seed,
             "search_space": {key: value for key, value in search_space.items() if key != "weights"},
@@ -244,7 +244,7 @@ def _best_of(database: Database | None, configuration: StudyConfiguration) -> _B
     best = best_point(database, study)
     if study.state != "done" or best is None:
         raise StudyError(f"{takes}, which is not done: run rust-optuna worker run {name} until it is")
-    if holes := status(database, study).open_holes:
+    if holes := status(database, study, foreign=False).open_holes:
         raise OpenHolesError(
             f"{takes}, which has {holes} hole{'s' if holes > 1 else ''} that nobody accepted: its best point may be "
             f"missing. Try them again (rust-optuna study retry {name} --holes, then rust-optuna worker run {name}) or "

@@ -69,6 +69,19 @@ class Study:
         """The values that ``from_best_of`` brought."""
         return self.source.values if self.source else {}
 
+    @property
+    def own_values(self) -> Mapping[str, Value]:
+        """The values that it neither searches, fixes nor inherits: its model's, defaults included."""
+        configuration = self.configuration
+        others = {*configuration.search_space, *configuration.fixed, *self.inherited}
+        return {name: value for name, value in configuration.values({}, self.inherited).items() if name not in others}
+
+    @property
+    def constant_hyperparameters(self) -> Mapping[str, Value]:
+        """The hyperparameters that it does not search: one value for all its points."""
+        values = self.configuration.values({}, self.inherited)
+        return {name: values[name] for name in HYPERPARAMETERS if name not in self.configuration.search_space}
+
     def trial_configuration(self, parameters: Mapping[str, Any], home: Home) -> TrialConfiguration:
         """Return what a point is trained with, a weights file's path made absolute."""
         return trial_configuration(self.configuration, parameters, self.inherited, home)
@@ -162,6 +175,14 @@ def load_parameters(database: Database, study_id: int, states: Sequence[str] | N
         query = query.where(tables.point.c.state.in_(states))
     rows = database.transact(lambda c: c.execute(query.order_by(tables.point.c.number)).all())
     return [json.loads(row.parameters) for row in rows]
+
+
+def count_films(database: Database, study: Study) -> dict[str, int]:
+    """Return how many development films and patients a study has."""
+    film = tables.film
+    query = sa.select(sa.func.count(), sa.func.count(film.c.patient.distinct())).where(film.c.study_id == study.id)
+    films, patients = database.transact(lambda connection: connection.execute(query).one())
+    return {"films": films, "patients": patients}
 
 
 def load_development(database: Database, study: Study) -> DevelopmentSet:

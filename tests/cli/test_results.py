@@ -1,5 +1,6 @@
 import json
 
+import optuna
 import pytest
 
 from rust_optuna.search.creation import extend_study
@@ -89,6 +90,21 @@ def test_best_shows_what_was_fixed_and_what_was_inherited(database, home, run):
     found = json.loads(run("best", "regime-2", "--json").output)
     assert found["fixed"] == {"epsilon": 1e-4}
     assert (found["inherited"]["output"], found["inherited"]["pooling"]) == ("mixed1", "max")
+
+
+def test_a_study_that_somebody_else_optimized_is_told_by_status_and_best(database, home, run):
+    study = make_study(database, home, random_document(3))
+    optuna.load_study(study_name="regime-1", storage=database.storage).optimize(lambda trial: 0.99, n_trials=1)
+    make_worker(database, home).run()
+    said = (
+        "regime-1: 1 of its trials in Optuna was finished by somebody else; the best that Optuna shows, trial 0 (0.99)"
+    )
+    for command in (("status",), ("best",), ("best", "regime-1")):
+        assert said in run(*command).output
+    documents = [json.loads(run("status", "--json").output)[0], json.loads(run("best", study.name, "--json").output)]
+    for document in documents:
+        assert (document["finished_by_others"], document["optunas_best"]) == (1, {"number": 0, "value": 0.99})
+    assert documents[0]["best_value"] == documents[1]["value"] < 0.99
 
 
 @pytest.mark.parametrize("command", ["study create", "search", "search --dry-run", "features build"])

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from optuna.artifacts import upload_artifact
 from optuna.trial import TrialState
 
+from rust_optuna.config import HYPERPARAMETERS
 from rust_optuna.data.manifest import read_manifest, write_manifest
 from rust_optuna.data.radiographs import content_hash
 from rust_optuna.errors import DataError, FingerprintError, LeaseLostError, ManifestError, StudyError, WeightsError
@@ -48,7 +49,8 @@ def assert_created(database, document):
     trials = shown(database, study)
     assert [trial.state for trial in trials] == [TrialState.WAITING] * len(drawn)
     assert [trial.user_attrs for trial in trials] == [{"point": n, "attempt": 1} for n in range(len(drawn))]
-    assert [trial.params for trial in trials] == drawn
+    assert [trial.params for trial in trials] == [{**study.constant_hyperparameters, **point} for point in drawn]
+    assert all(set(HYPERPARAMETERS) <= set(trial.params) for trial in trials)
     assert [row.trial for row in points(database, study)] == list(range(len(drawn)))
 
 

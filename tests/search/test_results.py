@@ -54,6 +54,8 @@ def test_status_counts_points_by_state(database, study):
         "stale": False,
         "source": None,
         "differences": [],
+        "finished_by_others": 0,
+        "optunas_best": None,
     }
 
 
