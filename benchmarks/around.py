@@ -22,7 +22,7 @@ from rust_optuna.learn.sources import CachedFeatures
 from rust_optuna.paths import Home
 from rust_optuna.run import worker as worker_module
 from rust_optuna.run.worker import Worker
-from rust_optuna.search import creation
+from rust_optuna.search import creation, preparation
 from rust_optuna.search.artifacts import open_store
 from rust_optuna.search.database import create_database, parse_url
 from rust_optuna.search.objective import CrossValidationObjective
@@ -73,8 +73,9 @@ def _create(database: Any, films: DevelopmentSet, trials: int, epochs: int, smal
         "model": {"weights": "random"},
         "cross_validation": {"epochs": epochs},
     }
-    creation.read_manifest = lambda *_, **__: None  # type: ignore[assignment]
-    creation.development_set = lambda *_, **__: films  # type: ignore[assignment]
+    preparation.read_manifest = lambda *_, **__: None  # type: ignore[assignment]
+    preparation.development_set = lambda *_, **__: films  # type: ignore[assignment]
+    preparation.refuse_problems = lambda *_: None  # type: ignore[assignment]
     creation.create_study(database, parse_study(document, "benchmark"), Home(Path(".")))
 
 

@@ -15,7 +15,7 @@ import optuna
 
 from benchmarks import material, sections
 from rust_optuna.paths import Home
-from rust_optuna.search import creation
+from rust_optuna.search import creation, preparation
 from rust_optuna.search.database import Database, create_database, parse_url
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.study_file import parse_study
@@ -116,8 +116,9 @@ def create_made_up_study(database: Database, home: Home, trials: int) -> None:
         "model": {"weights": "random"},
         "cross_validation": {"folds": 3},
     }
-    creation.read_manifest = lambda *_, **__: None  # type: ignore[assignment]
-    creation.development_set = lambda *_, **__: films  # type: ignore[assignment]
+    preparation.read_manifest = lambda *_, **__: None  # type: ignore[assignment]
+    preparation.development_set = lambda *_, **__: films  # type: ignore[assignment]
+    preparation.refuse_problems = lambda *_: None  # type: ignore[assignment]
     creation.create_study(database, parse_study(document, "benchmark"), home)
 
 

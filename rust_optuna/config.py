@@ -15,6 +15,16 @@ Value = bool | int | float | str | tuple[int, ...]
 """What a trial key can be."""
 
 
+def plain(value: Value | None) -> Any:
+    """Return a value as what TOML and JSON can hold: a list for a tuple."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def plain_values(values: Mapping[str, Value]) -> dict[str, Any]:
+    """Return values as what TOML and JSON can hold."""
+    return {name: plain(value) for name, value in values.items()}
+
+
 @dataclass(frozen=True)
 class Key:
     """One trial key: where it stands in the study file, and which values it takes.
@@ -189,11 +199,13 @@ class StudyConfiguration:
         n_trials: design points of a random study; None for a grid, which has one point a cell.
         search_space: the searched keys.
         fixed: trial keys given in ``[fixed]``.
-        from_best_of: the study whose best point fixes what it searched.
+        from_best_of: the study whose best point gives a value to all that this file does not name.
         model: trial keys of ``[model]`` and ``[cross_validation]`` as given; defaults are filled in by ``values``.
         folds: number of cross-validation folds.
         seed: seed of the folds and of all training.
         lease_seconds: how long a worker may be silent before its point goes to another.
+        left_open: those of ``folds`` and ``seed`` that the file does not name: ``from_best_of`` may give them another
+            value than their default.
     """
 
     name: str
@@ -208,10 +220,17 @@ class StudyConfiguration:
     folds: int = 6
     seed: int = 1337
     lease_seconds: int = 120
+    left_open: frozenset[str] = frozenset()
 
     def with_trials(self, n_trials: int) -> StudyConfiguration:
         """Return the same study with another number of trials."""
         return replace(self, n_trials=n_trials)
+
+    def with_folds(self, folds: int | None, seed: int | None) -> StudyConfiguration:
+        """Return the same study with these folds and seed where its file names none; None leaves the default."""
+        given = {"folds": folds, "seed": seed}
+        taken = {name: value for name, value in given.items() if value is not None and name in self.left_open}
+        return replace(self, **taken, left_open=frozenset())  # type: ignore[arg-type]
 
     def values(self, parameters: Mapping[str, Any], inherited: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return a value for every trial key that has one: defaults, sections, inherited, ``[fixed]``, then the point.

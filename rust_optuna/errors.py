@@ -147,6 +147,12 @@ class StudyError(RustOptunaError):
     """A study that does not exist, exists with other contents, or is not in the state an operation needs."""
 
 
+class OpenHolesError(StudyError):
+    """A study has holes that nobody accepted, and another one was to build on it."""
+
+    exit_code = ExitCode.HOLES
+
+
 class FingerprintError(StudyError):
     """This worker would not compute the same numbers as the study's others."""
 

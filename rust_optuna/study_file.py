@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rust_optuna.config import HYPERPARAMETERS, KEYS, Key, Range, StudyConfiguration, Value
+from rust_optuna.config import HYPERPARAMETERS, KEYS, Key, Range, StudyConfiguration, Value, plain, plain_values
 from rust_optuna.errors import ConfigurationError, Problem
 
 SECTIONS = ("sampler", "search_space", "fixed", "model", "cross_validation")
@@ -60,9 +60,9 @@ def to_document(configuration: StudyConfiguration) -> dict[str, Any]:
         sampler["n_trials"] = configuration.n_trials
     sections: dict[str, dict[str, Any]] = {"model": {}, "cross_validation": {}}
     for name, value in configuration.model.items():
-        sections[KEYS[name].section][name] = list(value) if isinstance(value, tuple) else value
+        sections[KEYS[name].section][name] = plain(value)
     sections["cross_validation"] |= {"folds": configuration.folds, "seed": configuration.seed}
-    fixed = {name: list(v) if isinstance(v, tuple) else v for name, v in configuration.fixed.items()}
+    fixed = plain_values(configuration.fixed)
     if configuration.from_best_of is not None:
         fixed["from_best_of"] = configuration.from_best_of
     return {
@@ -138,7 +138,7 @@ class _Reader:
         search_space = self.read_search_space(sampler)
         searched, named_fixed = self.names("search_space"), self.names("fixed")
         fixed, from_best_of = self.read_fixed(searched)
-        model, folds, seed = self.read_model(searched | named_fixed)
+        model, folds, seed, left_open = self.read_model(searched | named_fixed)
         if from_best_of is None:
             for missing in (key for key in HYPERPARAMETERS if key not in searched | named_fixed):
                 self.problem(missing, "has no value: name it in [search_space] or in [fixed]")
@@ -159,6 +159,7 @@ class _Reader:
             folds=folds,
             seed=seed,
             lease_seconds=lease,
+            left_open=left_open,
         )
 
     def read_sampler(self) -> tuple[Any, Any, Any]:
@@ -270,7 +271,7 @@ class _Reader:
         self.refuse_rest(table, "fixed.", (*KEYS, "from_best_of"))
         return fixed, source
 
-    def read_model(self, elsewhere: set[str]) -> tuple[dict[str, Value], Any, Any]:
+    def read_model(self, elsewhere: set[str]) -> tuple[dict[str, Value], Any, Any, frozenset[str]]:
         given: dict[str, Value] = {}
         tables = {name: self.section(name) for name in ("model", "cross_validation")}
         for name, key in KEYS.items():
@@ -282,9 +283,10 @@ class _Reader:
             value = self.take(tables[key.section], where, key)
             if value is not None:
                 given[name] = value
+        left_open = frozenset({"folds", "seed"} - set(tables["cross_validation"]))
         folds = self.take(tables["cross_validation"], "cross_validation.folds", Key("", int, 6, low=2, high=1000))
         seed = self.take(tables["cross_validation"], "cross_validation.seed", Key("", int, 1337, low=0, high=2**32 - 1))
         names = {s: tuple(n for n, k in KEYS.items() if k.section == s) for s in tables}
         self.refuse_rest(tables["model"], "model.", names["model"])
         self.refuse_rest(tables["cross_validation"], "cross_validation.", ("folds", "seed", *names["cross_validation"]))
-        return given, folds, seed
+        return given, folds, seed, left_open

@@ -19,7 +19,7 @@ GATE = "RUST_OPTUNA_TEST_GATE"
 def peak(trial: optuna.Trial) -> float:
     """Highest at dropout rate 0.2, or at learning rate 1e-2 and epsilon 1e-5."""
     parameters = trial.params
-    if "dropout_rate" in parameters:
+    if not trial.distributions["dropout_rate"].single():
         return 1 - abs(parameters["dropout_rate"] - 0.2)
     distance = abs(math.log10(parameters["learning_rate"]) + 2) + abs(math.log10(parameters["epsilon"]) + 5)
     return 1 / (1 + distance)

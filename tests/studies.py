@@ -157,7 +157,7 @@ def assert_in_step(database: Database, study: Study) -> None:
         trial = complete[row.trial]
         assert (trial.user_attrs["point"], trial.user_attrs["attempt"]) == (row.number, row.attempt)
         assert trial.value == row.value
-        assert trial.params == json.loads(row.parameters)
+        assert trial.params == {**study.constant_hyperparameters, **json.loads(row.parameters)}
 
 
 def assert_each_once(database: Database, study: Study, count: int) -> None:

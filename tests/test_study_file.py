@@ -42,8 +42,19 @@ def test_regime_2_is_the_published_grid_on_the_best_of_regime_1():
     assert regime.search_space["learning_rate"].choices == (1e-4, 1e-3, 1e-2, 1e-1)
     assert regime.search_space["epsilon"].choices == tuple(float(f"1e-{digits}") for digits in range(8, 0, -1))
     assert (regime.from_best_of, regime.fixed) == ("regime-1", {})
-    first = read_study_file(REPOSITORY / "studies" / "regime_1.toml")
-    assert (regime.model, regime.folds, regime.seed) == (first.model, first.folds, first.seed)
+    # The model and the folds are Regime I's.
+    assert (regime.model, regime.left_open) == ({}, {"folds", "seed"})
+
+
+@pytest.mark.parametrize(
+    ("section", "left_open"),
+    [({}, {"folds", "seed"}), ({"folds": 6}, {"seed"}), ({"seed": 1337}, {"folds"}), ({"folds": 6, "seed": 2}, set())],
+)
+def test_folds_and_seed_are_the_files_own_where_it_names_them_even_by_their_defaults(section, left_open):
+    document = random_document(cross_validation=section)
+    assert configuration(document).left_open == left_open
+    # What a database holds is what the study was made with.
+    assert parse_study(to_document(configuration(document)), "stored", stored=True).left_open == set()
 
 
 def test_a_file_is_read_as_its_document(tmp_path):

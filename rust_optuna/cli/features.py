@@ -35,14 +35,14 @@ def build(study: str, data_root: Path | None) -> None:
     root = where.absolute(data_root)
     if study.endswith(".toml") and root is not None:
         raise click.UsageError("--data-root goes with a study's name; a study file's manifest says where films are.")
-    if study.endswith(".toml"):
-        wanted = ahead.wanted_by_file(where.home.resolve(study), where.home, where.open_to_read)
-        command = f"rust-optuna search {study}"
-    else:
-        with where.open_to_read() as database:
-            wanted = ahead.wanted_by_study(database, study, where.home)
-        command = f"rust-optuna worker run {study}"
     with progress_bar("Hashing films") as hashing, progress_bar("Extracting features") as progress:
+        if study.endswith(".toml"):
+            wanted = ahead.wanted_by_file(where.home.resolve(study), where.home, where.open_to_read, hashing)
+            command = f"rust-optuna search {study}"
+        else:
+            with where.open_to_read() as database:
+                wanted = ahead.wanted_by_study(database, study, where.home)
+            command = f"rust-optuna worker run {study}"
         folders = ahead.build(wanted, where.home, progress, data_root=root, on_hashed=hashing)
     for folder in folders:
         click.echo(f"{folder}: features of {len(wanted.contents):,} films in 4 flips")

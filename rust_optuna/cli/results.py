@@ -10,6 +10,7 @@ import click
 
 from rust_optuna.cli.options import common_options, json_option, settings
 from rust_optuna.cli.output import print_json, print_next
+from rust_optuna.config import KEYS, plain
 from rust_optuna.processes import ExitCode
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ def print_statuses(found: Sequence[Status]) -> None:
     for each in found:
         if each.study.stand_in:
             click.echo(f"{each.study.name}: {each.study.stand_in}: its values are no real scores")
-        if each.stale:
-            source = (each.study.source or {}).get("study")
-            click.echo(f"{each.study.name} is stale: the best of {source} is no longer the one it was created from")
+        _print_caveats(each.as_json())
         if each.open_holes:
             name = each.study.name
             click.echo(
@@ -68,6 +67,20 @@ def print_statuses(found: Sequence[Status]) -> None:
             )
         if each.accepted:
             click.echo(f"{each.study.name}: {each.accepted} of its holes are accepted")
+
+
+def _print_caveats(document: dict[str, Any]) -> None:
+    """Print what a reader must know before believing a study's values; ``document`` is its status or its best."""
+    from rust_optuna.search.foreign import foreign_words
+    from rust_optuna.search.inheritance import Difference
+
+    name, source = document["study"], document["source"]
+    if document["stale"]:
+        click.echo(f"{name} is stale: the best of {source} is no longer the one it was created from")
+    for difference in document["differences"]:
+        click.echo(f"{name} differs from its source: {Difference.from_json(difference).words(source)}")
+    if words := foreign_words(document):
+        click.echo(f"{name}: {words}")
 
 
 @click.command()
@@ -109,10 +122,14 @@ def print_best(document: dict[str, Any]) -> None:
         click.echo(f"{head}: value {document['value']:.4f}  {document['objective']}: no real score")
     else:
         click.echo(f"{head}, epoch {document['epoch']}, weights {document['weights']}")
-    for title in ("params", "inherited"):
+    for title in ("params", "fixed", "inherited"):
         for key, value in document[title].items():
+            # What is inherited is the whole model: a default is not worth a line.
+            if title == "inherited" and value == plain(KEYS[key].default):
+                continue
             shown = f"{value:g}" if isinstance(value, float) else value
-            click.echo(f"  {key} = {shown}" + ("  (inherited)" if title == "inherited" else ""))
+            click.echo(f"  {key} = {shown}" + (f"  ({title})" if title != "params" else ""))
+    _print_caveats(document)
     if "objective" in document:
         return
     ours, trivial = document["fold_values_16"], document["baseline_view_only_untied_fold_values_16"]

@@ -103,7 +103,7 @@ def show(name: str, as_json: bool) -> None:
     document = {
         **now.as_json(),
         "configuration": to_document(found.configuration),
-        "source": found.source,
+        "source": found.source.as_json() if found.source else None,
         "fingerprint": found.fingerprint,
         "runtime": found.runtime,
         "notes": list(found.notes),

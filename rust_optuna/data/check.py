@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.folds import assign_folds, labels_missing
 from rust_optuna.data.manifest import (
     LABELS,
     SPLITS,
     Film,
+    Manifest,
     named_rows,
     read_manifest,
     split_problems,
@@ -94,17 +96,11 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
         note = "The films were not looked at: put the manifest right first"
         return CheckReport(str(path), error.problems, (note,))
     facts = map_in_threads(_examine, [film.image for film in films], progress)
-    problems, notes = mapping_problems(films), _notes(films)
-    problems += [
-        Problem(f"row {film.row}, image", str(fact))
-        for film, fact in zip(films, facts, strict=True)
-        if isinstance(fact, DataError)
-    ]
+    problems = _problems(films, [fact.pixels if isinstance(fact, ImageFacts) else fact for fact in facts])
+    notes = _notes(films)
     readable = [(f, fact) for f, fact in zip(films, facts, strict=True) if isinstance(fact, ImageFacts)]
-    problems += _same_pixels(readable)
     parts = [_part("all", films)]
     if any(film.split for film in films):
-        problems += split_problems(films)
         parts += [_part(name, [film for film in films if film.split == name]) for name in SPLITS]
         development = [(film, fact) for film, fact in readable if film.split == "development"]
         parts += _folds(development, folds, seed, notes)
@@ -120,6 +116,42 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
         depths=_count(fact.bits for fact in images),
         modes=_count(fact.mode for fact in images),
     )
+
+
+def refuse_problems(manifest: Manifest, index: FilmIndex, progress: Progress | None = None) -> None:
+    """Refuse a manifest in which `check_manifest` would find a problem.
+
+    Films of both sides of the split are decoded for it, to see that none is on both; of each, the index keeps the hash
+    of its pixels, so that this is done once on a machine.
+
+    Args:
+        manifest: keeps its rules.
+        index: learns where the films lie.
+        progress: called while films are read.
+
+    Raises:
+        ManifestError: with every problem.
+    """
+    pixels = index.add_pixels([film.image for film in manifest.films], progress)
+    problems = _problems(manifest.films, [pixels[film.image] for film in manifest.films])
+    if problems:
+        raise ManifestError(str(manifest.path), problems)
+
+
+def _problems(films: Sequence[Film], pixels: Sequence[str | DataError]) -> list[Problem]:
+    """Return what must be put right.
+
+    Args:
+        films: of a manifest that keeps its rules.
+        pixels: the `pixel_hash` of each film, or why it cannot be read.
+    """
+    found = list(zip(films, pixels, strict=True))
+    problems = mapping_problems(films)
+    problems += [Problem(f"row {film.row}, image", str(fault)) for film, fault in found if isinstance(fault, DataError)]
+    problems += _same_pixels([(film, each) for film, each in found if isinstance(each, str)])
+    if any(film.split for film in films):
+        problems += split_problems(films)
+    return problems
 
 
 def _examine(path: Path) -> ImageFacts | DataError:
@@ -141,11 +173,11 @@ def _notes(films: Sequence[Film]) -> list[str]:
     return notes
 
 
-def _same_pixels(films: Sequence[tuple[Film, ImageFacts]]) -> list[Problem]:
+def _same_pixels(films: Sequence[tuple[Film, str]]) -> list[Problem]:
     """Return one problem for each picture that stands in more than one row."""
     by_pixels: dict[str, list[Film]] = {}
-    for film, fact in films:
-        by_pixels.setdefault(fact.pixels, []).append(film)
+    for film, pixels in films:
+        by_pixels.setdefault(pixels, []).append(film)
     problems = []
     for same in by_pixels.values():
         if len(same) > 1:

@@ -8,27 +8,36 @@ import os
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from rust_optuna.data.radiographs import SUFFIXES, content_hash, read_bytes
+from rust_optuna.data.radiographs import SUFFIXES, content_hash, pixel_hash, read_bytes
 from rust_optuna.data.threads import Progress, map_in_threads
 from rust_optuna.errors import DataError, FilmError, MissingFilmsError
 from rust_optuna.paths import atomic_write
 
-VERSION = 1
+VERSION = 2
+"""Version 1 kept no hashes of pixels; it is read, too."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file as it was when it was hashed; while size and time stay, it is not hashed again."""
+    """A file as it was when it was hashed; while size and time stay, it is not hashed again.
+
+    Args:
+        content: the hash of its bytes.
+        size: in bytes.
+        mtime_ns: when it was written.
+        pixels: the hash of its pixels, empty while it has not been decoded.
+    """
 
     content: str
     size: int
     mtime_ns: int
+    pixels: str = ""
 
 
 class FilmIndex:
@@ -46,6 +55,7 @@ class FilmIndex:
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._paths: dict[str, list[str]] = {}
+        self._pixels: dict[str, str] = {}
         self._use(self._load())
 
     def add(self, paths: Iterable[Path], progress: Progress | None = None) -> dict[Path, str]:
@@ -56,11 +66,24 @@ class FilmIndex:
         """
         absolute = {path: os.path.abspath(path) for path in paths}
         self._use(self._load())
-        good, failures = self._hash(list(absolute.values()), progress)
+        good, failed = self._hash(list(absolute.values()), progress)
         self._remember(good)
-        if failures:
+        if failed:
+            failures = [str(error) for error in failed.values()]
             raise DataError("\n  ".join([f"{len(failures)} of {len(absolute)} films cannot be read:", *failures]))
         return {path: good[name].content for path, name in absolute.items()}
+
+    def add_pixels(self, paths: Iterable[Path], progress: Progress | None = None) -> dict[Path, str | DataError]:
+        """Do as `add`, decode the films of which that was never done on this machine, and return the pixels' hashes.
+
+        Returns:
+            The `pixel_hash` of each path, or why it cannot be read.
+        """
+        absolute = {path: os.path.abspath(path) for path in paths}
+        self._use(self._load())
+        good, failed = self._hash(list(absolute.values()), progress, pixels=True)
+        self._remember(good)
+        return {path: failed[name] if name in failed else good[name].pixels for path, name in absolute.items()}
 
     def missing(self, contents: Iterable[str]) -> list[str]:
         """Return those films, each once and in the given order, of which no file is here as it was when hashed."""
@@ -92,7 +115,8 @@ class FilmIndex:
         if not root.is_dir():
             raise DataError(f"The films are to be looked for in {root}, which is not a folder")
         unlisted: list[str] = []
-        good, unread = self._hash(list(_image_files(root, unlisted)), progress)
+        good, failed = self._hash(list(_image_files(root, unlisted)), progress)
+        unread = [str(error) for error in failed.values()]
         here = {entry.content for entry in good.values()}
         missing = [content for content in missing if content not in here]
         was = {name: self._entries[name].content for name in good if name in self._entries}
@@ -152,11 +176,14 @@ class FilmIndex:
             raise FilmError(content, "is gone", known[0])
         raise FilmError(content, "is not on this machine, or was never indexed here: name its folder by --data-root")
 
-    def _hash(self, names: list[str], progress: Progress | None) -> tuple[dict[str, Entry], list[str]]:
+    def _hash(
+        self, names: list[str], progress: Progress | None, *, pixels: bool = False
+    ) -> tuple[dict[str, Entry], dict[str, DataError]]:
         """Return the entry of each file that can be read, and what is wrong with each other."""
-        entries = map_in_threads(self._entry, names, progress)
-        good = {name: entry for name, entry in zip(names, entries, strict=True) if isinstance(entry, Entry)}
-        return good, [str(entry) for entry in entries if isinstance(entry, DataError)]
+        entries = map_in_threads(self._entry_with_pixels if pixels else self._entry, names, progress)
+        found = list(zip(names, entries, strict=True))
+        good = {name: entry for name, entry in found if isinstance(entry, Entry)}
+        return good, {name: entry for name, entry in found if isinstance(entry, DataError)}
 
     def _unchanged(self, name: str) -> bool:
         """Tell whether a known file is there in the size and of the time that it was hashed with."""
@@ -172,11 +199,24 @@ class FilmIndex:
             before = os.stat(name)
             known = self._entries.get(name)
             if known and (known.size, known.mtime_ns) == (before.st_size, before.st_mtime_ns):
-                return known
+                return known if known.pixels else replace(known, pixels=self._pixels.get(known.content, ""))
             # The time is taken before the bytes: a file written to in between is hashed anew next time.
-            return Entry(content_hash(Path(name)), before.st_size, before.st_mtime_ns)
+            content = content_hash(Path(name))
+            return Entry(content, before.st_size, before.st_mtime_ns, self._pixels.get(content, ""))
         except OSError as error:
             return DataError(f"{name}: {error.strerror or error}")
+        except DataError as error:
+            return error
+
+    def _entry_with_pixels(self, name: str) -> Entry | DataError:
+        entry = self._entry(name)
+        if isinstance(entry, DataError) or entry.pixels:
+            return entry
+        try:
+            # Both hashes are of the same bytes, though the file be written to under our hands.
+            found = read_bytes(Path(name))
+            content = hashlib.sha256(found).hexdigest()
+            return replace(entry, content=content, pixels=pixel_hash(found, name=name))
         except DataError as error:
             return error
 
@@ -187,7 +227,10 @@ class FilmIndex:
     def _merge(self, new: dict[str, Entry]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_name(self.path.name + ".lock")):
-            entries = self._load() | new
+            entries = self._load()
+            # Another process may have decoded what this one has only hashed.
+            pixels = _pixels_by_content(entries)
+            entries |= {name: replace(e, pixels=e.pixels or pixels.get(e.content, "")) for name, e in new.items()}
             document = {"version": VERSION, "films": {name: asdict(e) for name, e in sorted(entries.items())}}
             with atomic_write(self.path) as temporary:
                 temporary.write_text(json.dumps(document, indent=0), encoding="utf-8")
@@ -198,12 +241,12 @@ class FilmIndex:
         for name, entry in sorted(entries.items()):
             paths.setdefault(entry.content, []).append(name)
         with self._lock:
-            self._entries, self._paths = entries, paths
+            self._entries, self._paths, self._pixels = entries, paths, _pixels_by_content(entries)
 
     def _load(self) -> dict[str, Entry]:
         try:
             document: Any = json.loads(self.path.read_text(encoding="utf-8"))
-            if document["version"] != VERSION:
+            if document["version"] not in (1, VERSION):
                 raise ValueError(f"version {document['version']!r}")
             return {name: Entry(**entry) for name, entry in document["films"].items()}
         except FileNotFoundError:
@@ -213,6 +256,10 @@ class FilmIndex:
                 f"{self.path}: is not an index of films that this version reads ({error}). "
                 "It holds nothing that cannot be found again: delete it and index the films anew"
             ) from error
+
+
+def _pixels_by_content(entries: dict[str, Entry]) -> dict[str, str]:
+    return {entry.content: entry.pixels for entry in entries.values() if entry.pixels}
 
 
 def _image_files(root: Path, unlisted: list[str]) -> Iterator[str]:

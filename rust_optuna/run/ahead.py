@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from rust_optuna.config import BackboneConfiguration
-from rust_optuna.data.development import development_set
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.data.manifest import read_manifest
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import Home
-from rust_optuna.search import design
-from rust_optuna.search.creation import best_of_source
 from rust_optuna.search.database import Database
+from rust_optuna.search.preparation import prepare
 from rust_optuna.search.studies import cached_backbones, load_development, load_parameters, load_study
 from rust_optuna.study_file import read_study_file
 
@@ -29,29 +27,26 @@ class Wanted:
     backbones: Sequence[BackboneConfiguration]
 
 
-def wanted_by_file(path: Path, home: Home, open_database: Callable[[], Database]) -> Wanted:
+def wanted_by_file(
+    path: Path, home: Home, open_database: Callable[[], Database], progress: Progress | None = None
+) -> Wanted:
     """Return what the study that a file describes will need.
 
     Args:
         path: the study file.
         home: root of relative paths.
-        open_database: called only where the file takes parameters from another study.
+        open_database: called only where the file inherits from another study.
+        progress: called while films are hashed.
 
     Raises:
         ConfigurationError: the file breaks its rules.
-        ManifestError: its manifest does.
-        DataError: films cannot be read.
-        StudyError: the study that it takes parameters from is not there or not done.
+        ManifestError: its manifest does, or ``data check`` finds problems in it.
+        StudyError: the study that it inherits from is not there, not done, or has holes that nobody accepted.
     """
     configuration = read_study_file(path)
-    inherited = {}
-    if configuration.from_best_of is not None:
-        with open_database() as database:
-            inherited = (best_of_source(database, configuration) or {}).get("params", {})
-    manifest = read_manifest(home.resolve(configuration.manifest or ""), require_split=True)
-    index = FilmIndex(home.film_index)
-    development = development_set(manifest, index, folds=configuration.folds, seed=configuration.seed)
-    return Wanted(development.content, cached_backbones(configuration, design.draw(configuration), inherited, home))
+    with open_database() if configuration.from_best_of else nullcontext() as database:
+        study = prepare(configuration, home, database, progress=progress)
+    return Wanted(study.development.content, cached_backbones(configuration, study.points, study.inherited, home))
 
 
 def wanted_by_study(database: Database, name: str, home: Home) -> Wanted:

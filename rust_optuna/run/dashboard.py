@@ -6,13 +6,23 @@ trials. So requests that could change anything never reach it.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from socketserver import ThreadingMixIn
+from threading import Lock
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from rust_optuna.errors import StudyError
 from rust_optuna.search.artifacts import ArtifactStore
 from rust_optuna.search.database import Database
+from rust_optuna.search.mirror import Mirror
+from rust_optuna.search.studies import load_studies
+
+NOTES_SECONDS = 30.0
+"""How old the notes of the studies may be."""
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -21,7 +31,34 @@ def application(database: Database, store: ArtifactStore) -> Application:
     """Return optuna-dashboard's WSGI application behind the filter."""
     import optuna_dashboard
 
-    return reading_only(optuna_dashboard.wsgi(database.storage, artifact_store=store))
+    shown = optuna_dashboard.wsgi(database.storage, artifact_store=store)
+    return reading_only(_with_fresh_notes(shown, database))
+
+
+def _with_fresh_notes(inner: Application, database: Database) -> Application:
+    """Bring the studies' notes up to date as the page asks, at most every `NOTES_SECONDS`.
+
+    Somebody else's trial may have come after the last worker ended; nobody but the reader is there then to look.
+    """
+    lock = Lock()
+    looked = [-math.inf]
+
+    def refresh() -> None:
+        for study in load_studies(database):
+            with suppress(StudyError, KeyError):  # deleted meanwhile, or not created to the end
+                Mirror(database, study).write_note()
+
+    def refreshed(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if lock.acquire(blocking=False):
+            try:
+                if time.monotonic() - looked[0] >= NOTES_SECONDS:
+                    refresh()
+                    looked[0] = time.monotonic()
+            finally:
+                lock.release()
+        return inner(environment, start_response)
+
+    return refreshed
 
 
 def reading_only(inner: Application) -> Application:

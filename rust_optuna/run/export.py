@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
+from rust_optuna.config import plain_values
 from rust_optuna.errors import StudyError
 from rust_optuna.paths import atomic_write
 from rust_optuna.search.artifacts import ArtifactStore, download
@@ -34,9 +36,11 @@ def export_study(database: Database, name: str, store: ArtifactStore, folder: Pa
     for point in points:
         if point.artifact is not None:
             download(store, point.artifact, folder / f"trial-{point.trial}.npz")
-    searched = list(study.configuration.search_space)
+    # What is the same in every row is there too: a table is read without its study.
+    same = {**plain_values(study.configuration.fixed), **study.constant_hyperparameters}
+    keys = [*study.configuration.search_space, *same]
     folds = study.configuration.folds
-    header = ["number", "point", "value", "epoch", *searched, *(f"fold_{fold}" for fold in range(folds)), *NUMBERS]
+    header = ["number", "point", "value", "epoch", *keys, *(f"fold_{fold}" for fold in range(folds)), *NUMBERS]
     header += [f"baseline_view_only_{key}" for key in ("average_precision", *NUMBERS)]
     header += ["diverged", "seconds", "worker", "objective"]
     table = folder / "trials.csv"
@@ -44,11 +48,13 @@ def export_study(database: Database, name: str, store: ArtifactStore, folder: Pa
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         objective = (study.runtime or {}).get("objective")
-        writer.writerows([*_row(point, searched, folds), objective] for point in points)
+        for point in points:
+            values = {**same, **point.parameters}
+            writer.writerow([*_row(point, [values[key] for key in keys], folds), objective])
     return table, len(points)
 
 
-def _row(point: Point, searched: list[str], folds: int) -> list[object]:
+def _row(point: Point, values: Sequence[object], folds: int) -> list[object]:
     result = point.result
     baseline = result.get("baseline_view_only", {})
     return [
@@ -56,7 +62,7 @@ def _row(point: Point, searched: list[str], folds: int) -> list[object]:
         point.number,
         point.value,
         result.get("epoch"),
-        *(point.parameters[key] for key in searched),
+        *values,
         *result.get("fold_values", [None] * folds),
         *(result.get(key) for key in NUMBERS),
         *(baseline.get(key) for key in ("average_precision", *NUMBERS)),

@@ -178,7 +178,7 @@ def supervise(
         studies = there()
         if on_status is not None:
             for study in studies:
-                on_status(status(database, study))
+                on_status(status(database, study, foreign=False))
         return not workers.forever and all(study.state == "done" for study in studies)
 
     def tend() -> None:

@@ -6,28 +6,25 @@ they share the machine's memory bandwidth. Nothing is written but the index of f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rust_optuna.config import BackboneConfiguration, StudyConfiguration, TrialConfiguration
-from rust_optuna.data.development import DevelopmentSet, development_set
+from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.data.manifest import read_manifest
-from rust_optuna.errors import NoDatabaseError, StudyError
+from rust_optuna.errors import NoDatabaseError
 from rust_optuna.learn.extraction import FLIPS, MICRO_BATCH
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.timing import ExtractionTimer, ExtractionTimes, TrainingTimer, TrainingTimes, makespan
 from rust_optuna.paths import Home
 from rust_optuna.run.devices import Slot, slots
 from rust_optuna.run.side_by_side import side_by_side
-from rust_optuna.search import design
-from rust_optuna.search.creation import best_of_source, compare, fingerprint_of, inherited_parameters
 from rust_optuna.search.database import Database
-from rust_optuna.search.studies import find_study, load_parameters, trial_configuration
+from rust_optuna.search.preparation import PreparedStudy, compare, prepare
+from rust_optuna.search.studies import load_parameters
 from rust_optuna.study_file import read_study_file
 
 Progress = Callable[[int, int], None]
@@ -144,17 +141,20 @@ class _Plan:
     """A study before anything is timed.
 
     Args:
-        films: its fingerprint stands for it in what was timed.
+        study: the study.
+        fingerprint: of its development set, which it stands for in what was timed.
         trials: for each point left, what it may be trained with: one configuration, or one for each that a study
             which is not done yet may hand down.
     """
 
-    configuration: StudyConfiguration
-    development: DevelopmentSet
+    study: PreparedStudy
     fingerprint: str
-    points: int
     trials: Sequence[Sequence[TrialConfiguration]]
-    open_source: str | None
+
+    @property
+    def development(self) -> DevelopmentSet:
+        """Its films and folds."""
+        return self.study.development
 
     @property
     def every_trial(self) -> list[TrialConfiguration]:
@@ -180,48 +180,18 @@ def _plans(
 def _plans_in(
     database: Database | None, configurations: Sequence[StudyConfiguration], home: Home, progress: Progress | None
 ) -> list[_Plan]:
-    index = FilmIndex(home.film_index)
     plans: list[_Plan] = []
-    earlier: dict[str, Sequence[Mapping[str, Any]]] = {}
+    earlier: dict[str, PreparedStudy] = {}
     for configuration in configurations:
-        manifest = read_manifest(home.resolve(configuration.manifest or ""), require_split=True)
-        films = development_set(manifest, index, folds=configuration.folds, seed=configuration.seed, progress=progress)
-        study = find_study(database, configuration.name) if database else None
-        open_source = None
-        points: Sequence[Mapping[str, Any]]
-        left: Sequence[Mapping[str, Any]]
-        if database is not None and study is not None:
-            compare(database, study, configuration, fingerprint_of(configuration, films, study.source, home))
-            points, left = load_parameters(database, study.id), load_parameters(database, study.id, states=UNFINISHED)
-            inherited = [dict(study.inherited)]
-        else:
-            points = left = design.draw(configuration)
-            open_source = configuration.from_best_of if configuration.from_best_of in earlier else None
-            inherited = _inherited(database, configuration, earlier)
-        if study is None or study.state != "done":
-            earlier[configuration.name] = [
-                {**each, **configuration.fixed, **point} for point in points for each in inherited
-            ]
-        trials = [[trial_configuration(configuration, point, each, home) for each in inherited] for point in left]
-        plans.append(_Plan(configuration, films, films.fingerprint(), len(points), trials, open_source))
+        prepared = prepare(configuration, home, database, progress=progress, earlier=earlier)
+        known, left = prepared.known, prepared.points
+        if database is not None and known is not None:
+            compare(database, prepared, known)
+            left = load_parameters(database, known.id, states=UNFINISHED)
+        if known is None or known.state != "done":
+            earlier[configuration.name] = prepared
+        plans.append(_Plan(prepared, prepared.development.fingerprint(), prepared.trials(left)))
     return plans
-
-
-def _inherited(
-    database: Database | None, configuration: StudyConfiguration, earlier: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> list[dict[str, Any]]:
-    """Return what a study that is not created yet may inherit: one set of parameters, or many where it is open."""
-    source = configuration.from_best_of
-    if source is None:
-        return [{}]
-    if source in earlier:
-        return [inherited_parameters(configuration, theirs) for theirs in earlier[source]]
-    if database is None:
-        raise StudyError(
-            f"{configuration.name} takes the best of {source}, and there is no database yet: name that study's file "
-            "before this one's"
-        )
-    return [(best_of_source(database, configuration) or {}).get("params", {})]
 
 
 def _extraction(plans: Sequence[_Plan], clock: _Clock) -> ExtractionForecast:
@@ -347,16 +317,16 @@ def _study(plan: _Plan, clock: _Clock) -> StudyForecast:
         sizes = [size for size, _ in clock.training(plan, first).steps]
         by_batch_size = [(size, clock.seconds(plan, replace(first, batch_size=size))) for size in sizes]
     return StudyForecast(
-        name=plan.configuration.name,
-        points=plan.points,
+        name=plan.study.configuration.name,
+        points=len(plan.study.points),
         left=len(plan.trials),
-        folds=plan.configuration.folds,
+        folds=plan.study.configuration.folds,
         epochs=plan.trials[0][0].epochs if plan.trials else 0,
         films=len(plan.development.content),
         by_batch_size=by_batch_size,
         trial_seconds=float(np.mean(each)) if each else 0.0,
         seconds=clock.startup + makespan(each, len(clock.where)) if each else 0.0,
-        open_source=plan.open_source,
+        open_source=plan.study.open_source,
     )
 
 

@@ -134,7 +134,7 @@ def check_runtime(study: Study, runtime: Mapping[str, Any]) -> None:
     Raises:
         FingerprintError: they differ, and in what; or real scores were to build on a stand-in's.
     """
-    inherited = (study.source or {}).get("objective", runtime["objective"])
+    inherited = study.source.objective if study.source else runtime["objective"]
     if inherited != runtime["objective"]:
         raise FingerprintError(
             f"{study.name} takes its fixed parameters from {inherited}, this worker runs {runtime['objective']}"

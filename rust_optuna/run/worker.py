@@ -30,7 +30,7 @@ from rust_optuna.run.reporter import Reporter
 from rust_optuna.run.serving import Served, Serving
 from rust_optuna.search.artifacts import ArtifactStore, remove
 from rust_optuna.search.database import Database
-from rust_optuna.search.ledger import Claim, Ledger
+from rust_optuna.search.ledger import FINISHED_ELSEWHERE, Claim, Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.objective import CrossValidationObjective, Objective, Outcome, StandInObjective
 from rust_optuna.search.pins import FeaturePins
@@ -283,7 +283,7 @@ class Worker:
             log.warning("lost to another worker; its result is dropped", extra={"event": "lost", **where})
         except optuna.exceptions.UpdateFinishedTrialError:
             # By a reconciler, where the lease was lost; by somebody outside, where it was not.
-            self.ledger.release(claim, "its trial was finished by somebody else", "machine")
+            self.ledger.release(claim, FINISHED_ELSEWHERE, "machine")
             log.warning("its trial was finished elsewhere", extra={"event": "lost", **where})
         except StopRequestedError:
             self._give_back(mirror, claim, number, Fault("interrupted", "the worker was asked to stop", False))

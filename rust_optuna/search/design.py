@@ -7,6 +7,7 @@ not: workers of one seed repeat each other's random points, and a grid's cells a
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rust_optuna.config import Range, StudyConfiguration
@@ -16,9 +17,17 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 
-def distributions(configuration: StudyConfiguration) -> dict[str, BaseDistribution]:
-    """Return the Optuna distribution of each searched key."""
-    return {name: _distribution(axis) for name, axis in configuration.search_space.items()}
+def distributions(
+    configuration: StudyConfiguration, constant: Mapping[str, Any] | None = None
+) -> dict[str, BaseDistribution]:
+    """Return the Optuna distribution of each searched key, and of each constant one: that of its single value."""
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    single = {
+        name: IntDistribution(value, value) if isinstance(value, int) else FloatDistribution(value, value)
+        for name, value in (constant or {}).items()
+    }
+    return {**{name: _distribution(axis) for name, axis in configuration.search_space.items()}, **single}
 
 
 def _distribution(axis: Range) -> BaseDistribution:

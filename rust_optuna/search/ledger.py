@@ -61,6 +61,10 @@ class Claim:
         return self.study_key.id
 
 
+FINISHED_ELSEWHERE = "its trial was finished by somebody else"
+"""Why an attempt is given back whose Optuna trial was finished before it began or while it ran."""
+
+
 class Ledger:
     """The ledger of one database. Safe to share between threads."""
 

@@ -6,19 +6,25 @@ any line ``Mirror.reconcile`` brings Optuna's trials back in step. It may run an
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
+from rust_optuna.config import plain_values
 from rust_optuna.errors import LeaseLostError, StudyError
 from rust_optuna.search import design, tables
 from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import Claim, Ledger
-from rust_optuna.search.studies import Study
+from rust_optuna.search.note import note_of, write_note
+from rust_optuna.search.results import status
+from rust_optuna.search.studies import Study, count_films, find_study
 
 T = TypeVar("T")
 
@@ -61,12 +67,41 @@ class Mirror:
         except KeyError:
             raise StudyError(f"{study.name} was deleted") from None
         self.shown_id = self._patiently(lambda: self.storage.get_study_id_from_name(study.name))
-        self.distributions = design.distributions(study.configuration)
+        self.constant = study.constant_hyperparameters
+        self.distributions = design.distributions(study.configuration, self.constant)
         self._ids: dict[int, int] = {}
 
     def describe(self, runtime: Mapping[str, Any]) -> None:
         """Show on the Optuna study what computes its values: dashboards must not take a stand-in for real scores."""
         self._patiently(lambda: self.shown.set_user_attr("runtime", dict(runtime)))
+
+    def describe_study(self) -> None:
+        """Show on the Optuna study what is the same for all its trials, and the note; what is shown is left alone."""
+        study = self.study
+        development = count_films(self.database, study)
+        source = study.source.as_json() if study.source else None
+        attributes: dict[str, Any] = {
+            "fixed": plain_values(study.configuration.fixed),
+            "inherited": plain_values(study.inherited),
+            "model": plain_values(study.own_values),
+            "source": source and {name: source[name] for name in ("study", "number", "point", "value", "differences")},
+            "cross_validation": {"folds": study.configuration.folds, "seed": study.configuration.seed},
+            "development": {**development, "fingerprint": study.fingerprint["films"]},
+            "weights": study.fingerprint["weights"],
+            "fingerprint": hashlib.sha256(json.dumps(study.fingerprint, sort_keys=True).encode()).hexdigest(),
+        }
+        shown = self._patiently(lambda: self.storage.get_study_user_attrs(self.shown_id))
+        for name, value in attributes.items():
+            if name not in shown or shown[name] != value:
+                self._patiently(partial(self.storage.set_study_user_attr, self.shown_id, name, value))
+        self.write_note()
+
+    def write_note(self) -> None:
+        """Bring the study's note in optuna-dashboard up to date."""
+        study = find_study(self.database, self.study.name)
+        if study is not None and study.key == self.study.key:
+            body = note_of(status(self.database, study))
+            self._patiently(lambda: write_note(self.storage, self.shown_id, body))
 
     def enqueue(self) -> None:
         """Make the waiting trial of every point that has none, in order.
@@ -140,9 +175,11 @@ class Mirror:
             return len(rows)
 
     def settle(self) -> None:
-        """Reconcile and sweep: where a worker or its supervisor ends."""
+        """Reconcile, sweep and bring the note up to date: where a worker or its supervisor ends."""
         self.reconcile()
         self.sweep()
+        with suppress(KeyError):  # the study was deleted meanwhile
+            self.write_note()
 
     def sweep(self) -> int:
         """Fail the running trials that no running attempt owns; return how many there were.
@@ -220,10 +257,13 @@ class Mirror:
         return self.database.transact(lambda c: list(c.execute(query.order_by(point.c.number)).all()))
 
     def _add(self, state: TrialState, parameters: Mapping[str, Any], number: int, attempt: int) -> int:
-        """Add a trial and return its number; parameters are checked against the distributions."""
+        """Add a trial and return its number; parameters are checked against the distributions.
+
+        It shows the hyperparameters that the study does not search, too: Optuna's best parameters are then all four.
+        """
         template = optuna.create_trial(
             state=state,
-            params=dict(parameters),
+            params={**self.constant, **parameters},
             distributions=self.distributions,
             user_attrs={POINT: number, ATTEMPT: attempt},
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
+from rust_optuna.config import plain_values
 from rust_optuna.search.database import Database
+from rust_optuna.search.foreign import ForeignTrials, foreign_trials
 from rust_optuna.search.studies import Study, find_study
 from rust_optuna.search.tables import attempt, point
 
@@ -51,6 +53,7 @@ class Status:
         best_value: the highest value so far, or None.
         stale: the study that ``from_best_of`` names has a better point by now than the one taken.
         accepted: holes that the user accepted for good.
+        foreign: the trials in Optuna that somebody else finished.
     """
 
     study: Study
@@ -58,6 +61,7 @@ class Status:
     best_value: float | None
     stale: bool
     accepted: int = 0
+    foreign: ForeignTrials = field(default_factory=ForeignTrials)
 
     @property
     def open_holes(self) -> int:
@@ -81,31 +85,49 @@ class Status:
             "holes": self.counts["hole"],
             "accepted_holes": self.accepted,
             "best_value": self.best_value,
-            "stale": self.stale,
+            **source_as_json(self.study, self.stale),
+            **self.foreign.as_json(),
         }
         if self.study.stand_in:
             document["objective"] = self.study.stand_in
         return document
 
 
-def status(database: Database, study: Study) -> Status:
-    """Return how far a study is."""
+def source_as_json(study: Study, stale: bool) -> dict[str, Any]:
+    """Return what is to be known of the study that another one inherits from."""
+    return {
+        "stale": stale,
+        "source": study.source.study if study.source else None,
+        "differences": [each.as_json() for each in study.source.differences] if study.source else [],
+    }
+
+
+def status(database: Database, study: Study, *, foreign: bool = True) -> Status:
+    """Return how far a study is.
+
+    Args:
+        database: its database.
+        study: the study.
+        foreign: also look for trials in Optuna that somebody else finished, which takes longer the more trials there
+            are: not for who asks twice a second.
+    """
     query = sa.select(point.c.state, sa.func.count(), sa.func.max(point.c.value), sa.func.sum(point.c.accepted))
     query = query.where(point.c.study_id == study.id).group_by(point.c.state)
     rows = database.transact(lambda connection: connection.execute(query).all())
     counts = dict.fromkeys(STATES, 0) | {row[0]: row[1] for row in rows}
     best = next((row[2] for row in rows if row[0] == "complete"), None)
     accepted = next((int(row[3]) for row in rows if row[0] == "hole"), 0)
-    return Status(study, counts, best, is_stale(database, study), accepted)
+    others = foreign_trials(database, study.name, study.key) if foreign else ForeignTrials()
+    return Status(study, counts, best, is_stale(database, study), accepted, others)
 
 
 def is_stale(database: Database, study: Study) -> bool:
     """Say whether the study that this one took its fixed parameters from has another best point by now."""
     if study.source is None:
         return False
-    origin = find_study(database, study.source["study"])
+    origin = find_study(database, study.source.study)
     best = best_point(database, origin) if origin else None
-    return best is None or (best.number, best.value) != (study.source["point"], study.source["value"])
+    return best is None or (best.number, best.value) != (study.source.point, study.source.value)
 
 
 def best_point(database: Database, study: Study) -> Point | None:
@@ -142,6 +164,7 @@ def describe_best(database: Database, study: Study) -> dict[str, Any] | None:
     if best is None:
         return None
     result = best.result
+    values = study.configuration.values(best.parameters, study.inherited)
     baseline, untied = (result.get(f"baseline_view_only{kind}", {}) for kind in ("", "_untied"))
     document = {
         "study": study.name,
@@ -150,7 +173,9 @@ def describe_best(database: Database, study: Study) -> dict[str, Any] | None:
         "value": best.value,
         "epoch": result.get("epoch"),
         "params": dict(best.parameters),
-        "inherited": {key: value for key, value in study.inherited.items() if key not in best.parameters},
+        "fixed": plain_values(study.configuration.fixed),
+        "inherited": plain_values(study.inherited),
+        "model": plain_values(study.own_values),
         "fold_values": result.get("fold_values"),
         "baseline_view_only": baseline.get("average_precision"),
         "average_precision_16": result.get("average_precision_16"),
@@ -158,7 +183,9 @@ def describe_best(database: Database, study: Study) -> dict[str, Any] | None:
         "baseline_view_only_16": baseline.get("average_precision_16"),
         "baseline_view_only_untied_16": untied.get("average_precision_16"),
         "baseline_view_only_untied_fold_values_16": untied.get("folds", {}).get("average_precision_16"),
-        "weights": study.configuration.values(best.parameters, study.inherited)["weights"],
+        "weights": values["weights"],
+        **source_as_json(study, is_stale(database, study)),
+        **foreign_trials(database, study.name, study.key).as_json(),
     }
     if study.stand_in:
         document["objective"] = study.stand_in

@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from rust_optuna.config import HYPERPARAMETERS, BackboneConfiguration, StudyConfiguration, TrialConfiguration
+from rust_optuna.config import (
+    HYPERPARAMETERS,
+    BackboneConfiguration,
+    StudyConfiguration,
+    TrialConfiguration,
+    Value,
+)
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.errors import StudyError
 from rust_optuna.paths import Home
 from rust_optuna.search import tables
 from rust_optuna.search.database import Database
+from rust_optuna.search.inheritance import Inheritance
 from rust_optuna.search.tables import StudyKey
 from rust_optuna.study_file import parse_study
 
@@ -31,7 +38,7 @@ class Study:
         configuration: the validated study file, without the manifest's path.
         fingerprint: what the study's numbers depend on, fixed at creation.
         runtime: the libraries and the objective of its first worker, None before one came.
-        source: the point that ``from_best_of`` took (study, number, point, value, params), or None.
+        source: what it took from the best point of another study, or None.
         notes: what creation warned about.
         created_at: when, by the database's clock.
     """
@@ -42,7 +49,7 @@ class Study:
     configuration: StudyConfiguration
     fingerprint: Mapping[str, Any]
     runtime: Mapping[str, Any] | None
-    source: Mapping[str, Any] | None
+    source: Inheritance | None
     notes: Sequence[str]
     created_at: float
 
@@ -58,9 +65,22 @@ class Study:
         return objective if objective.startswith("STAND-IN") else None
 
     @property
-    def inherited(self) -> Mapping[str, Any]:
-        """The parameters that ``from_best_of`` took."""
-        return dict(self.source["params"]) if self.source else {}
+    def inherited(self) -> Mapping[str, Value]:
+        """The values that ``from_best_of`` brought."""
+        return self.source.values if self.source else {}
+
+    @property
+    def own_values(self) -> Mapping[str, Value]:
+        """The values that it neither searches, fixes nor inherits: its model's, defaults included."""
+        configuration = self.configuration
+        others = {*configuration.search_space, *configuration.fixed, *self.inherited}
+        return {name: value for name, value in configuration.values({}, self.inherited).items() if name not in others}
+
+    @property
+    def constant_hyperparameters(self) -> Mapping[str, Value]:
+        """The hyperparameters that it does not search: one value for all its points."""
+        values = self.configuration.values({}, self.inherited)
+        return {name: values[name] for name in HYPERPARAMETERS if name not in self.configuration.search_space}
 
     def trial_configuration(self, parameters: Mapping[str, Any], home: Home) -> TrialConfiguration:
         """Return what a point is trained with, a weights file's path made absolute."""
@@ -140,7 +160,7 @@ def _read(database: Database, condition: sa.ColumnElement[bool]) -> list[Study]:
             configuration=parse_study(json.loads(row.configuration), f"study {row.name}", stored=True),
             fingerprint=json.loads(row.fingerprint),
             runtime=json.loads(row.runtime) if row.runtime else None,
-            source=json.loads(row.source) if row.source else None,
+            source=Inheritance.from_json(json.loads(row.source)) if row.source else None,
             notes=json.loads(row.notes),
             created_at=row.created_at,
         )
@@ -155,6 +175,14 @@ def load_parameters(database: Database, study_id: int, states: Sequence[str] | N
         query = query.where(tables.point.c.state.in_(states))
     rows = database.transact(lambda c: c.execute(query.order_by(tables.point.c.number)).all())
     return [json.loads(row.parameters) for row in rows]
+
+
+def count_films(database: Database, study: Study) -> dict[str, int]:
+    """Return how many development films and patients a study has."""
+    film = tables.film
+    query = sa.select(sa.func.count(), sa.func.count(film.c.patient.distinct())).where(film.c.study_id == study.id)
+    films, patients = database.transact(lambda connection: connection.execute(query).one())
+    return {"films": films, "patients": patients}
 
 
 def load_development(database: Database, study: Study) -> DevelopmentSet:

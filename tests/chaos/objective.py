@@ -55,7 +55,8 @@ class ChaosObjective:
 
 
 def _run(trial: optuna.Trial, report: Callable[[float, int], None]) -> tuple[float, str]:
-    truth = truth_of(trial.params)
+    distributions = trial.distributions
+    truth = truth_of({name: value for name, value in trial.params.items() if not distributions[name].single()})
     point, attempt = trial.user_attrs["point"], trial.user_attrs["attempt"]
     if truth.may_fail and (truth.end == "hole" or attempt == 1):
         # A letter: a worker takes errors that differ in their numbers only for the same, and stops at the third.

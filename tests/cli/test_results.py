@@ -1,5 +1,6 @@
 import json
 
+import optuna
 import pytest
 
 from rust_optuna.search.creation import extend_study
@@ -7,7 +8,7 @@ from rust_optuna.search.ledger import MAX_FAILURES, Ledger
 from rust_optuna.search.mirror import Mirror
 from tests.cli.test_main import invoke
 from tests.search.test_results import RESULT
-from tests.studies import claim_point, grid_document, make_study, make_worker, random_document, run_study
+from tests.studies import claim_point, grid_document, make_study, make_worker, random_document, run_study, write_study
 
 
 @pytest.fixture
@@ -56,6 +57,65 @@ def test_status_says_that_a_study_is_stale(database, home, run):
     make_worker(database, home).run(["regime-1"])
     assert "regime-2 is stale: the best of regime-1" in run("status").output
     assert [each["stale"] for each in json.loads(run("status", "--json").output)] == [False, True]
+    make_worker(database, home).run(["regime-2"])
+    assert "regime-2 is stale: the best of regime-1" in run("best").output
+    assert [each["stale"] for each in json.loads(run("best", "--json").output)] == [False, True]
+
+
+def test_differences_from_the_source_are_told_by_create_status_and_best(database, home, run):
+    run_study(database, home, random_document(2))
+    write_study(home, grid_document(model={"weights": "random", "pooling": "average"}))
+    said = "pooling is average here and max in regime-1"
+    assert f"Note: {said}, whose best point is taken." in run("study", "create", "regime-2.toml").output
+    make_worker(database, home).run()
+    for command in ("status", "best"):
+        assert f"regime-2 differs from its source: {said}" in run(command).output
+        (first, second) = json.loads(run(command, "--json").output)
+        assert first["differences"] == []
+        assert second["differences"] == [{"key": "pooling", "here": "average", "there": "max"}]
+        assert (first["source"], second["source"]) == (None, "regime-1")
+
+
+def test_best_shows_what_was_fixed_and_what_was_inherited(database, home, run):
+    run_study(database, home, random_document(2, model={"weights": "random", "output": "mixed1"}), "level")
+    first = run("best", "regime-1").output
+    assert "  learning_rate = 0.001  (fixed)\n  epsilon = 1e-07  (fixed)\n" in first
+    document = grid_document(search_space={"learning_rate": [1e-3, 1e-2]}, model={})
+    document["fixed"]["epsilon"] = 1e-4
+    run_study(database, home, document, "level")
+    second = run("best", "regime-2").output
+    assert "  epsilon = 0.0001  (fixed)\n" in second
+    assert "  output = mixed1  (inherited)\n" in second
+    assert "pooling" not in second  # a default
+    found = json.loads(run("best", "regime-2", "--json").output)
+    assert found["fixed"] == {"epsilon": 1e-4}
+    assert (found["inherited"]["output"], found["inherited"]["pooling"]) == ("mixed1", "max")
+
+
+def test_a_study_that_somebody_else_optimized_is_told_by_status_and_best(database, home, run):
+    study = make_study(database, home, random_document(3))
+    optuna.load_study(study_name="regime-1", storage=database.storage).optimize(lambda trial: 0.99, n_trials=1)
+    make_worker(database, home).run()
+    said = (
+        "regime-1: 1 of its trials in Optuna was finished by somebody else; the best that Optuna shows, trial 0 (0.99)"
+    )
+    for command in (("status",), ("best",), ("best", "regime-1")):
+        assert said in run(*command).output
+    documents = [json.loads(run("status", "--json").output)[0], json.loads(run("best", study.name, "--json").output)]
+    for document in documents:
+        assert (document["finished_by_others"], document["optunas_best"]) == (1, {"number": 0, "value": 0.99})
+    assert documents[0]["best_value"] == documents[1]["value"] < 0.99
+
+
+@pytest.mark.parametrize("command", ["study create", "search", "search --dry-run", "features build"])
+def test_a_source_with_open_holes_is_refused_by_every_command(sqlite, home, command):
+    run_study(sqlite, home, random_document(3), "raising_at_point_1")
+    path = write_study(home, grid_document())
+    url = sqlite.url.render_as_string()
+    first, *options = command.split()
+    done = invoke("--home", home.root, "--storage", url, first, *options, path)
+    assert done.exit_code == 3
+    assert "study accept-holes regime-1" in done.output
 
 
 def test_best_shows_parameters_value_spread_and_baseline(database, home, run):

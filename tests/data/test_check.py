@@ -1,11 +1,13 @@
 import json
 
 import pytest
+from PIL import Image
 
-from rust_optuna.data.check import check_manifest
+from rust_optuna.data.check import check_manifest, refuse_problems
 from rust_optuna.data.development import development_set
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.errors import DataError
+from rust_optuna.data.manifest import read_manifest
+from rust_optuna.errors import DataError, ManifestError
 from tests.data.films import draw_film, make_manifest, rewrite
 
 
@@ -113,3 +115,54 @@ def test_notes_tell_of_labels_that_a_fold_lacks_and_of_too_few_patients(tmp_path
 def test_one_fold_is_refused(manifest):
     with pytest.raises(DataError, match="at least 2 folds"):
         check_manifest(manifest.path, folds=1)
+
+
+def same_bytes(manifest):
+    manifest.films[22].image.write_bytes(manifest.films[0].image.read_bytes())
+
+
+def same_pixels_in_another_file(manifest):
+    with Image.open(manifest.films[0].image) as image:
+        image.save(manifest.films[22].image, format="TIFF")
+
+
+def one_film_under_two_patients(manifest):
+    draw_film(manifest.films[5].image, 0)
+
+
+def unreadable_in_the_hold_out(manifest):
+    manifest.films[23].image.write_bytes(manifest.films[23].image.read_bytes()[:-30])
+
+
+def gone(manifest):
+    manifest.films[1].image.unlink()
+
+
+def cortex_of_both_views(manifest):
+    rewrite(manifest, subscores={3: (1, None, 2, 2)})
+
+
+def patient_on_both_sides(manifest):
+    rewrite(manifest, split={2: "holdout"})
+
+
+FAULTS = (
+    same_bytes,
+    same_pixels_in_another_file,
+    one_film_under_two_patients,
+    unreadable_in_the_hold_out,
+    gone,
+    cortex_of_both_views,
+    patient_on_both_sides,
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_what_the_check_finds_is_refused_with_the_same_words(manifest, tmp_path, fault):
+    index = FilmIndex(tmp_path / "films.json")
+    refuse_problems(manifest, index)
+    fault(manifest)
+    changed = read_manifest(manifest.path)
+    with pytest.raises(ManifestError) as refused:
+        refuse_problems(changed, index)
+    assert refused.value.problems == check_manifest(manifest.path, folds=2).problems

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import multiprocessing
 import os
 from pathlib import Path
@@ -7,7 +8,9 @@ import pytest
 
 from rust_optuna.data import film_index
 from rust_optuna.data.film_index import FilmIndex
+from rust_optuna.data.radiographs import content_hash, pixel_hash
 from rust_optuna.errors import DataError, FilmError, MissingFilmsError
+from tests.data.films import draw_film
 
 
 def film(path: Path, content: str) -> str:
@@ -237,3 +240,80 @@ def test_a_copy_below_the_folder_stands_in_for_a_film_that_changed(tmp_path, roo
     film(folder / "copy.tif", "3.tif")
     index.scan(folder, contents)
     assert index.read(contents[2]) == b"3.tif"
+
+
+# Pixels
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the files that were decoded."""
+    names = []
+
+    def decode(content, *, name):
+        names.append(Path(name).name)
+        return pixel_hash(content, name=name)
+
+    monkeypatch.setattr(film_index, "pixel_hash", decode)
+    return names
+
+
+def test_a_film_is_decoded_once_wherever_it_lies(tmp_path, decoded):
+    path, copy = tmp_path / "a.png", tmp_path / "b.png"
+    draw_film(path, 1)
+    expected = pixel_hash(path)
+    index = FilmIndex(tmp_path / "films.json")
+    assert index.add_pixels([path]) == {path: expected}
+    assert FilmIndex(index.path).add_pixels([path]) == {path: expected}
+    path.rename(copy)
+    assert FilmIndex(index.path).add_pixels([copy]) == {copy: expected}
+    assert decoded == ["a.png"]
+    # What is only hashed loses nothing of it, by whichever process.
+    os.utime(copy, ns=(1, 1))
+    FilmIndex(index.path).add([copy])
+    assert FilmIndex(index.path).add_pixels([copy]) == {copy: expected}
+    assert decoded == ["a.png"]
+    draw_film(copy, 2)
+    assert FilmIndex(index.path).add_pixels([copy]) == {copy: pixel_hash(copy)}
+    assert decoded == ["a.png", "b.png"]
+
+
+def test_an_index_that_was_loaded_earlier_takes_no_pixels_away(tmp_path, decoded):
+    path = tmp_path / "a.png"
+    draw_film(path, 1)
+    index, other = FilmIndex(tmp_path / "films.json"), FilmIndex(tmp_path / "films.json")
+    load = index._load
+    # The other one decodes the film after this one has looked.
+    index._load = lambda: {}
+    good, _ = index._hash([str(path)], None)
+    other.add_pixels([path])
+    index._load = load
+    index._remember(good)
+    FilmIndex(index.path).add_pixels([path])
+    assert decoded == ["a.png"]
+
+
+def test_an_index_of_the_earlier_version_is_read_and_its_films_are_decoded_once(tmp_path, decoded):
+    path = tmp_path / "a.png"
+    draw_film(path, 1)
+    stat = path.stat()
+    entry = {"content": "0" * 64, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    index = tmp_path / "films.json"
+    index.write_text(json.dumps({"version": 1, "films": {str(path): entry}}))
+    assert FilmIndex(index).locate("0" * 64) == path  # not hashed again
+    for _ in range(2):
+        assert FilmIndex(index).add_pixels([path]) == {path: pixel_hash(path)}
+    # Both hashes are of the bytes that were decoded.
+    assert FilmIndex(index).locate(content_hash(path)) == path
+    assert decoded == ["a.png"]
+
+
+def test_films_that_cannot_be_decoded_are_told_and_the_others_kept(tmp_path):
+    good, bad, gone = (tmp_path / name for name in ("a.png", "b.png", "c.png"))
+    draw_film(good, 1)
+    bad.write_text("no image")
+    found = FilmIndex(tmp_path / "films.json").add_pixels([good, bad, gone])
+    assert found[good] == pixel_hash(good)
+    assert "is not a PNG, JPEG or TIFF file" in str(found[bad])
+    assert "No such file" in str(found[gone])
+    assert FilmIndex(tmp_path / "films.json").locate(content_hash(good)) == good

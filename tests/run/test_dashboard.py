@@ -3,8 +3,11 @@ import threading
 import urllib.error
 import urllib.request
 
+import optuna
 import pytest
 
+from rust_optuna.config import HYPERPARAMETERS
+from rust_optuna.run import dashboard
 from rust_optuna.run.dashboard import reading_only, serve
 from rust_optuna.search.artifacts import open_store
 from tests.studies import make_study, points, random_document, shown
@@ -48,6 +51,24 @@ def test_readers_see_the_page_the_studies_and_their_trials(address):
     detail = json.loads(ask(f"{address}/api/studies/{summaries[0]['study_id']}?after=0")[2])
     assert [trial["state"] for trial in detail["trials"]] == ["Waiting"] * 2
     assert ask(f"{address}/dashboard", "HEAD")[0] == 200
+
+
+def test_the_page_tells_what_ran_and_what_somebody_else_did_since(address, database, study, monkeypatch):
+    def detail():
+        study_id = database.storage.get_study_id_from_name(study.name)
+        return json.loads(ask(f"{address}/api/studies/{study_id}?after=0")[2])
+
+    monkeypatch.setattr(dashboard, "NOTES_SECONDS", 9999)
+    found = detail()
+    assert "fixed: learning_rate = 0.001" in found["note"]["body"]
+    assert {"fixed", "inherited", "model", "development", "fingerprint"} <= {
+        each["key"] for each in found["user_attrs"]
+    }
+    assert {each["name"] for each in found["trials"][0]["params"]} == set(HYPERPARAMETERS)
+    optuna.load_study(study_name=study.name, storage=database.storage).optimize(lambda trial: 0.99, n_trials=1)
+    assert "somebody else" not in detail()["note"]["body"]  # it was looked at a moment ago
+    monkeypatch.setattr(dashboard, "NOTES_SECONDS", 0)
+    assert "1 of its trials in Optuna was finished by somebody else" in detail()["note"]["body"]
 
 
 def test_nothing_can_be_changed_through_it(address, database, home, study):

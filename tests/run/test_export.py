@@ -1,4 +1,5 @@
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from rust_optuna.search.creation import create_study
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from tests.s3 import BUCKET, keys
-from tests.studies import configuration, make_study, random_document, run_command
+from tests.studies import configuration, grid_document, make_study, points, random_document, run_command, run_study
 
 NUMBERS = {"average_precision_16": 0.5, "roc_auc_macro": 0.6, "roc_auc_micro": 0.7, "precision": 0.8, "recall": 0.9}
 RESULT = {
@@ -61,16 +62,33 @@ def test_a_study_is_written_as_a_table_and_its_scores(database, home, store, stu
     with table.open() as file:
         first, second = csv.DictReader(file)
     assert list(first) == [
-        *("number", "point", "value", "epoch", "batch_size", "dropout_rate", "fold_0", "fold_1", "fold_2"),
+        *("number", "point", "value", "epoch", "batch_size", "dropout_rate", "learning_rate", "epsilon"),
+        *("fold_0", "fold_1", "fold_2"),
         *NUMBERS,
         *(f"baseline_view_only_{name}" for name in ("average_precision", *NUMBERS)),
         *("diverged", "seconds", "worker", "objective"),
     ]
     assert (first["number"], first["point"], float(first["value"]), first["epoch"]) == ("0", "0", 0.5, "2")
+    assert {(row["learning_rate"], row["epsilon"]) for row in (first, second)} == {("0.001", "1e-07")}
     assert [float(first[f"fold_{fold}"]) for fold in range(3)] == RESULT["fold_values"]
     assert {name: float(first[name]) for name in NUMBERS} == NUMBERS
     assert float(first["baseline_view_only_average_precision"]) == 0.25
     assert (first["worker"], second["worker"], second["fold_0"], second["epoch"]) == ("ann", "bob", "", "")
+
+
+def test_inherited_hyperparameters_and_all_fixed_values_are_columns_too(sqlite, home, store, tmp_path):
+    first = run_study(sqlite, home, random_document(2))
+    fixed = {"from_best_of": "regime-1", "dropout_rate": 0.25, "hidden_units": [8, 4]}
+    run_study(sqlite, home, grid_document(fixed=fixed))
+    table, count = export_study(sqlite, "regime-2", store, tmp_path / "out")
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[4:9] == ["learning_rate", "epsilon", "dropout_rate", "hidden_units", "batch_size"]
+    best = max(points(sqlite, first), key=lambda row: row.value)
+    (batch_size,) = {int(row["batch_size"]) for row in rows}
+    assert batch_size == json.loads(best.parameters)["batch_size"]
+    assert {(row["dropout_rate"], row["hidden_units"]) for row in rows} == {("0.25", "[8, 4]")}
+    assert len({(row["learning_rate"], row["epsilon"]) for row in rows}) == count == 6
 
 
 def test_an_export_replaces_an_earlier_one(database, home, store, study, tmp_path):

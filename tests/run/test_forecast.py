@@ -82,6 +82,15 @@ def test_a_study_whose_source_is_not_done_yet_is_forecast_over_all_it_may_bring(
     assert len(clockwork) == 2
 
 
+def test_model_and_folds_of_a_source_that_is_not_done_yet_are_taken_over(plan, clockwork):
+    document = grid_document()
+    del document["model"], document["cross_validation"]
+    first, second = plan(random_document(5), document, workers=1).studies
+    assert (second.folds, second.epochs, second.films) == (first.folds, first.epochs, first.films) == (3, 2, 20)
+    # The features of the same backbone are computed once, and the same kind of trial is timed once.
+    assert len(clockwork) == 2
+
+
 def test_a_source_that_is_nowhere_is_named(plan, clockwork, home, sqlite_url):
     with pytest.raises(StudyError, match="regime-1"):
         plan(grid_document())

@@ -47,7 +47,7 @@ def test_both_regimes_are_searched_by_one_command_and_once(database_url, home, f
         first, second = load_studies(database)
         assert_each_once(database, first, 6)
         assert_each_once(database, second, 6)
-        assert second.source["point"] == max(points(database, first), key=lambda row: row.value).number
+        assert second.source.point == max(points(database, first), key=lambda row: row.value).number
         assert len({row.worker for row in attempts(database, first)}) <= 2
         before = attempts(database, first) + attempts(database, second)
 

@@ -123,7 +123,7 @@ def test_eight_processes_run_both_full_regimes_once(database, home, children, ag
         assert set(children.join(300)) == {0}
         assert_each_once(database, study, count)
     taken = load_study(database, "regime-2").source
-    assert taken["point"] == max(points(database, load_study(database, "regime-1")), key=lambda row: row.value).number
+    assert taken.point == max(points(database, load_study(database, "regime-1")), key=lambda row: row.value).number
 
 
 def test_a_worker_without_names_runs_all_open_studies(database, home):

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from optuna.artifacts import upload_artifact
 from optuna.trial import TrialState
 
+from rust_optuna.config import HYPERPARAMETERS
 from rust_optuna.data.manifest import read_manifest, write_manifest
 from rust_optuna.data.radiographs import content_hash
 from rust_optuna.errors import DataError, FingerprintError, LeaseLostError, ManifestError, StudyError, WeightsError
@@ -23,7 +24,7 @@ from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import best_point, status
 from rust_optuna.search.studies import find_study, load_development, load_parameters, load_studies, load_study
-from tests.data.films import make_manifest, rewrite
+from tests.data.films import draw_film, make_manifest, rewrite
 from tests.studies import (
     Killed,
     assert_each_once,
@@ -48,7 +49,8 @@ def assert_created(database, document):
     trials = shown(database, study)
     assert [trial.state for trial in trials] == [TrialState.WAITING] * len(drawn)
     assert [trial.user_attrs for trial in trials] == [{"point": n, "attempt": 1} for n in range(len(drawn))]
-    assert [trial.params for trial in trials] == drawn
+    assert [trial.params for trial in trials] == [{**study.constant_hyperparameters, **point} for point in drawn]
+    assert all(set(HYPERPARAMETERS) <= set(trial.params) for trial in trials)
     assert [row.trial for row in points(database, study)] == list(range(len(drawn)))
 
 
@@ -213,7 +215,7 @@ def test_other_films_or_labels_under_the_same_name_are_refused(sqlite, home):
         rewrite(manifest, **changes)
         with pytest.raises(FingerprintError, match="development films, their labels or their patients differ"):
             make_study(sqlite, home)
-    (home.root / "films" / "0.png").write_bytes((home.root / "films" / "23.png").read_bytes())
+    draw_film(home.root / "films" / "0.png", 99)
     rewrite(manifest)
     with pytest.raises(FingerprintError, match="development films"):
         make_study(sqlite, home)
@@ -402,14 +404,10 @@ def test_the_best_point_is_taken_and_recorded(database, home):
     best = max(points(database, first), key=lambda row: row.value)
     parameters = json.loads(best.parameters)
     second = make_study(database, home, grid_document())
-    assert second.source == {
-        "study": "regime-1",
-        "number": best.trial,
-        "point": best.number,
-        "value": best.value,
-        "params": parameters,
-        "objective": "STAND-IN tests.stand_ins:peak",
-    }
+    taken = second.source
+    assert (taken.study, taken.trial, taken.point, taken.value) == ("regime-1", best.trial, best.number, best.value)
+    assert taken.objective == "STAND-IN tests.stand_ins:peak"
+    assert parameters.items() <= taken.values.items()
     trial = second.trial_configuration({"learning_rate": 0.01, "epsilon": 1e-5}, home)
     assert (trial.batch_size, trial.dropout_rate) == (parameters["batch_size"], parameters["dropout_rate"])
     assert (trial.learning_rate, trial.epsilon) == (0.01, 1e-5)
@@ -423,20 +421,20 @@ def test_ties_go_to_the_lowest_point(database, home):
         mirror.start(claim)
         ledger.finish(claim, "complete", value, None, None)
     assert best_point(database, study).number == 1
-    assert make_study(database, home, grid_document()).source["point"] == 1
+    assert make_study(database, home, grid_document()).source.point == 1
 
 
 def test_what_the_file_names_itself_is_not_inherited(sqlite, home):
     run_study(sqlite, home, random_document(2))
     second = make_study(sqlite, home, grid_document(fixed={"from_best_of": "regime-1", "dropout_rate": 0.25}))
-    assert list(second.source["params"]) == ["batch_size"]
+    assert {"batch_size", "dropout_rate"} & {*second.source.values} == {"batch_size"}
     assert second.trial_configuration({"learning_rate": 0.01, "epsilon": 1e-5}, home).dropout_rate == 0.25
 
 
 def test_what_the_other_study_fixed_fills_what_is_open(sqlite, home):
     run_study(sqlite, home, random_document(2))
     third = make_study(sqlite, home, grid_document(search_space={"epsilon": [1e-7, 1e-5]}))
-    assert third.source["params"]["learning_rate"] == 1e-3
+    assert third.source.values["learning_rate"] == 1e-3
 
 
 def test_a_better_best_makes_the_study_built_on_it_stale_but_resumable(database, home):
@@ -527,7 +525,9 @@ def test_what_the_other_study_inherited_is_passed_on(sqlite, home):
     fixed = {"from_best_of": "regime-2"}
     third = make_study(sqlite, home, grid_document(name="third", search_space={"pooling": ["max"]}, fixed=fixed))
     best = json.loads(max(points(sqlite, second), key=lambda row: row.value).parameters)
-    assert third.inherited == {**second.inherited, **best}
+    everything = second.configuration.values(best, second.inherited)
+    assert third.inherited == {key: value for key, value in everything.items() if key in third.inherited}
+    assert {"batch_size", "dropout_rate", "learning_rate", "epsilon"} <= set(third.inherited)
 
 
 def test_what_a_study_says_itself_is_not_overridden_by_what_it_inherits(sqlite, home):

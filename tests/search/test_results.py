@@ -1,5 +1,6 @@
 import pytest
 
+from rust_optuna.config import KEYS
 from rust_optuna.search.ledger import MAX_FAILURES, Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import best_point, complete_points, describe_best, status
@@ -51,6 +52,10 @@ def test_status_counts_points_by_state(database, study):
         "accepted_holes": 0,
         "best_value": 0.7,
         "stale": False,
+        "source": None,
+        "differences": [],
+        "finished_by_others": 0,
+        "optunas_best": None,
     }
 
 
@@ -87,7 +92,11 @@ def test_what_was_inherited_is_described_apart(sqlite, home):
     second = run_study(sqlite, home, grid_document())
     document = describe_best(sqlite, second)
     assert set(document["params"]) == {"learning_rate", "epsilon"}
-    assert set(document["inherited"]) == {"batch_size", "dropout_rate"}
+    given = ("params", "fixed", "inherited", "model")
+    assert sum(len(document[title]) for title in given) == len(KEYS)
+    assert {key for title in given for key in document[title]} == set(KEYS)
+    assert {"batch_size", "dropout_rate", "pooling"} <= set(document["inherited"])
+    assert set(document["model"]) == {"weights", "epochs"}  # which its own file names
 
 
 def test_values_of_a_stand_in_are_marked(sqlite, home):

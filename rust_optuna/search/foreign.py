@@ -1,0 +1,132 @@
+"""Trials in Optuna that somebody else finished: another program on the same database, or a hand in a dashboard.
+
+``study.optimize`` takes a waiting trial or adds its own. The ledger never takes such a value for one of the study, but
+Optuna shows it, and takes no attribute on a finished trial, so that it cannot be marked there. All that can be done is
+to say so. Read by plain SQL: commands that only read do not load Optuna.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rust_optuna.search import tables
+from rust_optuna.search.database import Database
+from rust_optuna.search.ledger import FINISHED_ELSEWHERE
+from rust_optuna.search.tables import StudyKey
+
+_studies = sa.table("studies", sa.column("study_id"), sa.column("study_name"))
+_trials = sa.table("trials", *(sa.column(name) for name in ("trial_id", "number", "study_id", "state")))
+_values = sa.table("trial_values", *(sa.column(name) for name in ("trial_id", "objective", "value", "value_type")))
+_attributes = sa.table("trial_user_attributes", *(sa.column(name) for name in ("trial_id", "key", "value_json")))
+"""Optuna's own tables, as far as they are read here."""
+
+_ENDS = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "lost": "FAIL", "released": "FAIL"}
+"""How Optuna shows the end of an attempt."""
+_INFINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf}
+
+
+@dataclass(frozen=True)
+class OptunasBest:
+    """The trial that Optuna calls the best."""
+
+    number: int
+    value: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as what JSON can hold."""
+        return {"number": self.number, "value": self.value if math.isfinite(self.value) else str(self.value)}
+
+
+@dataclass(frozen=True)
+class ForeignTrials:
+    """What others did to a study in Optuna.
+
+    Args:
+        finished: how many trials they finished.
+        best: the best trial in Optuna, where one of theirs hides the study's best.
+    """
+
+    finished: int = 0
+    best: OptunasBest | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a part of what ``status --json`` and ``best --json`` print."""
+        return {"finished_by_others": self.finished, "optunas_best": self.best.as_json() if self.best else None}
+
+
+def foreign_words(document: Mapping[str, Any]) -> str | None:
+    """Say what ``ForeignTrials.as_json`` holds in one sentence without its stop, or None for nothing."""
+    finished, best = document["finished_by_others"], document["optunas_best"]
+    if not finished:
+        return None
+    words = f"{finished} of its trials in Optuna {'was' if finished == 1 else 'were'} finished by somebody else"
+    if best:
+        words += f"; the best that Optuna shows, trial {best['number']} ({best['value']}), is not this study's best"
+    return words
+
+
+def foreign_trials(database: Database, name: str, key: StudyKey) -> ForeignTrials:
+    """Look for trials that somebody else finished.
+
+    Args:
+        database: the study's.
+        name: the study's name.
+        key: the study.
+    """
+
+    def read(connection: Connection) -> tuple[list[sa.Row[Any]], list[sa.Row[Any]]]:
+        # Optuna first: the ledger is told of an end before Optuna is.
+        return list(connection.execute(_finished(name)).all()), list(connection.execute(_attempts(key)).all())
+
+    shown, rows = database.transact(read)
+    attempts = {row.trial: row for row in rows if row.trial is not None}
+    theirs = [trial for trial in shown if not _is_ours(trial, attempts.get(trial.number))]
+    best = max((row.value for row in rows if row.outcome == "complete"), default=-math.inf)
+    complete = [OptunasBest(trial.number, _value(trial)) for trial in theirs if trial.state == "COMPLETE"]
+    highest = max(complete, key=lambda trial: trial.value, default=None)
+    return ForeignTrials(len(theirs), highest if highest is not None and highest.value > best else None)
+
+
+def _is_ours(trial: sa.Row[Any], attempt: sa.Row[Any] | None) -> bool:
+    if attempt is None:
+        # The trial of an attempt after the first, whose maker died before it noted it in the ledger.
+        return bool(trial.state == "FAIL" and trial.attempt is not None and int(trial.attempt) > 1)
+    if _ENDS.get(attempt.outcome) != trial.state or attempt.reason == FINISHED_ELSEWHERE:
+        return False
+    return bool(trial.state != "COMPLETE" or math.isclose(_value(trial), attempt.value, rel_tol=1e-12))
+
+
+def _value(trial: sa.Row[Any]) -> float:
+    return _INFINITE.get(trial.value_type) or float(trial.value)
+
+
+def _finished(name: str) -> sa.Select[Any]:
+    """Select the finished trials of an Optuna study; ``attempt`` is the user attribute of that name, in JSON."""
+    # An enumeration of PostgreSQL's is not compared with text.
+    state, kind = sa.cast(_trials.c.state, sa.String(16)), sa.cast(_values.c.value_type, sa.String(16))
+    value = sa.and_(_values.c.trial_id == _trials.c.trial_id, _values.c.objective == 0)
+    attempt = sa.and_(_attributes.c.trial_id == _trials.c.trial_id, _attributes.c.key == "attempt")
+    return (
+        sa.select(_trials.c.number, state.label("state"), _values.c.value, kind.label("value_type"))
+        .add_columns(_attributes.c.value_json.label("attempt"))
+        .join(_studies, _studies.c.study_id == _trials.c.study_id)
+        .outerjoin(_values, value)
+        .outerjoin(_attributes, attempt)
+        .where(_studies.c.study_name == name, state.in_(sorted(set(_ENDS.values()))))
+        .order_by(_trials.c.number)
+    )
+
+
+def _attempts(key: StudyKey) -> sa.Select[Any]:
+    point, attempt = tables.point, tables.attempt
+    return (
+        sa.select(attempt.c.trial, attempt.c.outcome, attempt.c.reason, point.c.value)
+        .join(point, point.c.id == attempt.c.point_id)
+        .where(point.c.study_id == key.id)
+    )
