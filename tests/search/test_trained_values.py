@@ -289,3 +289,49 @@ def test_a_value_is_trained_wherever_the_study_file_has_it_from(material, place)
         ROWS[key].check(material, trial, values)
         with pytest.raises(AssertionError):
             ROWS[key].check(material, trial, {**values, key: A[key]})
+
+
+def seeds_document(name, seed):
+    """Return a study of two points."""
+    contents = document(name, A, ["learning_rate"])
+    contents["search_space"]["learning_rate"] = [1e-2, 2e-2]
+    contents["cross_validation"]["seed"] = seed
+    return contents
+
+
+def drawn(material, trial, fold):
+    """Return what chance decides of a fold's first epoch; dropout is in `tests/learn/test_dropout_masks.py`."""
+    (call,) = epoch(trial, fold)
+    contents, backbone = trial.development.content, TrialConfiguration.from_values(trial.values).backbone
+    table = FeatureCache(material.home.features, backbone).load(contents).table
+    known = {row.tobytes(): number for number, row in enumerate(table.reshape(-1, table.shape[-1]))}
+    rows = np.array([known[row.tobytes()] for row in call.features])
+    training = np.flatnonzero(trial.development.folds != fold)
+    order = np.searchsorted(training, rows // 4)
+    return {"weights": call.before[0], "order": order, "flips": rows % 4}
+
+
+def assert_all_differ(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        # Where there are not as many films, there is nothing to compare their order by.
+        if one[name].shape == other[name].shape:
+            assert (one[name] != other[name]).any(), name
+
+
+def test_another_seed_of_the_study_another_point_and_another_fold_draw_otherwise(material):
+    first, second = (
+        run_trial(material.database, material.home, seeds_document("seed-5", 5), {**A, "learning_rate": rate})
+        for rate in (1e-2, 2e-2)
+    )
+    other = run_trial(material.database, material.home, seeds_document("seed-6", 6), A)
+    assert {first.claim.number, second.claim.number} == {0, 1}
+    assert other.claim.number == first.claim.number
+    np.testing.assert_array_equal(first.development.folds, second.development.folds)
+    assert (first.development.folds != other.development.folds).any()
+    sizes = [np.bincount(trial.development.folds) for trial in (first, other)]
+    assert (sizes[0] == sizes[1]).any()
+    for fold in range(3):
+        assert_all_differ(drawn(material, first, fold), drawn(material, second, fold))
+        assert_all_differ(drawn(material, first, fold), drawn(material, other, fold))
+        assert_all_differ(drawn(material, first, fold), drawn(material, first, (fold + 1) % 3))
