@@ -188,10 +188,9 @@ class Reference:
 
     Args:
         home: holds the manifest.
-        weights: where to write a file of weights that nothing else has.
     """
 
-    def __init__(self, home: Home, weights: Path) -> None:
+    def __init__(self, home: Home) -> None:
         keras = load_keras()
         self.model = keras.applications.InceptionV3(include_top=False, weights=None, input_shape=(None, None, 3))
         generator = np.random.default_rng(11)
@@ -202,9 +201,14 @@ class Reference:
         for layer in self.convolutions:
             layer.kernel.assign(generator.normal(0, np.sqrt(2 / np.prod(layer.kernel.shape[:-1])), layer.kernel.shape))
         self.in_file = [layer.kernel.numpy() for layer in self.convolutions]
-        self.model.save_weights(weights)
         paths = [film.image for film in read_manifest(home.root / "manifest.csv").films]
         self.films = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in paths}
+
+    def save_weights(self, path: Path) -> None:
+        """Write the weights that `features` takes wherever they are not to be random: nothing else has them."""
+        for layer, kernel in zip(self.convolutions, self.in_file, strict=True):
+            layer.kernel.assign(kernel)
+        self.model.save_weights(path)
 
     def features(self, contents: Sequence[str], values: Mapping[str, Any]) -> np.ndarray:
         """Return the features of films in all four flips, (films, 4, width), always in float32."""
