@@ -271,7 +271,8 @@ def lift(folds: Sequence[float | None], baseline: Sequence[float | None]) -> tup
     Returns:
         None where fewer than two folds have both values.
     """
-    differences = [ours - theirs for ours, theirs in zip(folds, baseline, strict=True) if None not in (ours, theirs)]
+    pairs = zip(folds, baseline, strict=True)
+    differences = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
     spread = deviation(differences)
     return None if spread is None else (statistics.fmean(differences), spread / math.sqrt(len(differences)))
 
