@@ -13,7 +13,7 @@ from rust_optuna.paths import Home
 from tests.cli.test_main import invoke
 from tests.data.films import rewrite
 from tests.small_demo import PATIENTS
-from tests.studies import REPOSITORY, random_document, run_command, write_study
+from tests.studies import REPOSITORY, random_document, write_study
 
 SEED = 1
 
@@ -51,9 +51,9 @@ def exported(home, url, name):
 @pytest.mark.tensorflow
 def test_a_search_learns_what_films_show_and_nothing_of_shuffled_scores_and_can_be_recomputed(tmp_path):
     home, url = Home(tmp_path.resolve()), f"sqlite:///{tmp_path / 'test.db'}"
-    words = ["--shuffle-scores", "--weights", "random", "--seed", SEED, "--workers", "1"]
-    place = ["--home", home.root, "--storage", url]
-    done = run(sys.executable, "-m", "tests.small_demo", "demo", *map(str, [*words, *place]))
+    words = ["--shuffle-scores", "--weights", "random", "--seed", str(SEED), "--workers", "1"]
+    place = ["--home", str(home.root), "--storage", url]
+    done = run(sys.executable, "-m", "tests.small_demo", "demo", *words, *place)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "demo-regime-1: trial 0 (point 0)" in done.stdout
     assert "demo-regime-2: trial 0 (point 0)" in done.stdout
@@ -73,7 +73,8 @@ def test_a_search_learns_what_films_show_and_nothing_of_shuffled_scores_and_can_
     contents = random_document(1, name="true", manifest="storage/demo/manifest.csv", model=model)
     contents["search_space"] = {"batch_size": [32], "dropout_rate": {"type": "float", "low": 0.0, "high": 0.3}}
     contents["cross_validation"] = {"folds": 6, "epochs": 12, "seed": 1337}
-    done = run_command(home, url, "search", write_study(home, contents), "--workers", "1", "--gpus", "none")
+    file = write_study(home, contents)
+    done = run(sys.executable, "-m", "rust_optuna", "search", file, "--workers", "1", "--gpus", "none", *place)
     assert done.returncode == 0, done.stderr
     (trial,) = exported(home, url, "true")
     lift, error = float(trial["lift_16"]), float(trial["lift_16_standard_error"])

@@ -287,7 +287,7 @@ def test_each_value_asked_for_is_the_value_trained(material):
                 for other in others - {trial.values[key]}
                 if passes(row.check, material, trial, {**trial.values, key: other})
             ]
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
 
 
 def test_a_value_is_trained_wherever_the_study_file_has_it_from(material):
