@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -117,6 +115,8 @@ def best(name: str | None, as_json: bool) -> None:
 
 def print_best(document: dict[str, Any]) -> None:
     """Print one study's best trial."""
+    from rust_optuna.data.metrics import lift
+
     head = f"{document['study']}: trial {document['number']} (point {document['point']})"
     if "objective" in document:
         click.echo(f"{head}: value {document['value']:.4f}  {document['objective']}: no real score")
@@ -135,22 +135,20 @@ def print_best(document: dict[str, Any]) -> None:
     ours, trivial = document["fold_values_16"], document["baseline_view_only_untied_fold_values_16"]
     _print_score("18 labels", document["value"], document["fold_values"], document["baseline_view_only"])
     _print_score("16 subscores", document["average_precision_16"], ours, document["baseline_view_only_16"])
-    lifts = [a - b for a, b in zip(ours, trivial, strict=True) if a is not None and b is not None]
-    if len(lifts) < 2:
+    found = lift(ours, trivial)
+    if found is None:
         click.echo("    lift not defined: fewer than two folds have a positive subscore")
         return
-    error = statistics.stdev(lifts) / math.sqrt(len(lifts))
     click.echo(
-        f"    lift {statistics.fmean(lifts):+.4f} ± {error:.4f} (standard error over folds) over that baseline "
+        f"    lift {found[0]:+.4f} ± {found[1]:.4f} (standard error over folds) over that baseline "
         f"with its ties broken at random ({document['baseline_view_only_untied_16']:.4f})"
     )
 
 
 def _print_score(name: str, value: float | None, folds: Sequence[float | None], baseline: float | None) -> None:
     """Print one score with its deviation over the folds where it is defined, beside its baseline."""
-    defined = [each for each in folds if each is not None]
-    spread = statistics.stdev(defined) if len(defined) > 1 else None
-    shown, deviation, trivial = ("–" if each is None else f"{each:.4f}" for each in (value, spread, baseline))
-    click.echo(
-        f"  average precision, {name}: {shown} ± {deviation} (deviation over folds); view-only baseline {trivial}"
-    )
+    from rust_optuna.data.metrics import deviation
+
+    numbers = (value, deviation(folds), baseline)
+    shown, spread, trivial = ("–" if each is None else f"{each:.4f}" for each in numbers)
+    click.echo(f"  average precision, {name}: {shown} ± {spread} (deviation over folds); view-only baseline {trivial}")

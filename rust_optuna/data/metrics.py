@@ -7,6 +7,7 @@ thirty times as long for a fold's 18 labels, 120 times a trial.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -252,6 +253,28 @@ def summarise_untied(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]
     """
     each = expected_average_precision(labels, scores)
     return {"average_precision": macro(each), "average_precision_16": macro(each[len(VIEWS) :])}
+
+
+def deviation(folds: Sequence[float | None]) -> float | None:
+    """Return the sample standard deviation over the folds that have a value; None where fewer than two have."""
+    defined = [value for value in folds if value is not None]
+    return statistics.stdev(defined) if len(defined) > 1 else None
+
+
+def lift(folds: Sequence[float | None], baseline: Sequence[float | None]) -> tuple[float, float] | None:
+    """Return how far scores lie above a baseline: the mean of the folds' differences, and its standard error.
+
+    Args:
+        folds: average precision, one value a fold.
+        baseline: the baseline's in the same folds.
+
+    Returns:
+        None where fewer than two folds have both values.
+    """
+    pairs = zip(folds, baseline, strict=True)
+    differences = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
+    spread = deviation(differences)
+    return None if spread is None else (statistics.fmean(differences), spread / math.sqrt(len(differences)))
 
 
 def labels_without_positives(labels: np.ndarray) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rust_optuna.config import plain_values
+from rust_optuna.data.metrics import deviation, lift
 from rust_optuna.errors import StudyError
 from rust_optuna.paths import atomic_write
 from rust_optuna.search.artifacts import ArtifactStore, download
@@ -15,6 +17,10 @@ from rust_optuna.search.results import Point, complete_points
 from rust_optuna.search.studies import load_study
 
 NUMBERS = ("average_precision_16", "roc_auc_macro", "roc_auc_micro", "precision", "recall")
+UNTIED = ("average_precision", "average_precision_16")
+SPREADS = ("deviation", "deviation_16", "lift_16", "lift_16_standard_error")
+"""Over folds: sample deviations of average precision, over 18 labels and over the 16 subscores; and the lift over the
+view-only baseline with its ties broken at random."""
 
 
 def export_study(database: Database, name: str, store: ArtifactStore, folder: Path) -> tuple[Path, int]:
@@ -42,6 +48,7 @@ def export_study(database: Database, name: str, store: ArtifactStore, folder: Pa
     folds = study.configuration.folds
     header = ["number", "point", "value", "epoch", *keys, *(f"fold_{fold}" for fold in range(folds)), *NUMBERS]
     header += [f"baseline_view_only_{key}" for key in ("average_precision", *NUMBERS)]
+    header += [*(f"baseline_view_only_untied_{key}" for key in UNTIED), *SPREADS]
     header += ["diverged", "seconds", "worker", "objective"]
     table = folder / "trials.csv"
     with atomic_write(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
@@ -56,7 +63,7 @@ def export_study(database: Database, name: str, store: ArtifactStore, folder: Pa
 
 def _row(point: Point, values: Sequence[object], folds: int) -> list[object]:
     result = point.result
-    baseline = result.get("baseline_view_only", {})
+    baseline, untied = result.get("baseline_view_only", {}), result.get("baseline_view_only_untied", {})
     return [
         point.trial,
         point.number,
@@ -66,7 +73,17 @@ def _row(point: Point, values: Sequence[object], folds: int) -> list[object]:
         *result.get("fold_values", [None] * folds),
         *(result.get(key) for key in NUMBERS),
         *(baseline.get(key) for key in ("average_precision", *NUMBERS)),
+        *(untied.get(key) for key in UNTIED),
+        *_spreads(result, untied),
         result.get("diverged"),
         round(point.seconds, 3),
         point.worker,
     ]
+
+
+def _spreads(result: Mapping[str, Any], untied: Mapping[str, Any]) -> list[float | None]:
+    """Return the `SPREADS`."""
+    of_18 = result.get("fold_values", [])
+    of_16 = result.get("folds", {}).get("average_precision_16", [])
+    of_baseline = untied.get("folds", {}).get("average_precision_16", [None] * len(of_16))
+    return [deviation(of_18), deviation(of_16), *(lift(of_16, of_baseline) or (None, None))]

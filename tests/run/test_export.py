@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -19,7 +20,13 @@ RESULT = {
     "epoch": 2,
     "fold_values": [0.4, 0.5, 0.6],
     **NUMBERS,
+    "folds": {"average_precision_16": [0.5, None, 0.7]},
     "baseline_view_only": {"average_precision": 0.25, **{name: value / 10 for name, value in NUMBERS.items()}},
+    "baseline_view_only_untied": {
+        "average_precision": 0.2,
+        "average_precision_16": 0.15,
+        "folds": {"average_precision_16": [0.3, 0.1, 0.1]},
+    },
     "diverged": False,
 }
 
@@ -66,6 +73,8 @@ def test_a_study_is_written_as_a_table_and_its_scores(database, home, store, stu
         *("fold_0", "fold_1", "fold_2"),
         *NUMBERS,
         *(f"baseline_view_only_{name}" for name in ("average_precision", *NUMBERS)),
+        *("baseline_view_only_untied_average_precision", "baseline_view_only_untied_average_precision_16"),
+        *("deviation", "deviation_16", "lift_16", "lift_16_standard_error"),
         *("diverged", "seconds", "worker", "objective"),
     ]
     assert (first["number"], first["point"], float(first["value"]), first["epoch"]) == ("0", "0", 0.5, "2")
@@ -73,6 +82,14 @@ def test_a_study_is_written_as_a_table_and_its_scores(database, home, store, stu
     assert [float(first[f"fold_{fold}"]) for fold in range(3)] == RESULT["fold_values"]
     assert {name: float(first[name]) for name in NUMBERS} == NUMBERS
     assert float(first["baseline_view_only_average_precision"]) == 0.25
+    untied = [
+        float(first[f"baseline_view_only_untied_{name}"]) for name in ("average_precision", "average_precision_16")
+    ]
+    assert untied == [0.2, 0.15]
+    # The fold without a value is left out: 0.5 − 0.3 and 0.7 − 0.1.
+    expected = {"deviation": 0.1, "deviation_16": math.sqrt(0.02), "lift_16": 0.4, "lift_16_standard_error": 0.2}
+    assert {name: float(first[name]) for name in expected} == pytest.approx(expected, abs=1e-12)
+    assert {second[name] for name in expected} == {""}
     assert (first["worker"], second["worker"], second["fold_0"], second["epoch"]) == ("ann", "bob", "", "")
 
 
