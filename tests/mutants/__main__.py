@@ -24,6 +24,7 @@ from tests.mutants.results import (
     Results,
     Row,
     describe,
+    key_of,
     read_harmless,
     states_of,
     summarise,
@@ -81,7 +82,8 @@ def run_sample(
         FailsUnmutatedError: tests of one of their modules fail with nothing planted.
     """
     end = None if minutes is None else time.monotonic() + 60 * minutes
-    to_run = [mutant for mutant in sample if results.of(mutant) is None]
+    # In the order of a hash, so that a run that is stopped has seen something of every module.
+    to_run = sorted((mutant for mutant in sample if results.of(mutant) is None), key=key_of)
     print(f"{len(sample)} mutants, of which {len(sample) - len(to_run)} have been run before", flush=True)
     if not to_run:
         return

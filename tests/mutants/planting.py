@@ -188,8 +188,9 @@ def share_out(count: int, places: dict[str, int]) -> dict[str, int]:
 def meaning(source: str) -> str | None:
     """Return what a module says that can matter when it runs, to be compared; None if it does not compile.
 
-    Left out: docstrings, arguments of log messages, and what the type checker sees to: annotations, what only it sees,
-    the arguments of ``@dataclass`` (``frozen=True``), and the ``*`` after which arguments are passed by name.
+    Left out: docstrings, arguments of log messages, ``strict=True`` of ``zip`` (an assertion), and what the type
+    checker sees to: annotations, what only it sees, the arguments of ``@dataclass`` (``frozen=True``), and the ``*``
+    after which arguments are passed by name.
     """
     try:
         tree = ast.parse(source)
@@ -228,6 +229,11 @@ class _Meaning(ast.NodeTransformer):
         call = node.value
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in LOGGING:
             call.args, call.keywords = [], []
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Name) and node.func.id == "zip":
+            node.keywords = []
         return self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> ast.AST | None:

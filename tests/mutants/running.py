@@ -83,12 +83,11 @@ class Copies:
         """
         copy = self._free.get()
         try:
-            if module:
-                self._write(copy / module, source)
-            return self._pytest(copy, tests, seconds)
+            if not module:
+                return self._pytest(copy, tests, seconds)
+            with self._planted(copy / module, source):
+                return self._pytest(copy, tests, seconds)
         finally:
-            if module:
-                self._write(copy / module, (self.subject.root / module).read_text(encoding="utf-8"))
             self._free.put(copy)
 
     def check(self, module: str) -> None:
@@ -115,6 +114,15 @@ class Copies:
             self._stopped = True
             for process in self._running:
                 _kill_group(process)
+
+    @contextmanager
+    def _planted(self, path: Path, source: str) -> Iterator[None]:
+        before = path.read_text(encoding="utf-8")
+        self._write(path, source)
+        try:
+            yield
+        finally:
+            self._write(path, before)
 
     def _write(self, path: Path, source: str) -> None:
         path.write_text(source, encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -121,6 +122,19 @@ def test_tests_that_do_not_end_are_ended_with_all_they_started(toy, tmp_path):
     assert again.passed  # the copy is as it was
 
 
+def test_python_does_not_take_one_planted_source_for_the_one_before(toy):
+    """Compiled code is current by the second in which its source was written, and by its size."""
+    (toy.root / "test_sums.py").write_text(
+        "import os\nimport toy.sums\n\ndef test():\n    print(int(os.stat(toy.sums.__file__).st_mtime))\n"
+    )
+    with copies_of(toy, 1) as copies:
+        seconds = [
+            re.search(r"^\d{9,}$", copies.run(["-s", "test_sums.py"], 60, "toy/sums.py", mutant.source).output, re.M)[0]
+            for mutant in (CAUGHT, SURVIVOR)
+        ]
+    assert seconds[0] != seconds[1]
+
+
 def test_a_stop_ends_what_runs_and_gives_no_result(toy):
     here = toy.root / "here"
     (toy.root / "test_sums.py").write_text(f"def test():\n    open({str(here)!r}, 'w')\n    while 1: pass\n")
@@ -196,13 +210,13 @@ def test_each_harmless_mutant_is_named_once():
         MODULE.replace('"""Sums."""', '"""Differences."""'),
         MODULE.replace("add(a, b)", "add(a: int & None, b) -> int"),
         "@dataclass(frozen=False)\nclass A:\n    x: int & str\n",
-        "if not TYPE_CHECKING:\n    import a\nlogger.info(2 + 3)\n",
+        "if not TYPE_CHECKING:\n    import a\nlogger.info(2 + 3)\nzip(a, b, strict=False)\n",
     ],
 )
 def test_what_cannot_matter_has_no_meaning(mutated):
     plain = {
         "@": "@dataclass(frozen=True)\nclass A:\n    x: int | str\n",
-        "i": "if TYPE_CHECKING:\n    import a\nlogger.info(2 - 3)\n",
+        "i": "if TYPE_CHECKING:\n    import a\nlogger.info(2 - 3)\nzip(a, b, strict=True)\n",
     }
     assert meaning(mutated) == meaning(plain.get(mutated[0], MODULE))
 
