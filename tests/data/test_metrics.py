@@ -19,6 +19,7 @@ from rust_optuna.data.metrics import (
     roc_auc,
     summarise,
     summarise_folds,
+    summarise_untied,
     view_only_scores,
 )
 
@@ -197,3 +198,14 @@ def test_without_ties_expected_average_precision_is_average_precision():
 
 def test_expected_average_precision_of_a_label_without_positives_is_not_defined():
     assert np.isnan(expected_average_precision(np.zeros((3, 1)), np.ones((3, 1)))).all()
+
+
+def test_a_baselines_fold_is_summarised_with_its_ties_broken_at_random():
+    labels, scores = random_fold(4)
+    tied = scores.round(1)
+    each = expected_average_precision(labels, tied)
+    found = summarise_untied(labels, tied)
+    assert found["average_precision"] == pytest.approx(np.nanmean(each))
+    assert found["average_precision_16"] == pytest.approx(np.nanmean(each[2:]))
+    assert found["average_precision"] > summarise(labels, tied, PUBLISHED)["average_precision"]
+    assert summarise_folds([found, found]) == {**found, "folds": {name: [value] * 2 for name, value in found.items()}}
