@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import re
@@ -133,7 +134,9 @@ class Copies:
 
     def _pytest(self, copy: Path, tests: Sequence[str], seconds: float) -> Run:
         temporary = copy.parent / "tmp"
-        command = [sys.executable, "-m", "pytest", *OPTIONS, f"--basetemp={temporary}", *tests]
+        # If this very process is killed, a test without end ends nonetheless: the system counts its processor time.
+        limit = ["sh", "-c", 'ulimit -t "$0"; exec "$@"', str(math.ceil(seconds * (os.cpu_count() or 1)))]
+        command = [*limit, sys.executable, "-m", "pytest", *OPTIONS, f"--basetemp={temporary}", *tests]
         started = time.monotonic()
         # To a file: a pipe would stay open for as long as anything that a test started lives.
         with (copy.parent / "output").open("w+b") as output:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import re
 import signal
@@ -133,6 +134,15 @@ def test_python_does_not_take_one_planted_source_for_the_one_before(toy):
             for mutant in (CAUGHT, SURVIVOR)
         ]
     assert seconds[0] != seconds[1]
+
+
+def test_the_processor_time_of_a_run_is_limited_by_the_system(toy):
+    (toy.root / "test_sums.py").write_text(
+        "import resource\n\ndef test():\n    print('limit', resource.getrlimit(resource.RLIMIT_CPU)[0])\n"
+    )
+    with copies_of(toy, 1) as copies:
+        output = copies.run(["-s", "test_sums.py"], 59.5).output
+    assert f"limit {math.ceil(59.5 * os.cpu_count())}" in output
 
 
 def test_a_stop_ends_what_runs_and_gives_no_result(toy):
