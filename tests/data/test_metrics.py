@@ -172,6 +172,17 @@ def test_folds_are_averaged_over_those_where_a_number_is_defined():
     assert found["recall"] == pytest.approx((folds[0]["recall"] + folds[1]["recall"]) / 2)
 
 
+def test_the_mean_over_one_fold_is_that_fold():
+    fold = summarise(*random_fold(5), PUBLISHED)
+    found = summarise_folds([fold])
+    lists = found.pop("folds")
+    assert found == fold
+    assert lists == {
+        **{name: [value] for name, value in fold.items() if name != "per_cortex"},
+        "per_cortex": {cortex: [value] for cortex, value in fold["per_cortex"].items()},
+    }
+
+
 def test_labels_without_positives_are_named():
     labels, _ = random_fold(3)
     labels[:, LABELS.index("posterior_4")] = 0
