@@ -12,12 +12,24 @@ import subprocess
 import sys
 import threading
 import tomllib
+from dataclasses import replace
 
 import pytest
 
+from tests.mutants import __main__ as driver
 from tests.mutants.__main__ import FailsUnmutatedError, run_sample
 from tests.mutants.planting import LEAST, Mutant, draw, meaning, share_out
-from tests.mutants.results import HARMLESS, Harmless, Outcome, Results, read_harmless, states_of, summarise, survivors
+from tests.mutants.results import (
+    HARMLESS,
+    Harmless,
+    Outcome,
+    Results,
+    key_of,
+    read_harmless,
+    states_of,
+    summarise,
+    survivors,
+)
 from tests.mutants.running import StoppedError, copies_of
 from tests.mutants.table import COPIED, TESTS, Subject, modules_to_mutate, this_project
 from tests.studies import REPOSITORY, wait_until
@@ -64,7 +76,8 @@ def run(subject, sample, path=None, **keywords):
 
 
 def test_a_fault_that_the_tests_see_is_caught_and_another_survives(toy):
-    results = run(toy, [CAUGHT, SURVIVOR])
+    results = run(toy, sorted([CAUGHT, SURVIVOR], key=key_of, reverse=True))
+    assert list(results.rows) == sorted(results.rows)  # in an order of its own, whatever the sample's
     assert results.of(CAUGHT).outcome is Outcome.CAUGHT
     assert results.of(CAUGHT).by == "test_sums.py::test_add_in_a_process_of_its_own"
     assert results.of(SURVIVOR).outcome is Outcome.SURVIVED
@@ -113,6 +126,32 @@ def test_tests_that_fail_with_nothing_planted_stop_the_run(toy):
     (toy.root / "toy" / "sums.py").write_text(CAUGHT.source)
     with pytest.raises(FailsUnmutatedError, match=r"tests of toy/sums\.py do not pass with nothing planted"):
         run(toy, [SURVIVOR])
+
+
+def test_a_mutant_whose_tests_do_not_end_is_caught_in_a_multiple_of_their_time(toy, monkeypatch):
+    monkeypatch.setattr(driver, "PATIENCE", 1)
+    monkeypatch.setattr(driver, "GRACE", 0.5)
+    mutant = replace(CAUGHT, source=ENDLESS)
+    results = run(toy, [mutant])
+    assert (results.of(mutant).outcome, results.of(mutant).by) == (Outcome.TIMED_OUT, None)
+    assert "caught: 1 of 1 (100.0%)" in summarise([results.of(mutant)], [])
+
+
+@pytest.mark.parametrize(
+    ("module", "sample", "arguments", "code"),
+    [
+        pytest.param(MODULE, [CAUGHT], [], 0, id="all caught"),
+        pytest.param(MODULE, [CAUGHT, SURVIVOR], [], 1, id="a survivor"),
+        pytest.param(MODULE, [CAUGHT], ["--minutes", "0"], 1, id="no time"),
+        pytest.param(MODULE, [SURVIVOR], ["--only", "another/module"], 0, id="nothing to run"),
+        pytest.param(CAUGHT.source, [SURVIVOR], [], 2, id="tests that fail"),
+    ],
+)
+def test_the_exit_code_says_whether_there_is_anything_to_do(toy, monkeypatch, module, sample, arguments, code):
+    (toy.root / "toy" / "sums.py").write_text(module)
+    monkeypatch.setattr(driver, "draw", lambda *_: sample)
+    monkeypatch.setattr(driver.signal, "signal", lambda *_: None)
+    assert driver.main(toy, ["--processes", "1", *arguments]) == code
 
 
 def test_tests_that_do_not_end_are_ended_with_all_they_started(toy, tmp_path):
@@ -215,20 +254,20 @@ def test_each_harmless_mutant_is_named_once():
 
 
 @pytest.mark.parametrize(
-    "mutated",
+    ("plain", "mutated"),
     [
-        MODULE.replace('"""Sums."""', '"""Differences."""'),
-        MODULE.replace("add(a, b)", "add(a: int & None, b) -> int"),
-        "@dataclass(frozen=False)\nclass A:\n    x: int & str\n",
-        "if not TYPE_CHECKING:\n    import a\nlogger.info(2 + 3)\nzip(a, b, strict=False)\n",
+        ('"""Sums."""', '"""Differences."""'),
+        ("def add(a, b): return 1", "def add(a: int & None, b) -> int: return 1"),
+        ("def add(a, *, b=1): return 1", "def add(a, /, b=1): return 1"),
+        ("class A:\n    x: int | str = 1", "class A:\n    x: int & str = 1"),
+        ("@dataclass(frozen=True)\nclass A: pass", "@dataclass(frozen=False)\nclass A: pass"),
+        ("if TYPE_CHECKING:\n    import a", "if not TYPE_CHECKING:\n    import a"),
+        ("logger.info(2 - 3)", "logger.info(2 + 3)"),
+        ("zip(a, b, strict=True)", "zip(a, b, strict=False)"),
     ],
 )
-def test_what_cannot_matter_has_no_meaning(mutated):
-    plain = {
-        "@": "@dataclass(frozen=True)\nclass A:\n    x: int | str\n",
-        "i": "if TYPE_CHECKING:\n    import a\nlogger.info(2 - 3)\nzip(a, b, strict=True)\n",
-    }
-    assert meaning(mutated) == meaning(plain.get(mutated[0], MODULE))
+def test_what_cannot_matter_has_no_meaning(plain, mutated):
+    assert meaning(mutated) == meaning(plain)
 
 
 def test_what_can_matter_has_a_meaning():
@@ -246,24 +285,30 @@ def test_a_sample_is_shared_out_by_size_and_leaves_nobody_out():
     assert sum(share_out(3, {"a": 4, "b": 7}).values()) == 3
 
 
+LINES = "".join(f"n{number} = {10 * number}\n" for number in range(1, 9))
+
+
 @needs_cosmic_ray
 def test_the_same_seed_draws_the_same_and_another_draws_others(toy):
-    (toy.root / "toy" / "sums.py").write_text(MODULE + "\ndef more(a):\n    return [a + n for n in (10, 20, 30, 40)]\n")
-    modules = list(toy.tests)
-    assert draw(toy.root, modules, 5, 1) == draw(toy.root, modules, 5, 1)
-    assert draw(toy.root, modules, 5, 1) != draw(toy.root, modules, 5, 2)
-    everything = draw(toy.root, modules, 100, 1)
-    assert len(everything) == 8  # one at a place: +, *, 2, +, 10, 20, 30, 40
-    assert set(draw(toy.root, modules, 5, 1)) < set(everything)
+    (toy.root / "toy" / "sums.py").write_text(LINES)
+
+    def draw_lines(count, seed):
+        return [mutant.line for mutant in draw(toy.root, list(toy.tests), count, seed)]
+
+    assert draw_lines(5, 1) == draw_lines(5, 1)
+    assert set(draw_lines(5, 1)) != set(draw_lines(5, 2))
+    assert draw_lines(5, 1) == draw_lines(6, 1)[:5]
+    assert sorted(draw_lines(100, 1)) == [1, 2, 3, 4, 5, 6, 7, 8]  # one at a place
 
 
 @needs_cosmic_ray
 def test_a_change_elsewhere_draws_the_same_again(toy):
     def drawn():
-        return [(mutant.old, mutant.new) for mutant in draw(toy.root, list(toy.tests), 2, 1)]
+        return [(mutant.old, mutant.new) for mutant in draw(toy.root, list(toy.tests), 5, 1)]
 
+    (toy.root / "toy" / "sums.py").write_text(LINES)
     before = drawn()
-    (toy.root / "toy" / "sums.py").write_text("# A line above.\n" + MODULE)
+    (toy.root / "toy" / "sums.py").write_text("# A line above.\n" + LINES)
     assert drawn() == before
 
 
