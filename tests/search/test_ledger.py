@@ -228,6 +228,7 @@ def test_the_trial_that_shows_a_waiting_point_shows_its_first_attempt_and_no_oth
     ledger.release(claim, "no")
     again = ledger.claim([study], "ann")
     assert (again.point_id, again.attempt, again.trial) == (first, 2, None)
+    assert [row.trial for row in rows(database, tables.attempt)] == [7, None]
     ledger.record_trial(again, 10)
     assert [row.trial for row in rows(database)] == [10, 8, None]
     assert [row.trial for row in rows(database, tables.attempt)] == [7, 10]
