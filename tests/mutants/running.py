@@ -150,7 +150,7 @@ class Copies:
             output.seek(0)
             text = output.read().decode(errors="replace")
         shutil.rmtree(temporary, ignore_errors=True)
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", text, re.MULTILINE)
         by = failed.group(1) if failed and code is not None else None
         return Run(code == 0, code is None, by, time.monotonic() - started, text)
 

@@ -48,8 +48,10 @@ def twice(a):
 '''
 TEST = """import subprocess
 import sys
+import pytest
 
-def test_add_in_a_process_of_its_own(tmp_path):
+@pytest.mark.parametrize("sum", ["of two"])
+def test_add_in_a_process_of_its_own(sum, tmp_path):
     script = "from toy.sums import add; print(add(2, 3))"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip() == "5"
@@ -79,7 +81,7 @@ def test_a_fault_that_the_tests_see_is_caught_and_another_survives(toy):
     results = run(toy, sorted([CAUGHT, SURVIVOR], key=key_of, reverse=True))
     assert list(results.rows) == sorted(results.rows)  # in an order of its own, whatever the sample's
     assert results.of(CAUGHT).outcome is Outcome.CAUGHT
-    assert results.of(CAUGHT).by == "test_sums.py::test_add_in_a_process_of_its_own"
+    assert results.of(CAUGHT).by == "test_sums.py::test_add_in_a_process_of_its_own[of two]"
     assert results.of(SURVIVOR).outcome is Outcome.SURVIVED
     assert (toy.root / "toy" / "sums.py").read_text() == MODULE
 
