@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: demo test bench chaos lint format clean help
+.PHONY: demo test bench chaos mutants lint format clean help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -3; echo "Targets: demo test bench chaos lint format clean"
+	@sed -n 's/^# //p' Makefile | head -3; echo "Targets: demo test bench chaos mutants lint format clean"
 
 demo: $(VENV)/installed-$(EXTRA)
 	$(BIN)/rust-optuna demo
@@ -30,6 +30,12 @@ chaos: $(VENV)/installed-$(EXTRA)-dev
 		$(BIN)/python -m tests.chaos --backend $$backend --rounds $(or $(ROUNDS),100) \
 			$(if $(RESULTS),--results $(RESULTS)) $(ARGUMENTS) || [ $$? -eq 2 ] || status=1; \
 	done; exit $$status
+
+# make mutants SAMPLE=300 SEED=1: planted faults, each run with the tests of its module; it goes on where it stopped.
+mutants: $(VENV)/installed-$(EXTRA)-mutants
+	$(BIN)/python -m pytest -q tests/mutants
+	$(BIN)/python -m tests.mutants --sample $(or $(SAMPLE),300) --seed $(or $(SEED),1) \
+		--results $(or $(RESULTS),benchmarks/results/mutants.jsonl) $(ARGUMENTS)
 
 lint: $(VENV)/installed-$(EXTRA)-dev
 	$(BIN)/ruff check .
@@ -62,3 +68,7 @@ $(VENV)/installed-$(EXTRA)-bench: $(SOURCES) | $(BIN)/python
 	@echo "Installing into $(VENV) (a few hundred megabytes, once) ..."
 	$(INSTALL) --editable '.[$(EXTRA),bench]'
 	@touch $@ $(VENV)/installed-$(EXTRA)
+
+$(VENV)/installed-$(EXTRA)-mutants: $(VENV)/installed-$(EXTRA)-dev
+	$(INSTALL) --editable '.[$(EXTRA),mutants]'
+	@touch $@

@@ -1,4 +1,5 @@
 import hashlib
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -97,6 +98,48 @@ def test_a_small_part_is_as_even_as_a_large_one(published):
     assert abs((part == 1).mean() - 0.15) < 0.005
     held = {patient for patient, side in zip(patients, part, strict=True) if side == 1}
     assert abs(len(held) / len(set(patients)) - 0.15) < 0.01
+
+
+def obviously_stratified(patients, labels, shares, seed):
+    """Return the part of each patient, by exact arithmetic and the definition alone."""
+    names = sorted(set(patients))
+    kinds = range(labels.shape[1] + 2)
+    counts = {name: [0] * labels.shape[1] + [0, 1] for name in names}
+    for patient, row in zip(patients, labels.tolist(), strict=True):
+        counts[patient] = [a + b for a, b in zip(counts[patient], [*row, 1, 0], strict=True)]
+    totals = [sum(counts[name][kind] for name in names) for kind in kinds]
+
+    def dealt(name):
+        rarest = min(totals[kind] for kind in kinds if counts[name][kind])
+        return rarest, -counts[name][-2], hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
+
+    def unevenness(part_of):
+        """The squared relative deviation of each count in each part, for as much more as the part is smaller."""
+        return sum(
+            (sum(counts[name][kind] for name in names if part_of.get(name) == part) - share * totals[kind]) ** 2
+            / (share * max(totals[kind], 1) ** 2)
+            for part, share in enumerate(shares)
+            for kind in kinds
+        )
+
+    part_of = {}
+    for left, name in zip(range(len(names), 0, -1), sorted(names, key=dealt), strict=True):
+        empty = set(range(len(shares))) - set(part_of.values())
+        allowed = empty if left == len(empty) else range(len(shares))
+        part_of[name] = min(allowed, key=lambda part: (unevenness(part_of | {name: part}), part))
+    return [part_of[patient] for patient in patients]
+
+
+@pytest.mark.parametrize(
+    "shares", [(Fraction(1, 2), Fraction(1, 2)), (Fraction(2, 3), Fraction(1, 3)), (Fraction(1, 3),) * 3]
+)
+def test_patients_are_dealt_where_they_lower_the_unevenness_most(shares):
+    for cohort in range(20):
+        rng = np.random.default_rng(cohort)
+        patients = [f"p{number}" for number in rng.integers(0, 9, 20)]
+        labels = (rng.random((20, 8)) < [0.5, 0.3, 0.1] + [0.05] * 5).astype(np.uint8)  # rare ones, of one film
+        found = stratify(patients, labels, [float(share) for share in shares], seed=cohort)
+        assert found.tolist() == obviously_stratified(patients, labels, shares, cohort), cohort
 
 
 def test_a_patient_in_two_folds_is_found_but_not_named():

@@ -19,6 +19,7 @@ from rust_optuna.data.metrics import (
     roc_auc,
     summarise,
     summarise_folds,
+    summarise_untied,
     view_only_scores,
 )
 
@@ -171,6 +172,17 @@ def test_folds_are_averaged_over_those_where_a_number_is_defined():
     assert found["recall"] == pytest.approx((folds[0]["recall"] + folds[1]["recall"]) / 2)
 
 
+def test_the_mean_over_one_fold_is_that_fold():
+    fold = summarise(*random_fold(5), PUBLISHED)
+    found = summarise_folds([fold])
+    lists = found.pop("folds")
+    assert found == fold
+    assert lists == {
+        **{name: [value] for name, value in fold.items() if name != "per_cortex"},
+        "per_cortex": {cortex: [value] for cortex, value in fold["per_cortex"].items()},
+    }
+
+
 def test_labels_without_positives_are_named():
     labels, _ = random_fold(3)
     labels[:, LABELS.index("posterior_4")] = 0
@@ -197,3 +209,14 @@ def test_without_ties_expected_average_precision_is_average_precision():
 
 def test_expected_average_precision_of_a_label_without_positives_is_not_defined():
     assert np.isnan(expected_average_precision(np.zeros((3, 1)), np.ones((3, 1)))).all()
+
+
+def test_a_baselines_fold_is_summarised_with_its_ties_broken_at_random():
+    labels, scores = random_fold(4)
+    tied = scores.round(1)
+    each = expected_average_precision(labels, tied)
+    found = summarise_untied(labels, tied)
+    assert found["average_precision"] == pytest.approx(np.nanmean(each))
+    assert found["average_precision_16"] == pytest.approx(np.nanmean(each[2:]))
+    assert found["average_precision"] > summarise(labels, tied, PUBLISHED)["average_precision"]
+    assert summarise_folds([found, found]) == {**found, "folds": {name: [value] * 2 for name, value in found.items()}}

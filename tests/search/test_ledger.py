@@ -187,6 +187,63 @@ def test_a_worker_is_entered_once(database, ledger):
     assert [row.device for row in rows(database, tables.worker)] == ["1"]
 
 
+def test_a_worker_that_is_entered_leaves_the_others_as_they_were(database, ledger):
+    ledger.register("ann", host="here", process=7, device="0")
+    ledger.register("bob", host="there", process=8, device="x" * 1000)
+    ledger.register("bob", host="there", process=8, device="y" * 1000)
+    database.transact(lambda c: c.execute(tables.worker.update().values(beat_at=0.0)))
+    ledger.beat("bob")
+    found = {row.id: row for row in rows(database, tables.worker)}
+    assert {name: (row.host, row.process, row.device) for name, row in found.items()} == {
+        "ann": ("here", 7, "0"),
+        "bob": ("there", 8, "y" * 255),  # as much as the column takes
+    }
+    assert (found["ann"].beat_at, found["bob"].beat_at > 1e9) == (0.0, True)
+
+
+def now(database):
+    return database.transact(lambda c: c.execute(sa.select(tables.database_now())).scalar_one())
+
+
+def test_a_lease_lasts_as_long_as_its_study_says_from_the_claim_and_from_each_renewal(database, ledger):
+    study = enter_study(database, 1, name="patient", lease_seconds=5000)
+    before = now(database)
+    claim = ledger.claim([study], "ann")
+    assert before + 5000 <= rows(database)[-1].lease_end <= now(database) + 5000
+    end_leases(database)
+    before = now(database)
+    ledger.renew(claim)
+    assert before + 5000 <= rows(database)[-1].lease_end <= now(database) + 5000
+
+
+def test_the_trial_that_shows_a_waiting_point_shows_its_first_attempt_and_no_other(database, ledger, study):
+    first, second = (row.id for row in rows(database)[:2])
+    ledger.show_waiting(first, 7)
+    ledger.show_waiting(second, 8)
+    claim = ledger.claim([study], "ann")
+    assert (claim.point_id, claim.trial) == (first, 7)
+    assert ledger.claim([study], "ann").trial == 7  # as after a lost answer
+    ledger.show_waiting(first, 9)  # too late: it is an attempt's now
+    assert [row.trial for row in rows(database)] == [7, 8, None]
+    ledger.release(claim, "no")
+    again = ledger.claim([study], "ann")
+    assert (again.point_id, again.attempt, again.trial) == (first, 2, None)
+    assert [row.trial for row in rows(database, tables.attempt)] == [7, None]
+    ledger.record_trial(again, 10)
+    assert [row.trial for row in rows(database)] == [10, 8, None]
+    assert [row.trial for row in rows(database, tables.attempt)] == [7, 10]
+
+
+def test_what_is_shown_is_noted_of_that_attempt_alone(database, ledger, study):
+    ann, bob = ledger.claim([study], "ann"), ledger.claim([study], "bob")
+    ledger.release(ann, "no")
+    ledger.release(bob, "no")
+    ledger.release(ledger.claim([study], "ann"), "no")
+    ledger.mark_shown(ann.point_id, 1)
+    shown = [(row.point_id, row.number, row.shown) for row in rows(database, tables.attempt)]
+    assert shown == [(ann.point_id, 1, 1), (bob.point_id, 1, 0), (ann.point_id, 2, 0)]
+
+
 def test_three_failures_make_a_hole_and_the_reasons_are_kept(database, ledger):
     study = enter_study(database, 1, name="one-point")
     for number in range(MAX_FAILURES):
@@ -231,6 +288,50 @@ def test_holes_are_tried_again_when_asked_for_and_only_they(database, ledger):
     assert (again.number, again.attempt) == (0, attempts + 1)
     ledger.finish(again, "complete", 0.6, None, None)
     assert [row.state for row in rows(database)[-2:]] == ["complete", "complete"]
+
+
+def make_holes(ledger, study):
+    while claim := ledger.claim([study], "ann"):
+        ledger.fail(claim, "no luck")
+
+
+def test_a_hole_that_is_tried_again_has_all_its_attempts_again(database, ledger):
+    study = enter_study(database, 1, name="one-point")
+    for _ in range(MAX_LOSSES - 1):
+        ledger.release(ledger.claim([study], "ann"), "stopped")
+    make_holes(ledger, study)
+    ledger.retry_holes(study)
+    assert (rows(database)[-1].failures, rows(database)[-1].losses) == (0, 0)
+
+
+def test_holes_of_another_study_are_left_alone(database, ledger):
+    mine, other = (enter_study(database, 1, name=name) for name in ("mine", "other"))
+    make_holes(ledger, mine)
+    make_holes(ledger, other)
+    assert ledger.retry_holes(mine) == 1
+    assert (state_of(database, mine), state_of(database, other)) == ("open", "done")
+    assert [row.state for row in rows(database)[-2:]] == ["waiting", "hole"]
+    make_holes(ledger, mine)
+    assert ledger.accept_holes(mine) == 1
+    assert [row.accepted for row in rows(database)[-2:]] == [1, 0]
+
+
+def test_a_study_that_is_being_extended_is_not_opened_by_a_retry(database, ledger):
+    study = enter_study(database, 1, name="one-point")
+    make_holes(ledger, study)
+    drawing = tables.study.update().where(tables.study.c.id == study).values(state="drawing")
+    database.transact(lambda c: c.execute(drawing))
+    ledger.retry_holes(study)
+    assert state_of(database, study) == "drawing"
+
+
+def test_who_looks_for_a_point_closes_a_study_whose_last_two_ended_at_once(database, ledger):
+    """Each of the two saw the other's point running, so neither closed the study."""
+    study, other = (enter_study(database, 1, name=name) for name in ("one-point", "another"))
+    complete = tables.point.update().where(tables.point.c.study_id == study).values(state="complete")
+    database.transact(lambda c: c.execute(complete))
+    assert ledger.claim([study], "ann") is None
+    assert (state_of(database, study), state_of(database, other)) == ("done", "open")
 
 
 def test_accepted_holes_are_kept_and_not_tried_again(database, ledger):
@@ -287,7 +388,7 @@ def test_twenty_losses_make_a_hole_and_are_not_counted_with_failures(database, l
         else:
             ledger.release(claim, "stopped")
     assert MAX_LOSSES == 20
-    assert rows(database)[-1].state == "hole"
+    assert (rows(database)[-1].state, state_of(database, study)) == ("hole", "done")
     assert [row.number for row in rows(database, tables.attempt)] == list(range(1, MAX_LOSSES + MAX_FAILURES))
 
 
