@@ -71,14 +71,16 @@ def _print_caveats(document: dict[str, Any]) -> None:
     """Print what a reader must know before believing a study's values; ``document`` is its status or its best."""
     from rust_optuna.search.foreign import foreign_words
     from rust_optuna.search.inheritance import Difference
+    from rust_optuna.search.results import arithmetic_words
 
     name, source = document["study"], document["source"]
     if document["stale"]:
         click.echo(f"{name} is stale: the best of {source} is no longer the one it was created from")
     for difference in document["differences"]:
         click.echo(f"{name} differs from its source: {Difference.from_json(difference).words(source)}")
-    if words := foreign_words(document):
-        click.echo(f"{name}: {words}")
+    for words in (foreign_words(document), arithmetic_words(document)):
+        if words:
+            click.echo(f"{name}: {words}")
 
 
 @click.command()

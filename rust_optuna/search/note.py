@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rust_optuna.config import plain
 from rust_optuna.search.foreign import foreign_words
-from rust_optuna.search.results import Status
+from rust_optuna.search.results import Status, arithmetic_words
 
 if TYPE_CHECKING:
     import optuna
@@ -37,6 +37,8 @@ def note_of(status: Status) -> str:
         lines.append(f"**stale**: the best of {document['source']} is no longer the one it was created from")
     if words := foreign_words(document):
         lines.append(f"**{words}**: `rust-optuna best {study.name}` shows the study's own")
+    if words := arithmetic_words(document):
+        lines.append(words)
     head = [HEADING, "", "*(written by rust_optuna; notes of your own go above)*", ""]
     return "\n".join(head + [f"- {line}" for line in lines])
 

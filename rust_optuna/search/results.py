@@ -54,6 +54,7 @@ class Status:
         stale: the study that ``from_best_of`` names has a better point by now than the one taken.
         accepted: holes that the user accepted for good.
         foreign: the trials in Optuna that somebody else finished.
+        arithmetic: complete points by the kind of arithmetic that computed them.
     """
 
     study: Study
@@ -62,6 +63,7 @@ class Status:
     stale: bool
     accepted: int = 0
     foreign: ForeignTrials = field(default_factory=ForeignTrials)
+    arithmetic: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def open_holes(self) -> int:
@@ -87,6 +89,7 @@ class Status:
             "best_value": self.best_value,
             **source_as_json(self.study, self.stale),
             **self.foreign.as_json(),
+            "arithmetic": dict(self.arithmetic),
         }
         if self.study.stand_in:
             document["objective"] = self.study.stand_in
@@ -102,14 +105,32 @@ def source_as_json(study: Study, stale: bool) -> dict[str, Any]:
     }
 
 
+def arithmetic_of(database: Database, study: Study) -> dict[str, int]:
+    """Return how many complete points each kind of arithmetic computed; stand-ins and earlier versions tell none."""
+    newest = sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt)
+    mine = sa.and_(point.c.study_id == study.id, point.c.state == "complete", attempt.c.arithmetic.is_not(None))
+    query = sa.select(attempt.c.arithmetic, sa.func.count()).join(point, newest).where(mine)
+    query = query.group_by(attempt.c.arithmetic).order_by(sa.func.count().desc(), attempt.c.arithmetic)
+    return {row[0]: row[1] for row in database.transact(lambda connection: connection.execute(query).all())}
+
+
+def arithmetic_words(document: Mapping[str, Any]) -> str | None:
+    """Say that a study's values are of several kinds of arithmetic, in one sentence without its stop, or None."""
+    kinds = document["arithmetic"]
+    if len(kinds) < 2:
+        return None
+    counts = ", ".join(f"{count} points by {kind}" for kind, count in kinds.items())
+    return f"its values mix kinds of arithmetic, which round differently: {counts}"
+
+
 def status(database: Database, study: Study, *, foreign: bool = True) -> Status:
     """Return how far a study is.
 
     Args:
         database: its database.
         study: the study.
-        foreign: also look for trials in Optuna that somebody else finished, which takes longer the more trials there
-            are: not for who asks twice a second.
+        foreign: also look for trials in Optuna that somebody else finished, and for kinds of arithmetic, which takes
+            longer the more trials there are: not for who asks twice a second.
     """
     query = sa.select(point.c.state, sa.func.count(), sa.func.max(point.c.value), sa.func.sum(point.c.accepted))
     query = query.where(point.c.study_id == study.id).group_by(point.c.state)
@@ -118,7 +139,8 @@ def status(database: Database, study: Study, *, foreign: bool = True) -> Status:
     best = next((row[2] for row in rows if row[0] == "complete"), None)
     accepted = next((int(row[3]) for row in rows if row[0] == "hole"), 0)
     others = foreign_trials(database, study.name, study.key) if foreign else ForeignTrials()
-    return Status(study, counts, best, is_stale(database, study), accepted, others)
+    kinds = arithmetic_of(database, study) if foreign else {}
+    return Status(study, counts, best, is_stale(database, study), accepted, others, kinds)
 
 
 def is_stale(database: Database, study: Study) -> bool:
@@ -186,6 +208,7 @@ def describe_best(database: Database, study: Study) -> dict[str, Any] | None:
         "weights": values["weights"],
         **source_as_json(study, is_stale(database, study)),
         **foreign_trials(database, study.name, study.key).as_json(),
+        "arithmetic": arithmetic_of(database, study),
     }
     if study.stand_in:
         document["objective"] = study.stand_in

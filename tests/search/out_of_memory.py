@@ -17,8 +17,8 @@ from rust_optuna.learn.sources import CachedFeatures
 from rust_optuna.search.memory import MicroBatch
 from tests.learn.material import BACKBONE, hashes, make_development
 
-FILMS, UNITS, SPARE = 3000, 4096, 60 * 2**20
-"""A batch of 2,000 films takes 33 MB for each of several tensors of a step."""
+FILMS, UNITS, SPARE = 9000, 4096, 60 * 2**20
+"""A batch of 6,000 films takes 98 MB for each of several tensors of a step."""
 
 
 def main():
@@ -27,7 +27,7 @@ def main():
     table = np.random.default_rng(0).standard_normal((FILMS, 4, 64)).astype(np.float32)
     source = CachedFeatures(Features(table, "made up"))
     trial = TrialConfiguration(
-        batch_size=2048,
+        batch_size=6144,
         dropout_rate=0.3,
         learning_rate=1e-3,
         epsilon=1e-7,
@@ -47,7 +47,7 @@ def main():
     with open("/proc/self/statm") as file:
         taken = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + SPARE, resource.RLIM_INFINITY))
-    report = MicroBatch().run(run, 2000).report()
+    report = MicroBatch().run(run, 6000).report()
     print(report["micro_batch"], len(report["curve"]))
 
 

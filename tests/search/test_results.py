@@ -3,7 +3,7 @@ import pytest
 from rust_optuna.config import KEYS
 from rust_optuna.search.ledger import MAX_FAILURES, Ledger
 from rust_optuna.search.mirror import Mirror
-from rust_optuna.search.results import best_point, complete_points, describe_best, status
+from rust_optuna.search.results import arithmetic_words, best_point, complete_points, describe_best, status
 from rust_optuna.search.studies import load_study
 from tests.studies import claim_point, grid_document, make_study, random_document, run_study
 
@@ -56,7 +56,22 @@ def test_status_counts_points_by_state(database, study):
         "differences": [],
         "finished_by_others": 0,
         "optunas_best": None,
+        "arithmetic": {},
     }
+
+
+def test_kinds_of_arithmetic_are_counted_over_complete_points_and_mixed_ones_said(database, home):
+    study = make_study(database, home, random_document(4))
+    ledger = Ledger(database)
+    for kind in ("AVX2 1", "AVX-512 2", "AVX2 1", None):
+        ledger.finish(ledger.claim([study.id], "ann"), "complete", 0.5, {"arithmetic": kind} if kind else None, None)
+        if kind == "AVX2 1":
+            mixed = "AVX-512 2" in status(database, study).arithmetic
+            assert (arithmetic_words(status(database, study).as_json()) is not None) == mixed
+    assert status(database, study).as_json()["arithmetic"] == {"AVX2 1": 2, "AVX-512 2": 1}
+    assert describe_best(database, study)["arithmetic"] == {"AVX2 1": 2, "AVX-512 2": 1}
+    words = "its values mix kinds of arithmetic, which round differently: 2 points by AVX2 1, 1 points by AVX-512 2"
+    assert arithmetic_words(describe_best(database, study)) == words
 
 
 def test_a_pruned_point_is_never_the_best(database, study):
