@@ -25,9 +25,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "rust_optuna/data/folds.py": ("tests/data/test_folds.py", "tests/data/test_split.py"),
     "rust_optuna/data/metrics.py": ("tests/data/test_metrics.py",),
     "rust_optuna/data/split.py": ("tests/data/test_split.py",),
+    "rust_optuna/learn/arithmetic.py": ("tests/learn/test_arithmetic.py",),
     "rust_optuna/learn/backbone.py": ("tests/learn/test_backbone.py", "tests/learn/test_extraction.py"),
     "rust_optuna/learn/cross_validation.py": (
         "tests/learn/test_cross_validation.py",
+        "tests/learn/test_lift.py",
         "tests/learn/test_reference.py",
     ),
     "rust_optuna/learn/extraction.py": (
@@ -47,6 +49,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "rust_optuna/learn/program.py": (
         "tests/learn/test_training.py",
+        "tests/learn/test_dropout_masks.py",
         "tests/learn/test_micro_batches.py",
         "tests/learn/test_reference.py",
     ),
@@ -60,17 +63,23 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/learn/test_cross_validation.py",
         "tests/learn/test_live_equals_cached.py",
     ),
+    "rust_optuna/learn/threads.py": ("tests/learn/test_threads.py", "tests/learn/test_cross_validation.py"),
     "rust_optuna/learn/timing.py": ("tests/learn/test_timing.py", "tests/run/test_forecast.py"),
     "rust_optuna/learn/training.py": (
         "tests/learn/test_training.py",
         "tests/learn/test_cross_validation.py",
         "tests/learn/test_micro_batches.py",
+        "tests/learn/test_leaks.py",
         "tests/learn/test_reference.py",
+        "tests/search/test_trained_values.py",
     ),
     "rust_optuna/learn/weights.py": ("tests/learn/test_backbone.py",),
     "rust_optuna/search/ledger.py": ("tests/search/test_ledger.py", "tests/search/test_mirror.py"),
     "rust_optuna/search/objective.py": (
         "tests/search/test_objective.py",
+        "tests/search/test_pins.py",
+        "tests/search/test_changed_weights.py",
+        "tests/search/test_trained_values.py",
         "tests/search/test_memory.py::test_an_objective_out_of_memory_completes_in_micro_batches_and_says_so",
     ),
 }
