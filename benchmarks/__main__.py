@@ -52,8 +52,9 @@ class Bench:
         rounds = "2" if self.quick else "7"
         [one] = sections.run("extract", ["--rounds", rounds])
         steps = "10" if self.quick else str(PUBLISHED_STEPS)
-        [both] = sections.run("extract", ["--rounds", rounds, "--published-steps", steps], one_core=False)
-        self.measured["extraction"] = {"one": one, "both": both}
+        [both] = sections.run("extract", ["--rounds", rounds], one_core=False)
+        [published] = sections.run("published_way", ["--steps", steps], one_core=False)
+        self.measured["extraction"] = {"one": one, "both": {**both, "published": published}}
         ratio = [b / f for b, f in zip(one["bfloat16"]["rate"], one["float32"]["rate"], strict=True)]
         percent = [100 * value for value in one["float32"]["utilisation"]]
         return [
@@ -97,20 +98,27 @@ class Bench:
         return rows
 
     def published(self) -> list[Row]:
-        """The published way against ours: needs the sections extraction and training."""
+        """The published way against ours: needs the sections extraction and training, and for a search the search.
+
+        A search is set against the one that was run: what its batch sizes cost, no mean over others does.
+        """
         extraction, training = self.measured["extraction"]["both"], self.measured["training"]["pair"]
         step = extraction["published"]
         trained, scored = material.FILMS * (material.FOLDS - 1), material.FILMS
         theirs = material.EPOCHS * (trained * step["train"] + scored * step["predict"])
         ours = statistics.mean(_seconds(training, size) for size in _batch_sizes()) / len(training)
-        features = 4 * material.FILMS / statistics.median(extraction["float32"]["rate"])
-        search = 132 * theirs / (features + 132 * ours)
         note = f"the published way extrapolated from {step['steps']:.0f} timed steps of 16 films"
-        return [
+        rows = [
             row("a trial against the published way, mean of 100 batch sizes", "≥ 400", [theirs / ours], "×", note),
-            row("the whole search against the published way, with features", "≥ 300", [search], "×", note),
             row("the published way, one trial on all cores", "–", [theirs / 3600], "h", note),
         ]
+        for each in self.measured.get("rows", {}).get("search", []):
+            if each["name"] == "both regimes, float32, features included":
+                ratio = 132 * theirs / (60 * each["measured"])
+                note += f"; ours as it was run, {each['measured']:g} min: {each['note']}"
+                name = "the whole search against the published way, with features"
+                rows.append(row(name, "≥ 300", [ratio], "×", note))
+        return rows
 
     def agreement(self) -> list[Row]:
         """Rankings in bfloat16 against float32, beside two seeds of float32."""
