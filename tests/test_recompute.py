@@ -28,7 +28,19 @@ from tests.learn.material import SHOWN, make_labels
 from tests.studies import REPOSITORY, make_study, random_document
 
 SCRIPT = REPOSITORY / "docs" / "recompute.py"
-LEFT_ALONE = {"number", "point", "epoch", "batch_size", "dropout_rate", "diverged", "seconds", "worker", "objective"}
+LEFT_ALONE = {
+    "number",
+    "point",
+    "epoch",
+    "batch_size",
+    "dropout_rate",
+    "learning_rate",
+    "epsilon",
+    "diverged",
+    "seconds",
+    "worker",
+    "objective",
+}
 """Columns that tell no number of the scores."""
 
 
