@@ -45,7 +45,7 @@ def measure() -> None:
     development = material.development()
     source = material.features(development)
     for size in SIZES:
-        trial_seconds(development, source, size, "float32", 1)
+        trial_seconds(development, source, size, "float32", 2)
     sections.wait_for_the_others()
     rates: list[float] = []
     seconds: dict[int, list[float]] = {size: [] for size in SIZES}

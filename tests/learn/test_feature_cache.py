@@ -169,6 +169,13 @@ def test_each_version_of_what_computes_features_has_its_own_folder(tmp_path, mon
 
 
 @pytest.mark.tensorflow
+def test_the_width_of_features_is_told_once_there_are_some(cache, films, extractor):
+    assert cache.width() is None
+    cache.build(films.contents[:3], films.read, extractor=extractor)
+    assert cache.width() == reopened(cache).width() == extractor.width
+
+
+@pytest.mark.tensorflow
 def test_what_wrote_features_stands_in_their_folder(built):
     identity = json.loads((built.folder / "identity.json").read_text())
     assert identity["arithmetic"] == arithmetic("float32")

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rust_optuna.learn.timing import ExtractionTimer, TrainingTimer, TrainingTimes
-from tests.learn.material import BACKBONE
+from tests.learn.material import BACKBONE, hashes, make_development
 
 STEPS = ((16, 2.0), (64, 3.0), (200, 10.0))
 
@@ -70,6 +70,52 @@ def test_a_steps_time_is_the_time_of_full_batches_divided_by_their_number(develo
     steps = dict(TrainingTimer(development, 24, trial).measure().steps)
     films = int((development.folds != 0).sum())
     assert steps == pytest.approx({16: 0.01 + 0.016, films: 0.01 + films * 0.001})
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_no_step_is_scoring_and_what_is_around_it(trial, monkeypatch, threads):
+    """On trials of known length: 5 s around, and an epoch whose steps take 2 s a fold, its scoring 0.5 s."""
+    from rust_optuna.learn import timing
+
+    rounds = {1: 3, 3: 1}[threads]  # of three folds
+    monkeypatch.setattr(timing, "side_by_side_threads", lambda: threads)
+    monkeypatch.setattr(TrainingTimer, "_step", lambda self, size: 2.0)
+    monkeypatch.setattr(
+        TrainingTimer, "_cross_validate", lambda self, epochs=1: (5.0 + epochs * rounds * 2.5, 100 * epochs)
+    )
+    found = TrainingTimer(make_development(hashes(42)), 24, trial).measure()
+    assert (found.around, found.scoring, found.artifact_bytes) == (pytest.approx(5.0), pytest.approx(0.5), 100)
+    assert found.threads == threads
+
+
+def test_a_film_takes_its_share_of_whole_micro_batches_on_all_threads(films, monkeypatch):
+    """On a clock that reading and extraction move: 2 s a film read, 0.1 s a film computed."""
+    from rust_optuna.learn import timing
+
+    now = [0.0]
+
+    class Extractor:
+        slots, threads, width = 15, 2, 7
+
+        def __init__(self, backbone):
+            pass
+
+        def extract(self, images, flips):
+            assert len(images) == len(flips) == 30
+            assert set(flips) == {0, 1, 2, 3}
+            now[0] += 0.1 * len(images)
+
+    def read(backbone, content, bytes_of):
+        now[0] += 2.0
+        return np.zeros((75, 75), np.float32)
+
+    monkeypatch.setattr(timing, "Extractor", Extractor)
+    monkeypatch.setattr(timing, "read_film", read)
+    monkeypatch.setattr(timing, "arithmetic", lambda precision: "A 1")
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    found = ExtractionTimer(BACKBONE).measure(films.contents[:4], films.read)
+    assert (found.kind, found.width) == ("A 1", 7)
+    assert (found.reading, found.flip) == (pytest.approx(2.0), pytest.approx(0.1))
 
 
 @pytest.mark.tensorflow

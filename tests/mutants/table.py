@@ -78,6 +78,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "rust_optuna/search/objective.py": (
         "tests/search/test_objective.py",
         "tests/search/test_pins.py",
+        "tests/run/test_worker.py::test_other_weights_than_the_studys_are_refused",
         "tests/search/test_changed_weights.py",
         "tests/search/test_trained_values.py",
         "tests/search/test_memory.py::test_an_objective_out_of_memory_completes_in_micro_batches_and_says_so",
