@@ -3,7 +3,8 @@
     python -m benchmarks.cores
 
 Each kind of processor that this one can stand for is measured: its own, and AVX2, to which oneDNN is then limited (the
-rest of TensorFlow runs as it does anywhere). Writes ``benchmarks/results/cores.json``.
+rest of TensorFlow runs as it does anywhere). Writes ``benchmarks/results/cores.json`` and the table of it in
+``docs/performance.md``; ``--table`` only writes the table.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import material, sections
-from benchmarks.train import _trial_seconds as trial_seconds
+from benchmarks.table import put_into
+from benchmarks.train import trial_seconds
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.extraction import Extractor
@@ -87,12 +89,27 @@ def main() -> None:
             rate = statistics.median(run["films_per_second"])
             print(f"{run['arithmetic']}, {cores} cores: {rate:.1f} films/s; a trial at batch {sizes}", flush=True)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    print(RESULTS.relative_to(sections.ROOT))
+    write_table()
+
+
+def write_table() -> None:
+    """Put what was measured into the page."""
+    found = json.loads(RESULTS.read_text())
+    sizes = "".join(f" | a trial, batch {size}" for size in SIZES)
+    lines = [f"| kind of arithmetic | cores | extraction{sizes} |", "| --- " * (3 + len(SIZES)) + "|"]
+    for run in found["runs"]:
+        rate = statistics.median(run["films_per_second"])
+        seconds = [f"{statistics.median(run['trial_seconds'][str(size)]):.1f} s" for size in SIZES]
+        lines.append(" | ".join([f"| {run['arithmetic']}", str(run["cores"]), f"{rate:.1f} films/s", *seconds]) + " |")
+    table = "\n".join([f"{found['processor']}, TensorFlow {found['versions']['tensorflow']}:", "", *lines])
+    put_into(sections.ROOT / "docs" / "performance.md", table, "python -m benchmarks.cores")
 
 
 if __name__ == "__main__":
     if "--measure" in sys.argv:
         sys.argv.remove("--measure")
         measure()
+    elif "--table" in sys.argv:
+        write_table()
     else:
         main()

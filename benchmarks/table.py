@@ -71,9 +71,9 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def put_into(page: Path, table: str) -> None:
-    """Replace the table of a page, which stands between two comments."""
-    begin, end = "<!-- written by make bench -->", "<!-- to here -->"
+def put_into(page: Path, table: str, command: str = "make bench") -> None:
+    """Replace the table of a page that a command writes, and that stands between two comments."""
+    begin, end = f"<!-- written by {command} -->", "<!-- to here -->"
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(begin)
     page.write_text(f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}", encoding="utf-8")

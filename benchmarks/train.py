@@ -42,7 +42,7 @@ def main() -> None:
         for precision in chosen.precisions:
             for size in chosen.sizes:
                 flops = peak.measure()
-                seconds = _trial_seconds(films, source, size, precision, chosen.epochs)
+                seconds = trial_seconds(films, source, size, precision, chosen.epochs)
                 flops = (flops + peak.measure()) / 2
                 cell = found.setdefault(f"{precision} {size}", {"seconds": [], "utilisation": [], "peak": []})
                 cell["seconds"].append(seconds)
@@ -55,7 +55,7 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def _trial_seconds(films: object, source: object, size: int, precision: str, epochs: int) -> float:
+def trial_seconds(films: object, source: object, size: int, precision: str, epochs: int) -> float:
     """Return the seconds of a trial of 20 epochs, from one of a few."""
     times = [time.perf_counter()]
     cross_validate(
