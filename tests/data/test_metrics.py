@@ -11,8 +11,10 @@ from sklearn.metrics import average_precision_score, precision_score, recall_sco
 from rust_optuna.data.manifest import CORTICES, LABELS, VIEWS
 from rust_optuna.data.metrics import (
     average_precision,
+    deviation,
     expected_average_precision,
     labels_without_positives,
+    lift,
     macro,
     macro_average_precision,
     precision_and_recall,
@@ -220,3 +222,18 @@ def test_a_baselines_fold_is_summarised_with_its_ties_broken_at_random():
     assert found["average_precision_16"] == pytest.approx(np.nanmean(each[2:]))
     assert found["average_precision"] > summarise(labels, tied, PUBLISHED)["average_precision"]
     assert summarise_folds([found, found]) == {**found, "folds": {name: [value] * 2 for name, value in found.items()}}
+
+
+def test_lift_is_the_mean_of_the_folds_differences_with_its_standard_error():
+    ours, theirs = [0.6, 0.9, None, 0.5, 0.75], [0.5, 0.6, 0.4, None, 0.25]
+    differences = np.array([0.1, 0.3, 0.5])
+    mean, error = lift(ours, theirs)
+    assert mean == pytest.approx(differences.mean())
+    assert error == pytest.approx(differences.std(ddof=1) / math.sqrt(3))
+    assert deviation([*differences, None]) == pytest.approx(differences.std(ddof=1))
+
+
+@pytest.mark.parametrize("folds", [[], [0.5], [0.5, None], [None, None]])
+def test_fewer_than_two_folds_have_no_spread_and_no_lift(folds):
+    assert deviation(folds) is None
+    assert lift(folds, folds) is None
