@@ -223,12 +223,12 @@ def test_a_process_that_truly_runs_out_of_memory_goes_on_in_micro_batches():
     done = subprocess.run(
         [sys.executable, "-m", "tests.search.out_of_memory"],
         cwd=REPOSITORY,
-        env={**os.environ, "RUST_OPTUNA_CORES": "1"},
+        env={**os.environ, "RUST_OPTUNA_CORES": "1", "TF_ENABLE_ONEDNN_OPTS": "0"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     micro_batch, epochs = map(int, done.stdout.split())
-    assert micro_batch in (3000, 1500, 750, 375)
+    assert micro_batch in (3000, 1500, 750, 375, 187, 93)
     assert epochs == 2
