@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -22,7 +23,8 @@ def features() -> None:
 def build(study: str, data_root: Path | None) -> None:
     r"""Compute the features that STUDY needs: a study file, or the name of a study in the storage.
 
-    What is there already is not computed again. Workers do the same by themselves; ahead, it uses all cores.
+    What is there already is not computed again. Workers do the same by themselves; ahead, it uses all cores. Like a
+    worker, it refuses to compute features that would not be those of the study's other workers.
 
     \b
     Example:
@@ -35,13 +37,16 @@ def build(study: str, data_root: Path | None) -> None:
     root = where.absolute(data_root)
     if study.endswith(".toml") and root is not None:
         raise click.UsageError("--data-root goes with a study's name; a study file's manifest says where films are.")
-    with progress_bar("Hashing films") as hashing, progress_bar("Extracting features") as progress:
+    with (
+        progress_bar("Hashing films") as hashing,
+        progress_bar("Extracting features") as progress,
+        ExitStack() as stack,
+    ):
         if study.endswith(".toml"):
             wanted = ahead.wanted_by_file(where.home.resolve(study), where.home, where.open_to_read, hashing)
             command = f"rust-optuna search {study}"
         else:
-            with where.open_to_read() as database:
-                wanted = ahead.wanted_by_study(database, study, where.home)
+            wanted = ahead.wanted_by_study(stack.enter_context(where.open_to_read()), study, where.home)
             command = f"rust-optuna worker run {study}"
         folders = ahead.build(wanted, where.home, progress, data_root=root, on_hashed=hashing)
     for folder in folders:

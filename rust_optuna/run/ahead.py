@@ -11,7 +11,11 @@ from rust_optuna.config import BackboneConfiguration
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import Home
+from rust_optuna.run.serving import check_runtime
+from rust_optuna.search.building import fill_cache
 from rust_optuna.search.database import Database
+from rust_optuna.search.objective import check_weights, cross_validation_runtime
+from rust_optuna.search.pins import FeaturePins
 from rust_optuna.search.preparation import prepare
 from rust_optuna.search.studies import cached_backbones, load_development, load_parameters, load_study
 from rust_optuna.study_file import read_study_file
@@ -21,10 +25,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Wanted:
-    """The films and backbones whose features a study needs."""
+    """The films and backbones whose features a study needs.
+
+    Args:
+        contents: the films, by content hash.
+        backbones: whose features.
+        pins: what its workers' features are compared with; None for a study that does not exist yet.
+    """
 
     contents: Sequence[str]
     backbones: Sequence[BackboneConfiguration]
+    pins: FeaturePins | None = None
 
 
 def wanted_by_file(
@@ -54,11 +65,16 @@ def wanted_by_study(database: Database, name: str, home: Home) -> Wanted:
 
     Raises:
         StudyError: there is no such study.
+        FingerprintError: a worker of this installation, or with these weights, would not be let serve the study.
+        WeightsError: weights are missing.
     """
     study = load_study(database, name)
+    check_runtime(study, cross_validation_runtime())
     points = load_parameters(database, study.id)
     backbones = cached_backbones(study.configuration, points, study.inherited, home)
-    return Wanted(load_development(database, study).content, backbones)
+    for backbone in backbones:
+        check_weights(study, backbone)
+    return Wanted(load_development(database, study).content, backbones, FeaturePins(database, study))
 
 
 def build(
@@ -79,6 +95,7 @@ def build(
         on_hashed: called as files of that folder are hashed.
 
     Raises:
+        FingerprintError: the features here are not those of the study's workers; none were added to the cache.
         DataError: a film is not on this machine, or cannot be read.
         WeightsError: weights are missing or do not fit.
     """
@@ -86,9 +103,15 @@ def build(
     folders = []
     for backbone in wanted.backbones:
         cache = FeatureCache(home.features, backbone)
-        if data_root is not None:
-            index.scan(data_root, cache.missing(wanted.contents), on_hashed)
         with index.naming():
-            cache.build(wanted.contents, index.read, progress)
+            fill_cache(
+                cache,
+                wanted.contents,
+                index,
+                pins=wanted.pins,
+                data_root=data_root,
+                progress=progress,
+                on_hashed=on_hashed,
+            )
         folders.append(cache.folder)
     return folders

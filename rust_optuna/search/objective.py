@@ -21,13 +21,14 @@ from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.errors import FingerprintError, MissingExtraError, RustOptunaError
 from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.cross_validation import CrossValidation, cross_validate, save_out_of_fold
-from rust_optuna.learn.extraction import Extractor, extraction_identity, extraction_versions, read_film
+from rust_optuna.learn.extraction import Extractor, extraction_identity, extraction_versions
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.runtime import training_versions
 from rust_optuna.learn.sources import CachedFeatures, FeatureSource, LiveFeatures
 from rust_optuna.learn.weights import weights_identity, weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search.artifacts import ArtifactStore
+from rust_optuna.search.building import check_sample, fill_cache
 from rust_optuna.search.ledger import Claim
 from rust_optuna.search.memory import MicroBatch
 from rust_optuna.search.pins import FeaturePins, PinnedFeatures, sampled
@@ -84,6 +85,32 @@ class Objective(Protocol):
         """
 
 
+def cross_validation_runtime() -> dict[str, Any]:
+    """Return the versions that decide the numbers of the real objective, as extraction and training declare them.
+
+    Raises:
+        MissingExtraError: TensorFlow or Keras is not installed.
+    """
+    found = {**training_versions(), **extraction_versions()}
+    for package in ("tensorflow", "keras"):
+        if package not in found:
+            raise MissingExtraError(package, "cpu")
+    return {"objective": "cross-validation", **found}
+
+
+def check_weights(study: Study, backbone: BackboneConfiguration) -> None:
+    """Compare a backbone's weights on this machine with those that the study was created with.
+
+    Raises:
+        FingerprintError: they are others.
+        WeightsError: they are missing.
+    """
+    if weights_scheme(backbone) not in study.fingerprint["weights"]:
+        raise FingerprintError(
+            f"The weights {backbone.weights!r} here are not those that {study.name} was created with"
+        )
+
+
 @dataclass
 class CrossValidationObjective:
     """The real objective: mean average precision of a cross-validation.
@@ -113,16 +140,8 @@ class CrossValidationObjective:
     _sources: dict[tuple[BackboneConfiguration, str], FeatureSource] = field(default_factory=dict)
 
     def runtime(self) -> dict[str, Any]:
-        """Return the versions that decide the numbers, as extraction and training declare them.
-
-        Raises:
-            MissingExtraError: TensorFlow or Keras is not installed.
-        """
-        found = {**training_versions(), **extraction_versions()}
-        for package in ("tensorflow", "keras"):
-            if package not in found:
-                raise MissingExtraError(package, "cpu")
-        return {"objective": "cross-validation", **found}
+        """Return `cross_validation_runtime`."""
+        return cross_validation_runtime()
 
     def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
         """Compare the weights with those the study was created with, and compute the features that are missing.
@@ -136,10 +155,7 @@ class CrossValidationObjective:
         """
         trials = [self.study.trial_configuration(point, self.home) for point in design]
         for backbone in dict.fromkeys(trial.backbone for trial in trials):
-            if weights_scheme(backbone) not in self.study.fingerprint["weights"]:
-                raise FingerprintError(
-                    f"The weights {backbone.weights!r} here are not those that {self.study.name} was created with"
-                )
+            check_weights(self.study, backbone)
         for backbone, features in dict.fromkeys((trial.backbone, trial.features) for trial in trials):
             self._source(backbone, features)
 
@@ -203,9 +219,10 @@ class CrossValidationObjective:
 
     def _live(self, backbone: BackboneConfiguration, index: FilmIndex) -> LiveFeatures:
         contents = self.development.content
-        self._find(index, contents)
+        if self.data_root is not None:
+            index.scan(self.data_root, contents, self.progress)
         extractor = Extractor(backbone)
-        self._check_sample(extractor, index)
+        check_sample(extractor, contents, index, self.pins)
         live = LiveFeatures(extractor, contents, index.read)
         # Before a point is claimed, so that its trial does not seem to stand still.
         live.complete(self.progress)
@@ -214,29 +231,9 @@ class CrossValidationObjective:
     def _cached(self, backbone: BackboneConfiguration, index: FilmIndex) -> CachedFeatures:
         contents = self.development.content
         cache = FeatureCache(self.home.features, backbone)
-        if missing := cache.missing(contents):
-            self._find(index, missing)
-            extractor = Extractor(backbone)
-            self._check_sample(extractor, index)
-            cache.build(contents, index.read, self.progress, extractor)
+        progress, root = self.progress, self.data_root
+        fill_cache(cache, contents, index, pins=self.pins, data_root=root, progress=progress, on_hashed=progress)
         return CachedFeatures(cache.load(contents))
-
-    def _check_sample(self, extractor: Extractor, index: FilmIndex) -> None:
-        """Compare the features of a few films with other workers', if there are any."""
-        backbone = extractor.backbone
-        identity = extraction_identity(backbone)
-        if self.pins is None or not self.pins.of(identity):
-            return
-        films, flips = sampled(len(self.development.content))
-        contents = [self.development.content[film] for film in films]
-        self._find(index, contents)
-        images = np.stack([read_film(backbone, content, index.read) for content in contents])
-        self.pins.check(identity, arithmetic(backbone.extraction_precision), extractor.extract(images, flips))
-
-    def _find(self, index: FilmIndex, contents: Sequence[str]) -> None:
-        """Look below the data root, if there is one, for those films that are needed and not known to be here."""
-        if self.data_root is not None:
-            index.scan(self.data_root, contents, self.progress)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@ import shutil
 
 import pytest
 
+from rust_optuna.learn import extraction
+from rust_optuna.search.studies import load_study
 from tests.cli.test_main import invoke
 from tests.studies import make_study, random_document
 
@@ -30,3 +32,35 @@ def test_a_data_root_does_not_go_with_a_study_file(build):
     done = run("regime-1.toml", "--data-root", "elsewhere")
     assert done.exit_code == 2
     assert "--data-root goes with a study's name" in done.output
+
+
+def test_what_a_worker_would_be_refused_for_is_refused(sqlite, home, monkeypatch):
+    """Pinned by a worker; then the cache is lost, and films are read otherwise, or versions or weights are others."""
+    document = random_document(
+        1, cross_validation={"folds": 2, "epochs": 1}, model={"weights": "random", "output": "mixed0", "image_size": 75}
+    )
+    study = make_study(sqlite, home, document)
+    run = ("--home", home.root, "--storage", sqlite.url.render_as_string())
+    assert invoke(*run, "worker", "run", study.name).exit_code == 0
+    shutil.rmtree(home.features)
+
+    def refused():
+        done = invoke(*run, "features", "build", study.name)
+        assert done.exit_code == 1
+        assert not list(home.features.rglob("shard-*"))
+        return done.output
+
+    read = extraction.read_radiograph
+    with monkeypatch.context() as planted:
+        planted.setattr(extraction, "read_radiograph", lambda *given, **named: -read(*given, **named))
+        assert "The features of regime-1 computed here are not those of its other workers" in refused()
+    with monkeypatch.context() as planted:
+        planted.setattr("rust_optuna.learn.extraction.PREPROCESSING_VERSION", extraction.PREPROCESSING_VERSION + 1)
+        assert "which computes other numbers than this one" in refused()
+    with monkeypatch.context() as planted:
+        planted.setattr("rust_optuna.search.objective.weights_scheme", lambda backbone: "others")
+        assert "are not those that regime-1 was created with" in refused()
+    done = invoke(*run, "features", "build", study.name)
+    assert done.exit_code == 0, done.output
+    assert list(home.features.rglob("shard-*"))
+    assert load_study(sqlite, study.name).runtime is not None

@@ -8,7 +8,6 @@ from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.errors import FingerprintError
 from rust_optuna.learn import extraction
 from rust_optuna.learn.features import FeatureCache
-from rust_optuna.search import objective as objective_module
 from rust_optuna.search import tables
 from rust_optuna.search.artifacts import open_store
 from rust_optuna.search.creation import delete_study
@@ -122,8 +121,8 @@ def test_a_worker_that_reads_films_otherwise_is_refused_before_it_fills_the_cach
     read = extraction.read_radiograph
     monkeypatch.setattr(extraction, "read_radiograph", lambda *given, **named: -read(*given, **named))
     if kind == "another":
-        monkeypatch.setattr(objective_module, "arithmetic", lambda precision: "another machine 1")
-        monkeypatch.setattr("rust_optuna.learn.features.arithmetic", lambda precision: "another machine 1")
+        for module in ("rust_optuna.search.objective", "rust_optuna.search.building", "rust_optuna.learn.features"):
+            monkeypatch.setattr(f"{module}.arithmetic", lambda precision: "another machine 1")
     else:
         for path in home.features.rglob("shard-*"):
             path.unlink()  # a cache that another worker of this kind has to fill
