@@ -1,15 +1,21 @@
+import hashlib
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from rust_optuna import machine
+from rust_optuna.config import TrialConfiguration
+from rust_optuna.data.manifest import LABELS
 from rust_optuna.errors import RustOptunaError
 from rust_optuna.learn import arithmetic as module
 from rust_optuna.learn.arithmetic import arithmetic, remember_arithmetic, remembered_arithmetic
+from rust_optuna.learn.runtime import load_keras, load_tensorflow
 
 
 def kind_in_a_process(**variables):
@@ -43,6 +49,39 @@ def test_how_convolutions_and_products_round_both_count(monkeypatch, part):
     assert module._rounding("float32") == before
     monkeypatch.setattr(module, part, getattr(module, part)[1:])
     assert module._rounding("float32") != before
+
+
+@pytest.mark.tensorflow
+def test_the_probe_rounds_as_the_same_operations_one_by_one(monkeypatch):
+    """What compiles them otherwise (XLA, say) would tell of sums that neither the backbone nor the head computes."""
+    tf = load_tensorflow()
+    monkeypatch.setattr(module, "CONVOLUTIONS", ((17, 192, 192, 1, 7),))
+    monkeypatch.setattr(module, "PRODUCTS", ((2048, 1024),))
+    generator = np.random.default_rng(0)
+    shapes = (module.ROWS, 17, 17, 192), (1, 7, 192, 192), (8 * module.ROWS, 2048), (2048, 1024)
+    maps, kernel, rows, layer = (tf.constant(generator.standard_normal(shape, dtype=np.float32)) for shape in shapes)
+    product = tf.matmul(rows, layer)
+    expected = [
+        tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(maps, kernel, 1, "SAME")), axis=(1, 2)),
+        product,
+        tf.matmul(rows, product, transpose_a=True),
+        tf.matmul(product, layer, transpose_b=True),
+    ]
+    digest = hashlib.sha256(b"".join(each.numpy().tobytes() for each in expected)).hexdigest()
+    assert module._rounding("float32") == digest[:8]
+
+
+@pytest.mark.tensorflow
+def test_the_probe_has_the_shapes_of_the_backbone_and_of_the_head():
+    applications = load_keras().applications
+    backbone = applications.InceptionV3(include_top=False, weights=None, input_shape=(299, 299, 3))
+    layers = [layer for layer in backbone.layers if layer.__class__.__name__ == "Conv2D"]
+    convolutions = {
+        (layer.output.shape[1], layer.input.shape[-1], layer.output.shape[-1], *layer.kernel_size) for layer in layers
+    }
+    assert set(module.CONVOLUTIONS) <= convolutions
+    sizes = [backbone.output_shape[-1], *TrialConfiguration.hidden_units, len(LABELS)]
+    assert list(module.PRODUCTS) == list(itertools.pairwise(sizes))
 
 
 @pytest.mark.tensorflow

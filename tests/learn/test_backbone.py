@@ -12,7 +12,7 @@ from rust_optuna.errors import WeightsError
 from rust_optuna.learn import backbone as backbone_module
 from rust_optuna.learn import weights as module
 from rust_optuna.learn.backbone import build_backbone, check_weights
-from rust_optuna.learn.weights import IMAGENET_FILE, imagenet_file, weights_identity
+from rust_optuna.learn.weights import IMAGENET_FILE, imagenet_file, weights_identity, weights_scheme
 from tests.learn.material import BACKBONE
 
 INCEPTION_PARAMETERS = 21_802_784
@@ -189,6 +189,21 @@ def test_the_identity_of_weights_goes_by_their_bytes(tmp_path):
     assert weights_identity(BACKBONE) == "random-he-normal-1:3"
     with pytest.raises(WeightsError, match="no weights file"):
         weights_identity(replace(BACKBONE, weights=str(tmp_path / "c.h5")))
+    assert weights_scheme(replace(BACKBONE, weights=str(tmp_path / "b.h5"))) == two
+    assert weights_scheme(BACKBONE) == weights_scheme(replace(BACKBONE, weights_seed=4)) == "random-he-normal-1"
+
+
+def test_a_file_is_read_once_for_its_checksum_while_it_stays_as_it_is(tmp_path, monkeypatch):
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"abc")
+    read, honest = [], module.hashlib.file_digest
+    monkeypatch.setattr(module.hashlib, "file_digest", lambda *given: read.append(1) or honest(*given))
+    before = module.digest(path, "sha256")
+    assert module.digest(path, "sha256") == before
+    assert len(read) == 1
+    path.write_bytes(b"abcd")
+    assert module.digest(path, "sha256") != before
+    assert len(read) == 2
 
 
 @pytest.mark.tensorflow

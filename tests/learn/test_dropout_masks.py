@@ -11,6 +11,7 @@ import pytest
 
 from rust_optuna.learn import program, training
 from rust_optuna.learn.cross_validation import cross_validate
+from rust_optuna.learn.runtime import load_tensorflow
 from tests.learn.material import hashes, make_development
 
 pytestmark = pytest.mark.tensorflow
@@ -97,3 +98,15 @@ def test_masks_of_two_films_of_a_batch_are_independent():
     assert abs(films.mean(axis=-1)).max() < LIMIT
     between = films @ films.T / UNITS
     assert abs(between[~np.eye(18, dtype=bool)]).max() < LIMIT
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-6, 0.1, 0.25, 0.3, 0.5, 0.9, 0.99, 0.999999])
+def test_of_all_draws_there_are_the_rates_share_is_dropped_and_the_mean_is_kept(monkeypatch, rate):
+    """A draw is one of 65,536, so the share is the rate to half of one of them; 1 in 65,536 is always kept."""
+    tf = load_tensorflow()
+    every = np.arange(65536, dtype=np.uint16).view(np.uint32).reshape(64, 512)
+    monkeypatch.setattr(tf.random, "stateless_uniform", lambda *_, **__: tf.constant(every))
+    dropped = program.dropped(tf.ones((64, 1024)), tf.constant(rate, tf.float32), seed=None).numpy()
+    share = (dropped == 0).mean()
+    assert abs(share - min(rate, 1 - 1 / 65536)) <= 2**-17
+    assert dropped.mean(dtype=np.float64) == pytest.approx(1, rel=1e-6)
