@@ -1,5 +1,6 @@
 import json
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +27,9 @@ def validate(development, random_source, trial):
 
 def test_the_value_is_the_highest_point_of_the_mean_over_folds_curve(validate):
     reported = []
+    began = time.monotonic()
     result = validate(on_epoch=lambda *given: reported.append(given), epochs=6, learning_rate=1e-2)
+    assert 0 < result.report()["seconds"] <= time.monotonic() - began + 0.001
     assert reported == list(enumerate(result.curve, start=1))
     assert len(result.curve) == 6
     assert result.value == max(result.curve)
