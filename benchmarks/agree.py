@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def points(count: int) -> list[dict[str, float]]:
+def points(count: int) -> list[dict[str, Any]]:
     """Return points over all four hyperparameters of both regimes."""
     generator = np.random.default_rng(0)
     return [

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -22,11 +23,9 @@ from rust_optuna.learn.sources import CachedFeatures
 from rust_optuna.paths import Home
 from rust_optuna.run import worker as worker_module
 from rust_optuna.run.worker import Worker
-from rust_optuna.search import creation, preparation
 from rust_optuna.search.artifacts import open_store
 from rust_optuna.search.database import create_database, parse_url
 from rust_optuna.search.objective import CrossValidationObjective
-from rust_optuna.study_file import parse_study
 
 
 def main() -> None:
@@ -58,8 +57,8 @@ def made_up_worker(trials: int, epochs: int, smallest_batch: int) -> Iterator[Wo
         home = Home(Path(folder))
         with create_database(parse_url(home.database_url, home), str(home.storage / "artifacts")) as database:
             _create(database, films, trials, epochs, smallest_batch)
-            worker_module.CrossValidationObjective = _with(source)  # type: ignore[misc]
-            yield Worker(database, home, open_store(str(home.storage / "artifacts"), home))
+            with patch.object(worker_module, "CrossValidationObjective", _with(source)):
+                yield Worker(database, home, open_store(str(home.storage / "artifacts"), home))
 
 
 def _create(database: Any, films: DevelopmentSet, trials: int, epochs: int, smallest_batch: int) -> None:
@@ -73,10 +72,7 @@ def _create(database: Any, films: DevelopmentSet, trials: int, epochs: int, smal
         "model": {"weights": "random"},
         "cross_validation": {"epochs": epochs},
     }
-    preparation.read_manifest = lambda *_, **__: None  # type: ignore[assignment]
-    preparation.development_set = lambda *_, **__: films  # type: ignore[assignment]
-    preparation.refuse_problems = lambda *_: None  # type: ignore[assignment]
-    creation.create_study(database, parse_study(document, "benchmark"), Home(Path(".")))
+    material.create_study(database, films, document, Home(Path(".")))
 
 
 def _with(source: CachedFeatures) -> type[CrossValidationObjective]:

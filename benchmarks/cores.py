@@ -3,7 +3,8 @@
     python -m benchmarks.cores
 
 Each kind of processor that this one can stand for is measured: its own, and AVX2, to which oneDNN is then limited (the
-rest of TensorFlow runs as it does anywhere). Writes ``benchmarks/results/cores.json`` and the table of it in
+rest of TensorFlow runs as it does anywhere). For each, ``search --dry-run`` says how long Regime I takes on all cores,
+on films that are drawn below ``--home``. Writes ``benchmarks/results/cores.json`` and the table of it in
 ``docs/performance.md``; ``--table`` only writes the table.
 """
 
@@ -15,6 +16,7 @@ import json
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,7 +74,12 @@ def measure() -> None:
 
 def main() -> None:
     """Measure each kind on one core and on all, and write what was found."""
-    kinds = {"its own": {}} | ({"AVX2": {ISA_LIMIT: "AVX2"}} if instruction_set() == "AVX-512" else {})
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cores", description=__doc__)
+    parser.add_argument("--home", type=Path, default=sections.ROOT / "storage" / "rust_optuna_benchmark")
+    home = str(parser.parse_args().home.resolve())
+    kinds: dict[str, dict[str, str]] = {"its own": {}} | (
+        {"AVX2": {ISA_LIMIT: "AVX2"}} if instruction_set() == "AVX-512" else {}
+    )
     found: dict[str, Any] = {
         "processor": processor(),
         "cores": cpu_cores(),
@@ -88,6 +95,9 @@ def main() -> None:
             sizes = ", ".join(f"{size}: {statistics.median(s):.1f} s" for size, s in run["trial_seconds"].items())
             rate = statistics.median(run["films_per_second"])
             print(f"{run['arithmetic']}, {cores} cores: {rate:.1f} films/s; a trial at batch {sizes}", flush=True)
+        with variables_set({**variables, "CUDA_VISIBLE_DEVICES": "-1"}):
+            [plan] = sections.run("whole_search", [home, "--only-forecast"], one_core=False)
+        found["runs"][-1]["regime_1"] = plan["forecast_features"] + plan["forecast_studies"][0]
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     write_table()
 
@@ -96,11 +106,16 @@ def write_table() -> None:
     """Put what was measured into the page."""
     found = json.loads(RESULTS.read_text())
     sizes = "".join(f" | a trial, batch {size}" for size in SIZES)
-    lines = [f"| kind of arithmetic | cores | extraction{sizes} |", "| --- " * (3 + len(SIZES)) + "|"]
+    lines = [
+        f"| kind of arithmetic | cores | extraction{sizes} | Regime I, forecast |",
+        "| --- " * (4 + len(SIZES)) + "|",
+    ]
     for run in found["runs"]:
         rate = statistics.median(run["films_per_second"])
         seconds = [f"{statistics.median(run['trial_seconds'][str(size)]):.1f} s" for size in SIZES]
-        lines.append(" | ".join([f"| {run['arithmetic']}", str(run["cores"]), f"{rate:.1f} films/s", *seconds]) + " |")
+        regime = f"{run['regime_1'] / 60:.0f} min" if "regime_1" in run else ""
+        cells = [f"| {run['arithmetic']}", str(run["cores"]), f"{rate:.1f} films/s", *seconds, regime]
+        lines.append(" | ".join(cells) + " |")
     table = "\n".join([f"{found['processor']}, TensorFlow {found['versions']['tensorflow']}:", "", *lines])
     put_into(sections.ROOT / "docs" / "performance.md", table, "python -m benchmarks.cores")
 

@@ -15,10 +15,8 @@ import optuna
 
 from benchmarks import material, sections
 from rust_optuna.paths import Home
-from rust_optuna.search import creation, preparation
 from rust_optuna.search.database import Database, create_database, parse_url
 from rust_optuna.search.ledger import Ledger
-from rust_optuna.study_file import parse_study
 
 STAND_IN_SECONDS = 0.25
 POINTS_A_WORKER = 16
@@ -92,7 +90,7 @@ def _workers(workers: int) -> float:
             if any(codes):
                 raise RuntimeError("a worker failed")
             rows = database.transact(_times)
-    return workers * POINTS_A_WORKER / (max(row[1] for row in rows) - min(row[0] for row in rows))
+    return workers * POINTS_A_WORKER / float(max(row[1] for row in rows) - min(row[0] for row in rows))
 
 
 def _times(connection: Any) -> list[Any]:
@@ -116,10 +114,7 @@ def create_made_up_study(database: Database, home: Home, trials: int) -> None:
         "model": {"weights": "random"},
         "cross_validation": {"folds": 3},
     }
-    preparation.read_manifest = lambda *_, **__: None  # type: ignore[assignment]
-    preparation.development_set = lambda *_, **__: films  # type: ignore[assignment]
-    preparation.refuse_problems = lambda *_: None  # type: ignore[assignment]
-    creation.create_study(database, parse_study(document, "benchmark"), home)
+    material.create_study(database, films, document, home)
 
 
 if __name__ == "__main__":

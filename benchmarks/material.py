@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -11,6 +13,10 @@ from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.manifest import LABELS, VIEWS
 from rust_optuna.learn.features import Features
 from rust_optuna.learn.sources import CachedFeatures
+from rust_optuna.paths import Home
+from rust_optuna.search import creation, preparation
+from rust_optuna.search.database import Database
+from rust_optuna.study_file import parse_study
 
 FILMS = 2497
 """Development films of the published set: 2,936 less a hold-out of 15% of the patients."""
@@ -54,3 +60,14 @@ def trial(batch_size: int, **changes: object) -> TrialConfiguration:
     """Return a trial with the published settings."""
     values = {"dropout_rate": 0.25, "learning_rate": 1e-3, "epsilon": 1e-7, **changes}
     return TrialConfiguration(batch_size=batch_size, backbone=BackboneConfiguration("random"), **values)  # type: ignore[arg-type]
+
+
+def create_study(database: Database, films: DevelopmentSet, document: dict[str, Any], home: Home) -> None:
+    """Enter a study of made-up films, as one of a manifest is."""
+    with patch.multiple(
+        preparation,
+        read_manifest=lambda *_, **__: None,
+        development_set=lambda *_, **__: films,
+        refuse_problems=lambda *_: None,
+    ):
+        creation.create_study(database, parse_study(document, "benchmark"), home)

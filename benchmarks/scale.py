@@ -172,7 +172,7 @@ def _work(url: str, home: Home, seconds: float, delay: float, queue: Any) -> Non
             return claim
 
         worker._run = timed  # type: ignore[method-assign]
-        worker.ledger.claim = claimed  # type: ignore[method-assign]
+        worker.ledger.claim = claimed  # type: ignore[assignment, method-assign]
         worker.run()
     queue.put(1000 * sum(times) / max(1, len(trials) - 1))
 

@@ -43,7 +43,7 @@ def main() -> None:
     plan = forecast(files, home, lambda: open_database(parse_url(home.database_url, home), read_only=True))
     result: dict[str, object] = {
         "forecast": plan.seconds,
-        "forecast_features": plan.extraction_seconds,
+        "forecast_features": plan.extraction.startup + plan.extraction.seconds,
         "forecast_studies": [study.seconds for study in plan.studies],
         "trials": sum(study.left for study in plan.studies),
     }

@@ -91,7 +91,7 @@ def count(task: Task, tuner: Any, own: Path) -> Tally:
 def _at_once(spans: Path) -> float:
     """Return how many trainings ran at once, averaged from the first one's start to the last one's end."""
     begun, ended = zip(*(json.loads(line) for line in spans.read_text(encoding="utf-8").splitlines()), strict=True)
-    return (sum(ended) - sum(begun)) / (max(ended) - min(begun))
+    return float((sum(ended) - sum(begun)) / (max(ended) - min(begun)))
 
 
 def _start(task: Task, own: Path, number: int) -> subprocess.Popen[bytes]:

@@ -70,13 +70,14 @@ def tree(root: int) -> set[Process]:
     children: dict[int, list[int]] = {}
     for pid, (parent, _) in table.items():
         children.setdefault(parent, []).append(pid)
-    found, queue = set(), [root]
+    members: set[Process] = set()
+    queue = [root]
     while queue:
         pid = queue.pop()
         if pid in table:
-            found.add(Process(pid, table[pid][1]))
+            members.add(Process(pid, table[pid][1]))
         queue += children.get(pid, [])
-    return found
+    return members
 
 
 def _kill(processes: set[Process]) -> int:

@@ -75,7 +75,7 @@ def _run(peer: Peer, folder: Path, quick: bool) -> Row:
         )
         seen = watch(run, started, LIMIT_SECONDS)
     said = _last_line(out)
-    row = {"name": peer.name, "seconds": round(seen.seconds, 2), "peak_processes": seen.peak}
+    row: dict[str, Any] = {"name": peer.name, "seconds": round(seen.seconds, 2), "peak_processes": seen.peak}
     if seen.code != 0 or "trials_run" not in said:
         how = f"still running after {LIMIT_SECONDS:.0f} s" if seen.code is None else f"exit code {seen.code}"
         return Row(name=peer.name, error=said.get("error") or f"{how}: {_tail(err)}")
