@@ -63,8 +63,16 @@ def instruction_set() -> str:
     flags = set(_cpuinfo("flags").split())
     limit = os.environ.get(ISA_LIMIT, "").upper()
     names = list(INSTRUCTION_SETS)
-    allowed = {"SSE41": names[3:], "AVX": names[2:], "AVX2": names[1:], "AVX2_VNNI": names[1:]}.get(limit, names)
+    from_avx2 = dict.fromkeys(("AVX2", "AVX2_VNNI", "AVX2_VNNI_2"), names[1:])
+    allowed = {"SSE41": names[3:], "AVX": names[2:], **from_avx2}.get(limit, names)
     return next((name for name in allowed if INSTRUCTION_SETS[name] <= flags), platform.machine())
+
+
+def bfloat16_units() -> list[str]:
+    """Return what oneDNN may multiply bfloat16 with here, and its own limit where one is set: both decide rounding."""
+    units = {"avx512_bf16", "amx_bf16", "avx_ne_convert"} & set(_cpuinfo("flags").split())
+    limit = os.environ.get(ISA_LIMIT)
+    return sorted(units) + ([f"{ISA_LIMIT}={limit.upper()}"] if limit else [])
 
 
 def processor() -> str:

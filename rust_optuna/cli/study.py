@@ -179,7 +179,7 @@ def accept_holes(name: str) -> None:
 
     with settings().open_to_write() as database:
         count = Ledger(database).accept_holes(load_study(database, name).id)
-    click.echo(f"{count} holes of {name} are accepted")
+    click.echo(f"{count} {'hole' if count == 1 else 'holes'} of {name} {'is' if count == 1 else 'are'} accepted")
     print_next("rust-optuna status")
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rust_optuna.learn.runtime import first_gpu, load_tensorflow, versions
-from rust_optuna.machine import instruction_set, processor
+from rust_optuna.machine import bfloat16_units, instruction_set, processor
 from rust_optuna.paths import atomic_write
 
 MEMORY = "arithmetic.json"
@@ -56,17 +57,21 @@ def remembered_arithmetic(folder: Path, precision: str) -> str | None:
 
 
 def remember_arithmetic(folder: Path, precision: str) -> None:
-    """Note this processor's kind in the features' folder, for `remembered_arithmetic`; of a GPU nothing is noted."""
+    """Note this processor's kind in the features' folder, for `remembered_arithmetic`; of a GPU nothing is noted.
+
+    Nor where the folder is not there or may not be written to: it is only to save the next command time.
+    """
     if first_gpu() is None and remembered_arithmetic(folder, precision) != arithmetic(precision):
         kinds = _read(folder) | {_signature(precision): arithmetic(precision)}
         # Whoever writes at the same time may take this note along; then it is made again.
-        with atomic_write(folder / MEMORY) as temporary:
+        with suppress(OSError), atomic_write(folder / MEMORY) as temporary:
             temporary.write_text(json.dumps(kinds, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _signature(precision: str) -> str:
     """Return what a processor's kind depends on, as far as it can be told without computing."""
-    return "; ".join([processor(), instruction_set(), f"TensorFlow {versions().get('tensorflow')}", precision])
+    parts = [processor(), instruction_set(), *bfloat16_units(), f"TensorFlow {versions().get('tensorflow')}", precision]
+    return "; ".join(parts)
 
 
 def _read(folder: Path) -> dict[str, str]:

@@ -7,9 +7,9 @@ it, and however many micro-batches are computed at once.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import BoundedSemaphore
 from typing import Any, cast
 
 import numpy as np
@@ -88,10 +88,9 @@ class Extractor:
         self._run = _compile(self.model, backbone)
         self.slots = self._equal_slots()
         self.threads = max(1, min(side_by_side_threads(), memory_available() // micro_batch_bytes(backbone)))
-
-    @functools.cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.threads, thread_name_prefix="extraction")
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="extraction")
+        # Folds that train on live features call from threads of their own.
+        self._at_once = BoundedSemaphore(self.threads)
 
     def extract(
         self, images: np.ndarray, flips: np.ndarray, on_done: Callable[[int], None] = lambda done: None
@@ -151,7 +150,8 @@ class Extractor:
         padded[:films] = images
         variants = np.zeros(MICRO_BATCH, dtype=np.int32)
         variants[:films] = flips
-        features: np.ndarray = self._run(padded, variants).numpy()[:films]
+        with self._at_once:
+            features: np.ndarray = self._run(padded, variants).numpy()[:films]
         return features
 
     def _equal_slots(self) -> int:

@@ -137,6 +137,11 @@ def free_memory() -> None:
 
 def versions() -> dict[str, str]:
     """Return the installed versions of `PACKAGES` and of Python, without importing any of them."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         # tensorflow-cpu is the same software under another name.

@@ -8,6 +8,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import TypeVar
 
+from rust_optuna.learn.runtime import out_of_memory
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -32,15 +34,17 @@ class SideBySide:
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Return the function of each item, in their order.
 
-        What the first call that fails raises is raised here at once. The other calls end with the block, sooner by
-        `check`.
+        What a call that fails raises is raised here, without waiting for the others: they end with the block, sooner by
+        `check`. Of several that have failed by then, the first in order; lack of memory before all else, for it makes
+        others fail.
         """
         if self._pool is None:
             return [function(item) for item in items]
         begun = [self._pool.submit(function, item) for item in items]
-        ended, _ = wait(begun, return_when=FIRST_EXCEPTION)
-        for each in ended:
-            each.result()
+        wait(begun, return_when=FIRST_EXCEPTION)
+        errors = [error for each in begun if each.done() and (error := each.exception()) is not None]
+        if errors:
+            raise next(filter(out_of_memory, errors), errors[0])
         return [each.result() for each in begun]
 
     def check(self) -> None:

@@ -6,6 +6,7 @@ trials. So requests that could change anything never reach it.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +21,8 @@ from rust_optuna.search.artifacts import ArtifactStore
 from rust_optuna.search.database import Database
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.studies import load_studies
+
+log = logging.getLogger(__name__)
 
 NOTES_SECONDS = 30.0
 """How old the notes of the studies may be."""
@@ -45,15 +48,22 @@ def _with_fresh_notes(inner: Application, database: Database) -> Application:
 
     def refresh() -> None:
         for study in load_studies(database):
-            with suppress(StudyError, KeyError):  # deleted meanwhile, or not created to the end
-                Mirror(database, study).write_note()
+            try:
+                with suppress(StudyError, KeyError):  # deleted meanwhile, or not created to the end
+                    Mirror(database, study).write_note()
+            # Whatever it is, the page is shown: a note is the least of what a reader comes for.
+            except Exception:
+                log.warning("the note of %s could not be brought up to date", study.name, exc_info=True)
 
     def refreshed(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if lock.acquire(blocking=False):
             try:
                 if time.monotonic() - looked[0] >= NOTES_SECONDS:
-                    refresh()
+                    # First, so that a failure is not repeated by every request.
                     looked[0] = time.monotonic()
+                    refresh()
+            except Exception:
+                log.warning("the studies' notes could not be brought up to date", exc_info=True)
             finally:
                 lock.release()
         return inner(environment, start_response)

@@ -49,7 +49,7 @@ def export_study(database: Database, name: str, store: ArtifactStore, folder: Pa
     header = ["number", "point", "value", "epoch", *keys, *(f"fold_{fold}" for fold in range(folds)), *NUMBERS]
     header += [f"baseline_view_only_{key}" for key in ("average_precision", *NUMBERS)]
     header += [*(f"baseline_view_only_untied_{key}" for key in UNTIED), *SPREADS]
-    header += ["diverged", "seconds", "worker", "objective"]
+    header += ["diverged", "seconds", "worker", "arithmetic", "objective"]
     table = folder / "trials.csv"
     with atomic_write(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -78,6 +78,7 @@ def _row(point: Point, values: Sequence[object], folds: int) -> list[object]:
         result.get("diverged"),
         round(point.seconds, 3),
         point.worker,
+        result.get("arithmetic"),
     ]
 
 

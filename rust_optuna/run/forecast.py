@@ -245,6 +245,8 @@ class _Clock:
         self._home = home
         self._extraction: dict[BackboneConfiguration, tuple[ExtractionTimes, float]] = {}
         self._live: dict[BackboneConfiguration, ExtractionTimes] = {}
+        self._caches: dict[BackboneConfiguration, FeatureCache] = {}
+        self._widths: dict[BackboneConfiguration, int] = {}
         self._training: dict[tuple[str, int, TrialConfiguration], TrainingTimes] = {}
         self._live_bytes = 0
 
@@ -257,8 +259,13 @@ class _Clock:
 
     def cache(self, backbone: BackboneConfiguration, contents: Sequence[str]) -> FeatureCache:
         """Return the cache that the workers' devices share; which that is, the timed extraction says at the latest."""
-        known = FeatureCache.without_tensorflow(self._home.features, backbone) if self.where[0].on_processor else None
-        return known or FeatureCache(self._home.features, backbone, self.extraction(backbone, contents)[0].kind)
+        if backbone not in self._caches:
+            folder = self._home.features
+            known = FeatureCache.without_tensorflow(folder, backbone) if self.where[0].on_processor else None
+            self._caches[backbone] = known or FeatureCache(
+                folder, backbone, self.extraction(backbone, contents)[0].kind
+            )
+        return self._caches[backbone]
 
     def seconds(self, plan: _Plan, trial: TrialConfiguration) -> float:
         """Return how long a trial takes while the other workers run theirs."""
@@ -291,8 +298,11 @@ class _Clock:
     def _width(self, plan: _Plan, trial: TrialConfiguration) -> int:
         if trial.features == "live":
             return self._live_times(plan, trial.backbone).width
-        cached = self.cache(trial.backbone, plan.development.content).width()
-        return cached or self.extraction(trial.backbone, plan.development.content)[0].width
+        backbone, contents = trial.backbone, plan.development.content
+        if backbone not in self._widths:
+            cached = self.cache(backbone, contents).width()
+            self._widths[backbone] = cached or self.extraction(backbone, contents)[0].width
+        return self._widths[backbone]
 
     def _live_times(self, plan: _Plan, backbone: BackboneConfiguration) -> ExtractionTimes:
         """Time the backbone as workers run it: each on its own device, or its share of the cores."""
@@ -332,11 +342,11 @@ def _study(plan: _Plan, clock: _Clock) -> StudyForecast:
 
 def _median(found: Sequence[TrainingTimes]) -> TrainingTimes:
     sizes = [size for size, _ in found[0].steps]
-    return TrainingTimes(
+    return replace(
+        found[0],
         steps=tuple((size, float(np.median([t.steps[i][1] for t in found]))) for i, size in enumerate(sizes)),
         scoring=float(np.median([t.scoring for t in found])),
         around=float(np.median([t.around for t in found])),
-        artifact_bytes=found[0].artifact_bytes,
         memory_bytes=max(t.memory_bytes for t in found),
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.learn.arithmetic import arithmetic
+from rust_optuna.learn.arithmetic import arithmetic, remember_arithmetic
 from rust_optuna.learn.extraction import Extractor, extraction_identity, read_film
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.search.pins import FeaturePins, sampled
@@ -42,6 +42,8 @@ def fill_cache(
         DataError: a film is not on this machine, or cannot be read.
         WeightsError: weights are missing or do not fit.
     """
+    # Also where nothing is missing: commands that have not loaded TensorFlow find the cache by it.
+    remember_arithmetic(cache.folder.parent, cache.backbone.extraction_precision)
     missing = cache.missing(contents)
     if not missing:
         return

@@ -63,7 +63,11 @@ def create_study(
     if not load_studies(database):
         adopt(open_store(artifacts or database.artifacts(), home), database)
     prepared = prepare(configuration, home, database, progress=progress)
-    prepared.weights()  # before the lock: a file is hashed, or downloaded
+    # Before the lock, for a file is hashed, or downloaded; and only where all else agrees.
+    if prepared.known is not None:
+        compare(database, prepared, prepared.known)
+    else:
+        prepared.weights()
     with database.exclusive(_lock(configuration.name)):
         known = find_study(database, configuration.name)
         if known is not None:

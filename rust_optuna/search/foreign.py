@@ -96,10 +96,15 @@ def foreign_trials(database: Database, name: str, key: StudyKey) -> ForeignTrial
 def _is_ours(trial: sa.Row[Any], attempt: sa.Row[Any] | None) -> bool:
     if attempt is None:
         # The trial of an attempt after the first, whose maker died before it noted it in the ledger.
-        return bool(trial.state == "FAIL" and trial.attempt is not None and int(trial.attempt) > 1)
+        return bool(trial.state == "FAIL" and _attempt_number(trial.attempt) > 1)
     if _ENDS.get(attempt.outcome) != trial.state or attempt.reason == FINISHED_ELSEWHERE:
         return False
     return bool(trial.state != "COMPLETE" or math.isclose(_value(trial), attempt.value, rel_tol=1e-12))
+
+
+def _attempt_number(attribute: str | None) -> int:
+    """Return the number that a mirrored trial bears; 0 for none, or for what somebody else wrote there."""
+    return int(attribute) if attribute is not None and attribute.isdecimal() else 0
 
 
 def _value(trial: sa.Row[Any]) -> float:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import sqlalchemy as sa
 
-from rust_optuna.errors import FingerprintError
+from rust_optuna.errors import FingerprintError, StudyError
 from rust_optuna.search import tables
 from rust_optuna.search.database import Database
 from rust_optuna.search.studies import Study
@@ -92,6 +92,7 @@ class FeaturePins:
 
         Raises:
             FingerprintError: as `check`; or a film outside of the sample differs.
+            StudyError: the study was deleted meanwhile.
         """
         with self._database.exclusive(f"features:{self._study.name.lower()}"):
             self.check(backbone, computed.kind, computed.sample)
@@ -99,14 +100,24 @@ class FeaturePins:
             if any(pinned.sha256 != computed.sha256 for pinned in same):
                 raise FingerprintError(self._refusal(f"though both compute with {computed.kind}"))
             if not same:
-                row = tables.features.insert().values(
-                    study_id=self._study.id,
-                    backbone=_key(backbone),
-                    arithmetic=computed.kind,
-                    sha256=computed.sha256,
-                    sample=_encoded(computed.sample),
-                )
-                self._database.transact(lambda connection: connection.execute(row))
+                self._insert(backbone, computed)
+
+    def _insert(self, backbone: Mapping[str, object], computed: PinnedFeatures) -> None:
+        study, features = tables.study, tables.features
+        this = {"study_id": self._study.id, "backbone": _key(backbone), "arithmetic": computed.kind}
+        mine = sa.and_(*(features.c[name] == value for name, value in this.items()))
+        row = features.insert().values(**this, sha256=computed.sha256, sample=_encoded(computed.sample))
+
+        def insert(connection: sa.Connection) -> None:
+            # A study of the same row may be another one, made after this was deleted.
+            key = sa.and_(study.c.id == self._study.id, study.c.created_at == self._study.created_at)
+            if connection.execute(sa.select(study.c.id).where(key)).first() is None:
+                raise StudyError(f"{self._study.name} was deleted")
+            # There already: it was committed, and the answer was lost.
+            if connection.execute(sa.select(features.c.sha256).where(mine)).first() is None:
+                connection.execute(row)
+
+        self._database.transact(insert)
 
     def _compare(self, pinned: PinnedFeatures, kind: str, sample: np.ndarray, tolerance: float) -> None:
         if sample.shape != pinned.sample.shape:

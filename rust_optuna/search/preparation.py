@@ -102,7 +102,7 @@ class PreparedStudy:
             WeightsError: the weights file is missing.
         """
         return {
-            "settings": self._fingerprint_settings(),
+            "settings": self.fingerprint_settings(),
             "films": self.development.fingerprint(),
             "weights": self.weights(),
         }
@@ -113,7 +113,8 @@ class PreparedStudy:
         if self.inheritance is not None:
             source = self.inheritance.study
             notes += [
-                f"{difference.words(source)}, whose best point is taken" for difference in self.inheritance.differences
+                f"differs from {source}, whose best point it takes: {difference.words(source)}"
+                for difference in self.inheritance.differences
             ]
         folds = self.development.folds
         if missing := labels_missing(folds, self.development.labels):
@@ -130,7 +131,7 @@ class PreparedStudy:
             )
         return notes
 
-    def _fingerprint_settings(self) -> dict[str, Any]:
+    def fingerprint_settings(self) -> dict[str, Any]:
         """Return the settings that its numbers depend on: not the number of trials, paths or the lease."""
         configuration = self.configuration
         values = configuration.values({}, self.inherited)
@@ -241,9 +242,14 @@ def _best_of(database: Database | None, configuration: StudyConfiguration) -> _B
     if study is None:
         there = ", ".join(other.name for other in load_studies(database)) or "none yet"
         raise StudyError(f"{takes}, which is not in {database} (there are: {there}): search that study first")
-    best = best_point(database, study)
-    if study.state != "done" or best is None:
+    if study.state != "done":
         raise StudyError(f"{takes}, which is not done: run rust-optuna worker run {name} until it is")
+    best = best_point(database, study)
+    if best is None:
+        raise OpenHolesError(
+            f"{takes}, which has no complete point: all it has are holes. See why (rust-optuna study show {name}), "
+            f"then try them again (rust-optuna study retry {name} --holes, then rust-optuna worker run {name})"
+        )
     if holes := status(database, study, foreign=False).open_holes:
         raise OpenHolesError(
             f"{takes}, which has {holes} hole{'s' if holes > 1 else ''} that nobody accepted: its best point may be "
@@ -292,15 +298,15 @@ def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:
         WeightsError: the weights file is missing.
     """
     differences = []
-    fingerprint = prepared.fingerprint()
-    ours, theirs = fingerprint["settings"], known.fingerprint["settings"]
+    ours, theirs = prepared.fingerprint_settings(), known.fingerprint["settings"]
     for key in sorted({*ours, *theirs}):
         if ours.get(key) != theirs.get(key):
             differences.append(f"{key} is {ours.get(key)!r} here and {theirs.get(key)!r} there")
-    if fingerprint["films"] != known.fingerprint["films"]:
+    if prepared.development.fingerprint() != known.fingerprint["films"]:
         what = "" if ours["folds"] == theirs["folds"] and ours["seed"] == theirs["seed"] else " or only their folds"
         differences.append(f"the development films, their labels or their patients{what} differ")
-    if fingerprint["weights"] != known.fingerprint["weights"]:
+    # Last, for they may have to be downloaded.
+    if not differences and prepared.weights() != known.fingerprint["weights"]:
         differences.append("the weights differ")
     if differences:
         raise FingerprintError(

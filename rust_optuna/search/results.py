@@ -206,6 +206,7 @@ def describe_best(database: Database, study: Study) -> dict[str, Any] | None:
         "baseline_view_only_untied_16": untied.get("average_precision_16"),
         "baseline_view_only_untied_fold_values_16": untied.get("folds", {}).get("average_precision_16"),
         "weights": values["weights"],
+        "computed_with": result.get("arithmetic"),
         **source_as_json(study, is_stale(database, study)),
         **foreign_trials(database, study.name, study.key).as_json(),
         "arithmetic": arithmetic_of(database, study),

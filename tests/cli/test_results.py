@@ -66,7 +66,10 @@ def test_differences_from_the_source_are_told_by_create_status_and_best(database
     run_study(database, home, random_document(2))
     write_study(home, grid_document(model={"weights": "random", "pooling": "average"}))
     said = "pooling is average here and max in regime-1"
-    assert f"Note: {said}, whose best point is taken." in run("study", "create", "regime-2.toml").output
+    assert (
+        f"Note: differs from regime-1, whose best point it takes: {said}."
+        in run("study", "create", "regime-2.toml").output
+    )
     make_worker(database, home).run()
     for command in ("status", "best"):
         assert f"regime-2 differs from its source: {said}" in run(command).output

@@ -133,11 +133,16 @@ def test_the_instruction_set_is_the_best_that_the_processor_has(monkeypatch, nam
 
 
 @pytest.mark.parametrize(
-    ("limit", "name"), [("AVX2", "AVX2"), ("avx2_vnni", "AVX2"), ("SSE41", "SSE4.1"), ("AVX512_CORE", "AVX-512")]
+    ("limit", "name"),
+    [("AVX2", "AVX2"), ("avx2_vnni", "AVX2"), ("AVX2_VNNI_2", "AVX2"), ("SSE41", "SSE4.1"), ("AVX512_CORE", "AVX-512")],
 )
 def test_onednns_own_limit_holds(monkeypatch, limit, name):
     monkeypatch.setenv(machine.ISA_LIMIT, limit)
-    monkeypatch.setattr(machine, "_cpuinfo", lambda field: FLAGS["AVX-512"])
+    monkeypatch.setattr(
+        machine,
+        "_cpuinfo",
+        lambda field: FLAGS["AVX-512",],
+    )
     assert machine.instruction_set() == name
 
 
@@ -146,3 +151,13 @@ def test_a_number_of_cores_that_is_none_is_refused(monkeypatch, cores):
     monkeypatch.setenv(machine.CORES, cores)
     with pytest.raises(RustOptunaError, match=r"RUST_OPTUNA_CORES is .*1 or more"):
         machine.cores()
+
+
+def test_what_multiplies_bfloat16_is_part_of_what_a_processors_kind_is_remembered_by(monkeypatch):
+    signatures = set()
+    for limit in ("", "AVX512_CORE"):
+        for more in ("", " avx512_bf16"):
+            monkeypatch.setenv(machine.ISA_LIMIT, limit)
+            monkeypatch.setattr(machine, "_cpuinfo", lambda field, more=more: FLAGS["AVX-512"] + more)
+            signatures.add(module._signature("bfloat16"))
+    assert len(signatures) == 4

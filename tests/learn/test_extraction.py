@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rust_optuna.learn.extraction import MICRO_BATCH, Extractor, extraction_identity
+from rust_optuna.learn import extraction as module
+from rust_optuna.learn.extraction import MICRO_BATCH, Extractor, extraction_identity, micro_batch_bytes
 from rust_optuna.learn.runtime import load_keras
 from tests.learn.material import BACKBONE, SIZE
 
@@ -32,10 +33,20 @@ def test_nor_on_how_many_there_are(extractor, images, features, count):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_nor_on_how_many_are_computed_at_once(images, features, threads):
+def test_nor_on_how_many_are_computed_at_once(images, features, threads, monkeypatch):
+    monkeypatch.setattr(module, "side_by_side_threads", lambda: threads)
     extractor = Extractor(BACKBONE)
-    extractor.threads = threads
+    assert extractor.threads == threads
     np.testing.assert_array_equal(extractor.extract(images, np.arange(len(images)) % 4), features)
+
+
+@pytest.mark.parametrize(("room", "threads"), [(0.5, 1), (2.5, 2), (9, 4)])
+def test_no_more_are_computed_at_once_than_memory_has_room_for(monkeypatch, room, threads):
+    monkeypatch.setattr(module, "side_by_side_threads", lambda: 4)
+    monkeypatch.setattr(module, "memory_available", lambda: int(room * micro_batch_bytes(BACKBONE)))
+    assert Extractor(BACKBONE).threads == threads
+    larger = micro_batch_bytes(replace(BACKBONE, image_size=4 * SIZE))
+    assert larger == 16 * micro_batch_bytes(BACKBONE)
 
 
 def test_what_is_raised_as_micro_batches_end_ends_the_extraction(extractor, images):

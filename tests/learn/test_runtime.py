@@ -1,17 +1,20 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from rust_optuna import machine
 from rust_optuna.errors import MissingExtraError
 from rust_optuna.learn import runtime
 
 MODULES = [path.stem for path in Path(runtime.__file__).parent.glob("*.py") if path.stem != "__init__"]
 
 
-def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def run(code, **variables):
+    environment = {**os.environ, **variables}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
 
 def test_importing_the_layer_does_not_load_tensorflow():
@@ -88,3 +91,16 @@ def test_looking_at_an_error_and_freeing_memory_load_nothing():
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.tensorflow
+def test_an_operation_runs_on_one_thread_whatever_the_environment_says():
+    code = (
+        "from rust_optuna.learn import runtime\n"
+        "threads = runtime.load_tensorflow().config.threading\n"
+        "print(threads.get_intra_op_parallelism_threads(), threads.get_inter_op_parallelism_threads())\n"
+        "print(runtime.describe_device())"
+    )
+    others = {"TF_NUM_INTRAOP_THREADS": "4", "TF_NUM_INTEROP_THREADS": "5", "CUDA_VISIBLE_DEVICES": "-1"}
+    done = run(code, RUST_OPTUNA_CORES="3", **others)
+    assert done.stdout.splitlines() == ["1 3", f"CPU: {machine.processor()}"]

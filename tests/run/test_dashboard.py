@@ -102,3 +102,16 @@ def test_only_get_and_head_reach_what_is_behind_the_filter(method):
     list(reading_only(inner)({"REQUEST_METHOD": method}, lambda status, headers: answers.append(status)))
     assert bool(reached) == (method in ("GET", "HEAD"))
     assert bool(answers) != bool(reached)
+
+
+def test_notes_that_cannot_be_written_keep_nobody_from_the_page(address, monkeypatch):
+    calls = []
+
+    def failing(*_):
+        calls.append(1)
+        raise ValueError("a note")
+
+    monkeypatch.setattr(dashboard, "load_studies", failing)
+    for _ in range(3):
+        assert ask(f"{address}/api/studies")[0] == 200
+    assert calls == [1]

@@ -75,7 +75,7 @@ def test_a_study_is_written_as_a_table_and_its_scores(database, home, store, stu
         *(f"baseline_view_only_{name}" for name in ("average_precision", *NUMBERS)),
         *("baseline_view_only_untied_average_precision", "baseline_view_only_untied_average_precision_16"),
         *("deviation", "deviation_16", "lift_16", "lift_16_standard_error"),
-        *("diverged", "seconds", "worker", "objective"),
+        *("diverged", "seconds", "worker", "arithmetic", "objective"),
     ]
     assert (first["number"], first["point"], float(first["value"]), first["epoch"]) == ("0", "0", 0.5, "2")
     assert {(row["learning_rate"], row["epsilon"]) for row in (first, second)} == {("0.001", "1e-07")}

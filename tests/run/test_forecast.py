@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rust_optuna.errors import FingerprintError, RustOptunaError, StorageError, StudyError
+from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.timing import ExtractionTimes, TrainingTimes, makespan
 from rust_optuna.run import forecast as module
 from rust_optuna.run.forecast import forecast
@@ -223,3 +226,15 @@ class Tells:
         import os
 
         return lambda: os.environ["RUST_OPTUNA_TEST_SLOT"]
+
+
+def test_what_the_workers_measured_is_put_together_with_nothing_forgotten():
+    found = [replace(TIMES, threads=2, around=around, memory_bytes=int(around)) for around in (1.0, 2.0, 6.0)]
+    assert module._median(found) == replace(TIMES, threads=2, around=2.0, memory_bytes=6)
+
+
+def test_a_cache_is_looked_at_once_however_many_trials_use_it(plan, clockwork, monkeypatch):
+    looked, honest = [], FeatureCache.without_tensorflow
+    monkeypatch.setattr(FeatureCache, "without_tensorflow", lambda *given: looked.append(1) or honest(*given))
+    plan(random_document(20))
+    assert len(looked) == 1

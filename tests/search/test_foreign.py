@@ -233,3 +233,23 @@ def test_a_long_note_is_written_in_the_pieces_that_the_dashboard_reads(sqlite, h
     attributes = sqlite.storage.get_study_system_attrs(mirror.shown_id)
     mirror.write_note()
     assert sqlite.storage.get_study_system_attrs(mirror.shown_id) == attributes  # nothing is written anew
+
+
+@pytest.mark.parametrize("written", ["first", 1.5, None, [2]])
+def test_what_somebody_else_wrote_where_we_note_the_attempt_is_no_error(database, home, written):
+    study = make_study(database, home, random_document(1))
+    theirs = optunas(database, study)
+    for _ in range(2):
+        trial = theirs.ask()
+    trial.set_user_attr("attempt", written)
+    theirs.tell(trial, state=TrialState.FAIL)
+    assert looked(database, study).finished == 1
+
+
+def test_a_note_has_no_line_for_a_model_that_is_all_inherited(sqlite, home):
+    run_study(sqlite, home, random_document(1))
+    document = grid_document(cross_validation={})
+    del document["model"]
+    study = make_study(sqlite, home, document)
+    assert study.own_values == {}
+    assert "- model:" not in note_of(status(sqlite, study))

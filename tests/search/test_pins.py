@@ -5,8 +5,9 @@ import pytest
 import sqlalchemy as sa
 
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.errors import FingerprintError
+from rust_optuna.errors import FingerprintError, StudyError
 from rust_optuna.learn import extraction
+from rust_optuna.learn.arithmetic import MEMORY, arithmetic, remembered_arithmetic
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.search import tables
 from rust_optuna.search.artifacts import open_store
@@ -144,3 +145,37 @@ def test_features_that_another_study_left_in_the_cache_are_refused(sqlite, home,
     cache.build(contents, lambda content: index.read(contents[(contents.index(content) + 1) % len(contents)]))
     with pytest.raises(FingerprintError, match="though both compute with"):
         prepare()
+
+
+def test_a_pin_whose_commits_answer_was_lost_is_there_once(database, home, pins, monkeypatch):
+    transact, lost = database.transact, []
+
+    def losing(function):
+        answer = transact(function)
+        if function.__name__ == "insert" and not lost:
+            lost.append(function)
+            return transact(function)
+        return answer
+
+    monkeypatch.setattr(database, "transact", losing)
+    pins.pin(BACKBONE, features())
+    assert lost
+    assert len(pins.of(BACKBONE)) == 1
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_nothing_is_pinned_for_a_study_that_was_deleted(database, home, pins, anew):
+    delete_study(database, "regime-1", open_store("storage/artifacts", home))
+    if anew:
+        make_study(database, home, random_document(1))
+    with pytest.raises(StudyError, match="regime-1 was deleted"):
+        pins.pin(BACKBONE, features())
+    assert database.transact(lambda c: c.execute(sa.select(tables.features)).all()) == []
+
+
+@pytest.mark.tensorflow
+def test_a_workers_kind_is_remembered_where_all_features_are_there_already(home, prepare):
+    prepare()
+    (home.features / MEMORY).unlink()
+    prepare()
+    assert remembered_arithmetic(home.features, "float32") == arithmetic("float32")

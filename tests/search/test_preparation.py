@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from rust_optuna.data.manifest import read_manifest
-from rust_optuna.errors import ConfigurationError, OpenHolesError, StudyError
+from rust_optuna.errors import ConfigurationError, FingerprintError, OpenHolesError, StudyError
 from rust_optuna.processes import ExitCode
 from rust_optuna.search import tables
 from rust_optuna.search.artifacts import open_store
@@ -90,7 +90,10 @@ def test_what_the_file_names_is_its_own_even_where_it_is_the_default_and_is_list
     theirs = {**MODEL, **FOLDS, **json.loads(best.parameters)}[key]
     (difference,) = status(sqlite, second).as_json()["differences"]
     assert difference == {"key": key, "here": value, "there": theirs}
-    assert f"{key} is {value} here and {theirs} in regime-1, whose best point is taken" in second.notes
+    assert (
+        f"differs from regime-1, whose best point it takes: {key} is {value} here and {theirs} in regime-1"
+        in second.notes
+    )
     make_worker(sqlite, home).run([second.name])
     assert describe_best(sqlite, load_study(sqlite, second.name))["differences"] == [difference]
 
@@ -109,7 +112,7 @@ def test_other_films_or_labels_than_the_sources_are_listed(sqlite, home):
     second = make_study(sqlite, home, bare())
     assert second.source.differences == (Difference("films", 20, 20),)
     said = "the development films, their labels or their patients are not those of regime-1 (20 films here, 20 there)"
-    assert any(note.startswith(said) for note in second.notes)
+    assert any(note.endswith(said) for note in second.notes)
     rewrite(manifest, split={20: "holdout", 21: "holdout"})
     assert make_study(sqlite, home, bare(name="third")).source.differences == (Difference("films", 18, 20),)
 
@@ -185,3 +188,21 @@ def test_a_study_deleted_while_it_was_prepared_is_not_made_of_its_remains(sqlite
         make_study(sqlite, home)
     monkeypatch.undo()
     assert len(load_parameters(sqlite, make_study(sqlite, home).id)) == 4
+
+
+def test_a_source_that_is_nothing_but_holes_is_said_to_be_that(sqlite, home):
+    study = run_study(sqlite, home, random_document(1), "raising")
+    ledger = Ledger(sqlite)
+    assert load_study(sqlite, study.name).state == "done"
+    for _ in range(2):
+        with pytest.raises(OpenHolesError, match=r"no complete point: all it has are .*study retry regime-1 --holes"):
+            make_study(sqlite, home, grid_document())
+        ledger.accept_holes(study.id)
+
+
+def test_settings_are_compared_before_weights_are_looked_for(sqlite, home):
+    """Weights may have to be downloaded, for a study that has others."""
+    make_study(sqlite, home, random_document(1))
+    document = random_document(1, model={"weights": "nowhere.h5"}, cross_validation={"folds": 2})
+    with pytest.raises(FingerprintError, match="folds is 2 here and 3 there"):
+        make_study(sqlite, home, document)
