@@ -55,6 +55,12 @@ class ConfigurationError(InvalidInputError):
     """A study file that breaks its rules."""
 
 
+class PathError(RustOptunaError):
+    """A path that leads nowhere, whatever files there are."""
+
+    exit_code = ExitCode.USAGE
+
+
 class DataError(RustOptunaError):
     """Films that cannot be read, are not where they should be, or are not what they were."""
 

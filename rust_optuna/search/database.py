@@ -83,7 +83,7 @@ def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
     if backend == "sqlite":
         if not url.database or url.database == ":memory:":
             raise StorageError("An in-memory SQLite database cannot be shared with workers: name a file")
-        return url.set(drivername="sqlite", database=str(home.resolve(url.database)))
+        return sqlite_url(home.resolve(url.database)).set(query=url.query)
     if password_file and url.password is None and not {"password", "passfile"} & set(url.query):
         url = url.set(password=_read_password(home.resolve(password_file)))
     if backend == "postgresql":
@@ -92,6 +92,22 @@ def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
         # Under the dialect name "mariadb" Optuna skips its MySQL upsert.
         return url.set(drivername="mysql+pymysql")
     raise StorageError(f"{backend} is not supported: use sqlite, postgresql or mysql")
+
+
+def sqlite_url(file: Path) -> URL:
+    """Return the URL of an SQLite file, whatever characters its name holds.
+
+    Raises:
+        StorageError: the name is not UTF-8, which a URL cannot say.
+    """
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise StorageError(
+            f"The database's path {str(file)!r} is not valid UTF-8: rename that folder, or name another file with "
+            "--storage sqlite:////FOLDER/rust_optuna.db"
+        ) from None
+    return URL.create("sqlite", database=str(file))
 
 
 def _read_password(path: Path) -> str:
