@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rust_optuna.errors import PathError
+from rust_optuna.spelling import Spelling
 
 ARTIFACTS = "storage/artifacts"
 """The default artifact store of a new database, relative to the home of whoever opens it."""
@@ -84,13 +85,13 @@ class Home:
 def _absolute(root: Path, path: str | os.PathLike[str]) -> Path:
     """Return a path as an absolute one: relative ones below ``root``, ``~`` being the user's home folder.
 
-    ``~name`` of no user is a file of that name, as in a shell.
+    ``~name`` of no user is a file of that name, as in a shell. A file whose name only looks the same is found.
     """
     expanded = os.path.expanduser(path)
     if Path(expanded).parts[:1] == ("~",):
         raise PathError(f"{path} begins with ~, and this user has no home folder: write the whole path")
     try:
-        return (root / expanded).resolve()
+        return Spelling().find((root / expanded).resolve())
     except (RuntimeError, ValueError) as error:  # a circle of links, a character that no path may hold
         raise PathError(f"{str(path)!r} cannot be used as a path: {error}") from None
 

@@ -25,10 +25,14 @@ def read_study_file(path: Path) -> StudyConfiguration:
         ConfigurationError: with every problem found, each with its key.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Notepad puts a byte-order mark in front of UTF-8, which TOML does not know.
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigurationError(str(path), [Problem("file", "does not exist")]) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}): save it as UTF-8"
+        raise ConfigurationError(str(path), [Problem("file", what)]) from None
+    except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(str(path), [Problem("file", f"is not readable TOML: {error}")]) from None
     return parse_study(document, str(path))
 

@@ -13,6 +13,7 @@ import numpy as np
 from rust_optuna.data.tables import parse_csv
 from rust_optuna.errors import ManifestError, Problem
 from rust_optuna.paths import atomic_write
+from rust_optuna.spelling import Spelling
 
 VIEWS = ("anteroposterior", "lateral")
 CORTICES = ("medial", "lateral", "anterior", "posterior")
@@ -86,7 +87,8 @@ def read_manifest(
     """Read and validate a manifest.
 
     Images are named relative to the manifest's folder (``..`` is allowed, an absolute path is not, for it
-    would hold on one machine only). Wholly blank lines are passed over.
+    would hold on one machine only); a name whose accents the disk composes otherwise is found. Wholly blank
+    lines are passed over.
 
     Args:
         path: the CSV file, UTF-8 with or without a byte-order mark.
@@ -182,6 +184,7 @@ def _parse_rows(rows: Iterable[tuple[int, list[str]]], folder: Path, problems: l
     """Return the films of the well-formed rows; append what is wrong with the others to ``problems``."""
     films: list[Film] = []
     row_of_image: dict[Path, int] = {}
+    spelling = Spelling()
     for number, cells in rows:
         if len(cells) != len(COLUMNS):
             what = f"has {len(cells)} cells, the header has {len(COLUMNS)}"
@@ -189,7 +192,7 @@ def _parse_rows(rows: Iterable[tuple[int, list[str]]], folder: Path, problems: l
             continue
         values = dict(zip(COLUMNS, cells, strict=True))
         found = _row_problems(number, values)
-        image = Path(os.path.normpath(folder / values["image"]))
+        image = spelling.find(Path(os.path.normpath(folder / values["image"])))
         if values["image"] and row_of_image.setdefault(image, number) != number:
             what = f"{values['image']!r} already stands in row {row_of_image[image]}"
             found.append(Problem(f"row {number}, image", what))

@@ -113,7 +113,7 @@ def sqlite_url(file: Path) -> URL:
 def _read_password(path: Path) -> str:
     """Return the first line of a file, which is all it holds."""
     try:
-        password = path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+        password = path.read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise StorageError(f"The password file {path} cannot be read: {what}") from None
