@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from rust_optuna.data.tables import parse_csv
 from rust_optuna.errors import ManifestError, Problem
 from rust_optuna.paths import atomic_write
-from rust_optuna.spelling import Spelling
+from rust_optuna.spelling import Spelling, composed
 
 VIEWS = ("anteroposterior", "lateral")
 CORTICES = ("medial", "lateral", "anterior", "posterior")
@@ -24,6 +25,10 @@ LABELS = (
     *(f"{cortex}_{subscore}" for cortex in CORTICES for subscore in SUBSCORES),
 )
 COLUMNS = ("image", "patient", "visit", "view", *CORTICES, "split")
+DISTINCT = "distinct"
+"""A column that may be left out: ``yes`` where a patient is another than those whose names are alike."""
+SUBSCORE = re.compile(r"([1-4])(\.0*)?")
+"""A subscore as people and programs write it: tables with empty cells often keep whole numbers as ``2.0``."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,13 @@ class Film:
     Args:
         row: the row in the file it was read from; the header is row 1.
         image: absolute path of the image file.
-        patient: who; one name over all visits.
+        patient: who; one name over all visits, its accents composed.
         visit: which of the patient's visits; may be empty.
         view: one of `VIEWS`.
         subscores: one for each of `CORTICES`, 1 to 4, or None where unreadable or not shown.
         split: one of `SPLITS`, or empty before the split.
+        distinct: somebody said that this patient is another than those whose names are alike, see
+            `rust_optuna.data.patients`.
     """
 
     row: int
@@ -47,6 +54,7 @@ class Film:
     view: str
     subscores: tuple[int | None, ...]
     split: str = ""
+    distinct: bool = False
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -99,9 +107,9 @@ def read_manifest(
         ManifestError: with every violation found, each with its row.
     """
     path = Path(path)
-    rows = _read_rows(path)
+    header, rows = _read_rows(path)
     problems: list[Problem] = []
-    films = _parse_rows(rows, path.parent.resolve(), problems)
+    films = _parse_rows(header, rows, path.parent.resolve(), problems)
     if require_split:
         problems += split_problems(films)
     if require_files:
@@ -119,13 +127,17 @@ def write_manifest(path: str | os.PathLike[str], films: Iterable[Film]) -> None:
     """Write a manifest whole or not at all, images relative to its folder, rows in the given order."""
     path = Path(path)
     folder = path.parent.resolve()
+    films = tuple(films)
+    # Without a decision about patients' names the table has the columns that everybody knows.
+    columns = (*COLUMNS, DISTINCT) if any(film.distinct for film in films) else COLUMNS
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(columns)
         for film in films:
             image = Path(os.path.relpath(film.image, folder)).as_posix()
             scores = ["" if score is None else score for score in film.subscores]
-            writer.writerow([image, film.patient, film.visit, film.view, *scores, film.split])
+            cells = [image, film.patient, film.visit, film.view, *scores, film.split, "yes" if film.distinct else ""]
+            writer.writerow(cells[: len(columns)])
 
 
 def split_problems(films: Sequence[Film]) -> list[Problem]:
@@ -156,8 +168,8 @@ def named_rows(rows: Sequence[int], most: int = 10) -> str:
     return f"{len(rows):,} rows ({', '.join(map(str, rows[:most]))}, …)"
 
 
-def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the rows with their header checked, cells in the order of `COLUMNS`; ragged rows as they are."""
+def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header, checked, and the rows below it."""
     rows = parse_csv(path)
     if not rows:
         raise ManifestError(str(path), [Problem("file", "is empty")])
@@ -167,30 +179,31 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
         problems.append(Problem("file", "has no films, only a header"))
     if problems:
         raise ManifestError(str(path), problems)
-    order = [header.index(column) for column in COLUMNS]
-    return [(number, [cells[i] for i in order] if len(cells) == len(header) else cells) for number, cells in rows[1:]]
+    return header, rows[1:]
 
 
 def _header_problems(header: Sequence[str]) -> list[Problem]:
     if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
         return [Problem("row 1", "columns are to be separated by commas")]
     problems = [Problem("row 1", f"column {c!r} is missing") for c in COLUMNS if c not in header]
-    problems += [Problem("row 1", f"column {c!r} is unknown") for c in header if c not in COLUMNS]
-    twice = [c for c in COLUMNS if header.count(c) > 1]
+    problems += [Problem("row 1", f"column {c!r} is unknown") for c in header if c not in (*COLUMNS, DISTINCT)]
+    twice = [c for c in (*COLUMNS, DISTINCT) if header.count(c) > 1]
     return problems + [Problem("row 1", f"column {c!r} stands there {header.count(c)} times") for c in twice]
 
 
-def _parse_rows(rows: Iterable[tuple[int, list[str]]], folder: Path, problems: list[Problem]) -> list[Film]:
+def _parse_rows(
+    header: Sequence[str], rows: Iterable[tuple[int, list[str]]], folder: Path, problems: list[Problem]
+) -> list[Film]:
     """Return the films of the well-formed rows; append what is wrong with the others to ``problems``."""
     films: list[Film] = []
     row_of_image: dict[Path, int] = {}
     spelling = Spelling()
     for number, cells in rows:
-        if len(cells) != len(COLUMNS):
-            what = f"has {len(cells)} cells, the header has {len(COLUMNS)}"
+        if len(cells) != len(header):
+            what = f"has {len(cells)} cells, the header has {len(header)}"
             problems.append(Problem(f"row {number}", what))
             continue
-        values = dict(zip(COLUMNS, cells, strict=True))
+        values = {DISTINCT: ""} | dict(zip(header, cells, strict=True))
         found = _row_problems(number, values)
         image = spelling.find(Path(os.path.normpath(folder / values["image"])))
         if values["image"] and row_of_image.setdefault(image, number) != number:
@@ -209,10 +222,12 @@ def _row_problems(number: int, values: dict[str, str]) -> list[Problem]:
         found.append(("image", f"{values['image']!r} is absolute, not relative to the manifest"))
     if values["view"] not in VIEWS:
         found.append(("view", f"{values['view']!r} is not {' or '.join(VIEWS)}"))
-    allowed = {"", *map(str, SUBSCORES)}
-    found += [(c, f"{values[c]!r} is not 1, 2, 3, 4 or empty") for c in CORTICES if values[c] not in allowed]
+    wrong = [c for c in CORTICES if values[c] and not SUBSCORE.fullmatch(values[c])]
+    found += [(c, f"{values[c]!r} is not 1, 2, 3, 4 or empty") for c in wrong]
     if values["split"] not in {"", *SPLITS}:
         found.append(("split", f"{values['split']!r} is not {', '.join(SPLITS)} or empty"))
+    if values[DISTINCT] not in ("", "yes"):
+        found.append((DISTINCT, f"{values[DISTINCT]!r} is not yes or empty"))
     return [Problem(f"row {number}, {column}", what) for column, what in found]
 
 
@@ -220,9 +235,10 @@ def _film(number: int, image: Path, values: dict[str, str]) -> Film:
     return Film(
         row=number,
         image=image,
-        patient=values["patient"],
+        patient=composed(values["patient"]),
         visit=values["visit"],
         view=values["view"],
-        subscores=tuple(int(values[cortex]) if values[cortex] else None for cortex in CORTICES),
+        subscores=tuple(int(values[cortex][0]) if values[cortex] else None for cortex in CORTICES),
         split=values["split"],
+        distinct=values[DISTINCT] == "yes",
     )
