@@ -219,4 +219,5 @@ def main(folder):
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python docs/recompute.py FOLDER")
+    sys.stdout.reconfigure(errors="replace")  # where a terminal is not UTF-8
     sys.exit(not main(Path(sys.argv[1])))
