@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 PLAIN = {"–": "-", "×": "x", "±": "+/-", "…": "...", "≥": ">=", "≤": "<=", "→": "->", "’": "'"}
-"""What stands for a character of ours where the output cannot show it; for any other it is a question mark."""
+"""What stands for a character of ours where the output cannot show it; any other is shown as Python writes it."""
 REPLACE = "rust_optuna.plain"
 """The name of `_plain` among Python's handlers of encoding errors."""
 
@@ -33,7 +33,9 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]
-    return "".join(PLAIN.get(each, "?") for each in characters), error.end
+    return "".join(
+        PLAIN.get(each) or each.encode("ascii", "backslashreplace").decode() for each in characters
+    ), error.end
 
 
 def print_json(document: Any) -> None:

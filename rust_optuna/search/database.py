@@ -34,6 +34,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from rust_optuna.errors import MissingExtraError, NoDatabaseError, StorageError
 from rust_optuna.processes import sleep_unless
 from rust_optuna.search import migrations, tables
+from rust_optuna.search.encodings import holds_unicode
 from rust_optuna.search.refusal import check_file_system, check_optuna
 
 if TYPE_CHECKING:
@@ -168,12 +169,14 @@ class Database:
     def _connect_arguments(self) -> dict[str, Any]:
         """Return what every connection to a server is told: not to wait for ever on a dead network; PostgreSQL, UTC.
 
+        Text travels as UTF-8: a PostgreSQL without an encoding would hand out bytes.
+
         What the URL says of these stands: SQLAlchemy would let them replace it.
         """
         ours: dict[str, Any] = {"connect_timeout": 10}
         if self.url.get_backend_name() == "postgresql":
             ours |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-            ours |= {"tcp_user_timeout": ANSWER_SECONDS * 1000}
+            ours |= {"tcp_user_timeout": ANSWER_SECONDS * 1000, "client_encoding": "utf8"}
         else:
             ours |= {"read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
         ours = {name: value for name, value in ours.items() if name not in self.url.query}
@@ -211,6 +214,11 @@ class Database:
                     cursor.execute("SET time_zone = '+00:00'")
 
         if not self.is_sqlite:
+
+            @sa.event.listens_for(engine, "connect", once=True)
+            def look(connection: Any, record: Any) -> None:
+                setattr(engine.dialect, tables.HOLDS_UNICODE, holds_unicode(connection))
+
             return
         begin = "BEGIN" if self.read_only else "BEGIN IMMEDIATE"
 
@@ -251,13 +259,18 @@ class Database:
         return storage
 
     def create(self, artifacts: str) -> None:
-        """Make the tables where they are missing; safe to call from many processes at once, and after it was killed."""
+        """Make the tables where they are missing; safe to call from many processes at once, and after it was killed.
+
+        Raises:
+            StorageError: the database cannot hold where the artifacts are.
+        """
         import optuna
 
         if self.is_sqlite:
             Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
         with self.exclusive("schema"):
             if self.version() is None:
+                self._check_location(artifacts)
                 text = self.url.render_as_string(hide_password=False)
                 optuna.storages.RDBStorage(text, engine_kwargs=self._optunas_engine_arguments).engine.dispose()
                 with self.engine.begin() as connection:
@@ -265,6 +278,19 @@ class Database:
                     migrations.upgrade(connection, None)
                     row = {"version": tables.SCHEMA_VERSION, "artifacts": artifacts, "token": secrets.token_hex(16)}
                     connection.execute(tables.schema.insert().values(row))
+
+    def _check_location(self, artifacts: str) -> None:
+        """Refuse to make a database that could not hold where its artifacts lie; it has been connected to."""
+        if artifacts.isascii():
+            return
+        if any("\ud800" <= character <= "\udfff" for character in artifacts):
+            raise StorageError(f"The artifacts' location {artifacts!r} is not valid UTF-8: name another folder")
+        if not getattr(self.engine.dialect, tables.HOLDS_UNICODE, True):
+            raise StorageError(
+                f"{self} was made with an encoding that may not hold the artifacts' location {artifacts}: name a "
+                "folder in ASCII, or make the database anew in UTF-8 (createdb --encoding=UTF8 --template=template0 "
+                "NAME, or, in MariaDB, CREATE DATABASE NAME CHARACTER SET utf8mb4)"
+            )
 
     def upgrade(self) -> int | None:
         """Bring tables of an earlier version up to date; return that version, None where there are none.
