@@ -104,7 +104,8 @@ def settings() -> Settings:
     meta = click.get_current_context().meta
 
     def value(name: str) -> str | None:
-        return meta.get(_META + name) or os.environ.get(f"RUST_OPTUNA_{name.upper()}") or None
+        # A file of variables with Windows' line ends leaves a \r at the end of each.
+        return meta.get(_META + name) or os.environ.get(f"RUST_OPTUNA_{name.upper()}", "").rstrip("\r\n") or None
 
     return Settings(Home.find(value("home")), value("storage"), value("artifacts"), value("password_file"))
 

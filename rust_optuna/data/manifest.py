@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,20 +125,33 @@ def read_manifest(
 
 
 def write_manifest(path: str | os.PathLike[str], films: Iterable[Film]) -> None:
-    """Write a manifest whole or not at all, images relative to its folder, rows in the given order."""
+    """Write a manifest whole or not at all, images relative to its folder, rows in the given order.
+
+    A file that is replaced keeps its byte-order mark and its line ends: spreadsheets take one without for Latin-1.
+    """
     path = Path(path)
     folder = path.parent.resolve()
     films = tuple(films)
     # Without a decision about patients' names the table has the columns that everybody knows.
     columns = (*COLUMNS, DISTINCT) if any(film.distinct for film in films) else COLUMNS
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+    encoding, end = _encoding_and_line_end(path)
+    with atomic_write(path) as temporary, temporary.open("w", encoding=encoding, newline="") as file:
+        writer = csv.writer(file, lineterminator=end)
         writer.writerow(columns)
         for film in films:
             image = Path(os.path.relpath(film.image, folder)).as_posix()
             scores = ["" if score is None else score for score in film.subscores]
             cells = [image, film.patient, film.visit, film.view, *scores, film.split, "yes" if film.distinct else ""]
             writer.writerow(cells[: len(columns)])
+
+
+def _encoding_and_line_end(path: Path) -> tuple[str, str]:
+    try:
+        with path.open("rb") as file:
+            header = file.readline()
+    except OSError:
+        header = b""
+    return ("utf-8-sig" if header.startswith(BOM_UTF8) else "utf-8"), ("\r\n" if header.endswith(b"\r\n") else "\n")
 
 
 def split_problems(films: Sequence[Film]) -> list[Problem]:

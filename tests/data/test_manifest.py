@@ -1,3 +1,4 @@
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,18 @@ def test_what_is_written_is_read_back(films, tmp_path_factory):
     assert [(f.image, f.patient, f.visit, f.view, f.subscores, f.split) for f in found] == [
         (f.image, composed(f.patient), f.visit, f.view, f.subscores, f.split) for f in films
     ]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("mark", [b"", BOM_UTF8])
+def test_a_byte_order_mark_and_line_ends_are_read_and_kept(tmp_path, mark, end):
+    path = write(tmp_path, GOOD.replace("p1", "Müller"), "b.png,p2,v,lateral,,,,,holdout")
+    content = mark + path.read_bytes().replace(b"\n", end)
+    path.write_bytes(content)
+    films = read_manifest(path).films
+    assert [film.patient for film in films] == ["Müller", "p2"]
+    write_manifest(path, films)
+    assert path.read_bytes() == content
 
 
 def test_images_are_written_relative_to_the_manifest(tmp_path):
