@@ -61,6 +61,17 @@ class Words(TypeDecorator[str]):
         return text[: self.length]
 
 
+class LongWords(Words):
+    """The same in a column that has no length of its own."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        TypeDecorator.__init__(self)
+        self.length = length
+
+
 LONGEST_REASON = 10_000
 """Characters of an error's message that are kept: MariaDB takes no more than 64 KB."""
 LONGEST_NAME = 255
@@ -165,7 +176,7 @@ attempt = Table(
         CheckConstraint("outcome IN ('running', 'complete', 'pruned', 'failed', 'lost', 'released')"),
         nullable=False,
     ),
-    Column("reason", Words(LONGEST_REASON)),
+    Column("reason", LongWords(LONGEST_REASON)),
     Column("trial", Integer),
     Column("result", _Document),
     Column("artifact", String(64)),
