@@ -120,8 +120,9 @@ class PreparedStudy:
             ]
         if self.undecided:
             notes.append(
-                f"some patients' names are alike and may be one patient's ({self.undecided} groups of them), who would "
-                "then be in several folds or on both sides of the split: rust-optuna data check MANIFEST lists them"
+                "some patients' names are alike and may be one patient's, who would then be in several folds or on "
+                f"both sides of the split (groups of such names: {self.undecided}): rust-optuna data check MANIFEST "
+                "lists them"
             )
         folds = self.development.folds
         if missing := labels_missing(folds, self.development.labels):

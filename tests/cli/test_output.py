@@ -48,6 +48,15 @@ def test_what_commands_print_of_their_own_is_shown(sqlite, home, encoding):
         assert any(each in done.stdout for each in (shown, shown.translate(PLAINLY)))
 
 
+def test_what_workers_log_is_shown_whatever_the_terminal_is(sqlite, home):
+    make_study(sqlite, home, random_document(1))
+    words = ("--workers", "1", "--gpus", "none", "--objective", "tests.stand_ins:raising_in_any_script")
+    done = run_in("latin-1", sqlite, home)("worker", "start", *words)
+    assert r"no \U0001f52c lück \u65e5" in done.stderr, done.stderr
+    (log,) = home.logs.glob("*.log")
+    assert "no \N{MICROSCOPE} lück 日" in log.read_text(encoding="utf-8")
+
+
 def test_a_path_that_is_no_unicode_is_shown_as_far_as_it_is(sqlite, home):
     run = run_in("utf-8", sqlite, home)
     name = os.fsdecode(b"R\xf6ntgen.csv")
