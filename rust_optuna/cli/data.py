@@ -16,11 +16,21 @@ if TYPE_CHECKING:
 
 FOLDS, SEED = 6, 1337
 """Those of a study file that names none."""
+ALL = "all"
+"""What `rust_optuna.data.patients` takes for every group of names, and an option without names means."""
 
 
 def _example(command: str) -> str:
     # \b keeps click from wrapping the paragraph, so that the line can be copied.
     return f"\b\nExample:\n  {command}"
+
+
+def _check_pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if value != ALL and "=" not in value:
+            what = f"{value!r} is not two names, as in 'A=B'. Without names this option stands behind the manifest"
+            raise click.BadParameter(what, context, parameter)
+    return values
 
 
 @click.group()
@@ -64,7 +74,8 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
     "--same",
     multiple=True,
     is_flag=False,
-    flag_value="all",
+    flag_value=ALL,
+    callback=_check_pairs,
     metavar="[A=B]",
     help="Names that are alike are one patient's: all of them, or these.",
 )
@@ -72,7 +83,8 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
     "--different",
     multiple=True,
     is_flag=False,
-    flag_value="all",
+    flag_value=ALL,
+    callback=_check_pairs,
     metavar="[A=B]",
     help="Names that are alike are different patients': all of them, or these.",
 )

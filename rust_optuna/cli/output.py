@@ -32,10 +32,11 @@ def replace_what_cannot_be_shown() -> None:
 def _plain(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    characters = error.object[error.start : error.end]
-    return "".join(
-        PLAIN.get(each) or each.encode("ascii", "backslashreplace").decode() for each in characters
-    ), error.end
+    return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end
+
+
+def _in_ascii(character: str) -> str:
+    return PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode()
 
 
 def print_json(document: Any) -> None:

@@ -1,5 +1,6 @@
 """Homes whose names mean something to a URL, a shell, a pattern or a format: every file lies below them."""
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -95,3 +96,15 @@ def test_processes_that_are_started_find_the_same_home(tmp_path):
     logs = {f"storage/logs/{log.name}" for log in home.logs.iterdir()}
     expected = WRITTEN - {"storage/reports/trials.csv", "storage/backups/one"}
     assert files_below(tmp_path) == {str(Path(home.root.name, file)) for file in expected | logs}
+
+
+def test_a_home_that_is_no_unicode_is_refused_in_one_line_unless_the_database_is_elsewhere(tmp_path):
+    home = Home(tmp_path / os.fsdecode(b"R\xf6ntgen"))
+    make_manifest(home.root)
+    file = write_study(home, random_document(2))
+    refused = invoke("--home", home.root, "study", "create", file)
+    assert (refused.exit_code, len(refused.output.splitlines())) == (1, 1)
+    assert r"R\udcf6ntgen/storage/rust_optuna.db' is not valid UTF-8: rename that folder" in refused.output
+    elsewhere = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    created = invoke("--home", home.root, "--storage", elsewhere, "study", "create", file)
+    assert created.exit_code == 0, created.output

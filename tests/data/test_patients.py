@@ -178,7 +178,7 @@ def test_a_name_may_hold_the_sign_between_names(tmp_path):
     ("words", "said"),
     [
         (("--same", "P7=P8"), "the manifest has no patient 'P8'"),
-        (("--same", "P7"), "that is one name"),
+        (("--same", "P7=P7"), "that is one name"),
         (("--same", "P7=p7", "--different", "P7=p7"), "cannot be one patient and two"),
         (("--same", "--different"), "contradict each other"),
     ],
@@ -188,6 +188,13 @@ def test_a_decision_that_cannot_be_is_one_line(tmp_path, words, said):
     done = invoke("data", "split", path, *words)
     assert (done.exit_code, len(done.output.splitlines())) == (2, 1)
     assert said in done.output
+
+
+def test_an_option_without_names_that_would_take_the_manifest_for_one_says_so(tmp_path):
+    path = named(tmp_path, "P7", "p7")
+    done = invoke("data", "split", "--same", path)
+    assert done.exit_code == 2
+    assert "is not two names, as in 'A=B'. Without names this option stands behind the manifest" in done.output
 
 
 def test_what_is_split_already_can_be_settled_and_keeps_its_split(tmp_path):
