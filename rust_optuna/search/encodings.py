@@ -27,4 +27,5 @@ def holds_unicode(connection: Any) -> bool:
             f"AND character_set_name NOT IN ({known}))"
         )
         (whole,) = cursor.fetchone()
+    connection.rollback()
     return bool(whole) and connection.charset == "utf8mb4"
