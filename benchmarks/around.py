@@ -24,7 +24,7 @@ from rust_optuna.paths import Home
 from rust_optuna.run import worker as worker_module
 from rust_optuna.run.worker import Worker
 from rust_optuna.search.artifacts import open_store
-from rust_optuna.search.database import create_database, parse_url
+from rust_optuna.search.database import create_database, sqlite_url
 from rust_optuna.search.objective import CrossValidationObjective
 
 
@@ -55,7 +55,7 @@ def made_up_worker(trials: int, epochs: int, smallest_batch: int) -> Iterator[Wo
     source = material.features(films)
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
-        with create_database(parse_url(home.database_url, home), str(home.storage / "artifacts")) as database:
+        with create_database(sqlite_url(home.database), str(home.storage / "artifacts")) as database:
             _create(database, films, trials, epochs, smallest_batch)
             with patch.object(worker_module, "CrossValidationObjective", _with(source)):
                 yield Worker(database, home, open_store(str(home.storage / "artifacts"), home))

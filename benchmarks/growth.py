@@ -15,7 +15,7 @@ import optuna
 
 from benchmarks import material, sections
 from rust_optuna.paths import Home
-from rust_optuna.search.database import Database, create_database, parse_url
+from rust_optuna.search.database import Database, create_database, sqlite_url
 from rust_optuna.search.ledger import Ledger
 
 STAND_IN_SECONDS = 0.25
@@ -59,7 +59,7 @@ def _ledger(trials: int) -> tuple[float, float]:
     """Return the seconds to create a study of so many points on SQLite, and to claim and finish one of them."""
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
-        with create_database(parse_url(home.database_url, home), "artifacts") as database:
+        with create_database(sqlite_url(home.database), "artifacts") as database:
             began = time.perf_counter()
             create_made_up_study(database, home, trials)
             created = time.perf_counter() - began
@@ -78,7 +78,7 @@ def _workers(workers: int) -> float:
     """Return points a second of so many worker processes on SQLite, from the first claim to the last."""
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
-        with create_database(parse_url(home.database_url, home), "artifacts") as database:
+        with create_database(sqlite_url(home.database), "artifacts") as database:
             create_made_up_study(database, home, workers * POINTS_A_WORKER)
             command = [sys.executable, "-m", "rust_optuna", "worker", "run", "--home", str(home.root)]
             command += ["--objective", "benchmarks.growth:stand_in"]

@@ -27,7 +27,7 @@ from rust_optuna.paths import Home
 from rust_optuna.run.serving import Served
 from rust_optuna.run.worker import Worker
 from rust_optuna.search.artifacts import open_store
-from rust_optuna.search.database import Database, create_database, open_database, parse_url
+from rust_optuna.search.database import Database, create_database, open_database, parse_url, sqlite_url
 from rust_optuna.search.ledger import Claim
 from rust_optuna.search.objective import OnAdvance, OnEpoch, Outcome
 
@@ -101,7 +101,7 @@ def _storage(server: str | None, trials: int) -> Iterator[tuple[str, Home]]:
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
         if server is None:
-            url = home.database_url
+            url = sqlite_url(home.database).render_as_string()
             with create_database(parse_url(url, home), "artifacts") as database:
                 create_made_up_study(database, home, trials)
             yield url, home

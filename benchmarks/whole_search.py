@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.sections import ROOT, wait_for_the_others
 from rust_optuna.paths import Home
 from rust_optuna.run.forecast import forecast
-from rust_optuna.search.database import open_database, parse_url
+from rust_optuna.search.database import open_database, sqlite_url
 
 STUDIES = ("regime_1.toml", "regime_2.toml")
 PATIENTS = 1207
@@ -40,7 +40,7 @@ def main() -> None:
     files = [_study(home, name, chosen) for name in STUDIES]
     wait_for_the_others()
     # The index of films is made by the forecast; hashing them again is a second.
-    plan = forecast(files, home, lambda: open_database(parse_url(home.database_url, home), read_only=True))
+    plan = forecast(files, home, lambda: open_database(sqlite_url(home.database), read_only=True))
     result: dict[str, object] = {
         "forecast": plan.seconds,
         "forecast_features": plan.extraction.startup + plan.extraction.seconds,

@@ -190,7 +190,7 @@ def compare_best(comparison, document, best, trial):
 def main(folder):
     """Compare everything in a folder; return whether all agrees."""
     comparison, baselines, trials = Comparison(), {}, {}
-    with (folder / "trials.csv").open(newline="", encoding="utf-8") as file:
+    with (folder / "trials.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         with np.load(folder / f"trial-{row['number']}.npz", allow_pickle=False) as kept:
@@ -205,10 +205,10 @@ def main(folder):
     # The best is the highest value, the lowest point among equals.
     best = max(rows, key=lambda row: (trials[row["number"]][0]["value"], -int(row["point"])))
     if (folder / "best.json").exists():
-        document = json.loads((folder / "best.json").read_text(encoding="utf-8"))
+        document = json.loads((folder / "best.json").read_text(encoding="utf-8-sig"))
         compare_best(comparison, document, best, trials[best["number"]])
         if (folder / "status.json").exists():
-            studies = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+            studies = json.loads((folder / "status.json").read_text(encoding="utf-8-sig"))
             (study,) = (study for study in studies if study["study"] == document["study"])
             comparison.compare("status.json, best_value", trials[best["number"]][0]["value"], study["best_value"])
             comparison.compare("status.json, complete", len(rows), study["complete"])
@@ -219,4 +219,5 @@ def main(folder):
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python docs/recompute.py FOLDER")
+    sys.stdout.reconfigure(errors="replace")  # where a terminal is not UTF-8
     sys.exit(not main(Path(sys.argv[1])))

@@ -51,8 +51,20 @@ class ManifestError(InvalidInputError):
     """A manifest that breaks its rules."""
 
 
+class PatientNamesError(RustOptunaError):
+    """Names of patients about which somebody must decide whether they are one patient's, or a decision about none."""
+
+    exit_code = ExitCode.USAGE
+
+
 class ConfigurationError(InvalidInputError):
     """A study file that breaks its rules."""
+
+
+class PathError(RustOptunaError):
+    """A path that leads nowhere, whatever files there are."""
+
+    exit_code = ExitCode.USAGE
 
 
 class DataError(RustOptunaError):

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rust_optuna.errors import PathError
+from rust_optuna.spelling import Spelling
+
 ARTIFACTS = "storage/artifacts"
 """The default artifact store of a new database, relative to the home of whoever opens it."""
 
@@ -20,12 +23,20 @@ class Home:
 
     @classmethod
     def find(cls, given: str | os.PathLike[str] | None = None) -> Home:
-        """Return the home that the option, the environment or the current directory names."""
-        return cls(Path(given or os.environ.get("RUST_OPTUNA_HOME") or ".").expanduser().resolve())
+        """Return the home that the option, the environment or the current directory names.
+
+        Raises:
+            PathError: as `resolve`.
+        """
+        return cls(_absolute(Path(), given or os.environ.get("RUST_OPTUNA_HOME") or "."))
 
     def resolve(self, path: str | os.PathLike[str]) -> Path:
-        """Return ``path`` as an absolute path, relative ones below this home."""
-        return (self.root / Path(path).expanduser()).resolve()
+        """Return ``path`` as an absolute path, relative ones below this home.
+
+        Raises:
+            PathError: it begins with ``~`` and the user has no home folder, or it cannot be a path at all.
+        """
+        return _absolute(self.root, path)
 
     @property
     def storage(self) -> Path:
@@ -33,9 +44,9 @@ class Home:
         return self.root / "storage"
 
     @property
-    def database_url(self) -> str:
+    def database(self) -> Path:
         """The default database: an embedded SQLite file."""
-        return f"sqlite:///{self.storage / 'rust_optuna.db'}"
+        return self.storage / "rust_optuna.db"
 
     @property
     def features(self) -> Path:
@@ -69,6 +80,20 @@ class Home:
     def demo(self) -> Path:
         """The demo's synthetic films."""
         return self.storage / "demo"
+
+
+def _absolute(root: Path, path: str | os.PathLike[str]) -> Path:
+    """Return a path as an absolute one: relative ones below ``root``, ``~`` being the user's home folder.
+
+    ``~name`` of no user is a file of that name, as in a shell. A file whose name only looks the same is found.
+    """
+    expanded = os.path.expanduser(path)
+    if Path(expanded).parts[:1] == ("~",):
+        raise PathError(f"{path} begins with ~, and this user has no home folder: write the whole path")
+    try:
+        return Spelling().find((root / expanded).resolve())
+    except (RuntimeError, ValueError) as error:  # a circle of links, a character that no path may hold
+        raise PathError(f"{str(path)!r} cannot be used as a path: {error}") from None
 
 
 @contextmanager

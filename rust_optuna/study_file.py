@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rust_optuna.config import HYPERPARAMETERS, KEYS, Key, Range, StudyConfiguration, Value, plain, plain_values
-from rust_optuna.errors import ConfigurationError, Problem
+from rust_optuna.errors import ConfigurationError, PathError, Problem
 
 SECTIONS = ("sampler", "search_space", "fixed", "model", "cross_validation")
 TOP_LEVEL = ("name", "manifest", "lease_seconds")
@@ -24,10 +25,14 @@ def read_study_file(path: Path) -> StudyConfiguration:
         ConfigurationError: with every problem found, each with its key.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Notepad puts a byte-order mark in front of UTF-8, which TOML does not know.
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigurationError(str(path), [Problem("file", "does not exist")]) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}): save it as UTF-8"
+        raise ConfigurationError(str(path), [Problem("file", what)]) from None
+    except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(str(path), [Problem("file", f"is not readable TOML: {error}")]) from None
     return parse_study(document, str(path))
 
@@ -73,6 +78,19 @@ def to_document(configuration: StudyConfiguration) -> dict[str, Any]:
         "fixed": fixed,
         **sections,
     }
+
+
+def toml_string(text: str) -> str:
+    """Return a text as TOML writes it, in quotes, whatever characters it holds.
+
+    Raises:
+        PathError: it is no Unicode, as a path whose bytes are not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PathError(f"{text!r} is not valid UTF-8, and a study file must be: rename it") from None
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _range_document(axis: Range) -> dict[str, Any] | list[Value]:

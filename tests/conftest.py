@@ -52,7 +52,7 @@ def sqlite_url(tmp_path: Path) -> str:
 
 
 @contextmanager
-def new_postgresql(template: str = "template0") -> Iterator[str]:
+def new_postgresql(template: str = "template0", options: str = "") -> Iterator[str]:
     """Yield the URL of a new PostgreSQL database, dropped in the end."""
     given = os.environ.get(POSTGRESQL)
     if not given:
@@ -61,7 +61,7 @@ def new_postgresql(template: str = "template0") -> Iterator[str]:
     name = f"rust_optuna_test_{uuid.uuid4().hex[:12]}"
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template} {options}"))
     try:
         yield server.set(database=name).render_as_string(hide_password=False)
     finally:

@@ -15,15 +15,15 @@ MARIADB = "RUST_OPTUNA_TEST_MARIADB"
 
 
 @contextmanager
-def new_database() -> Iterator[str]:
-    """Yield the URL of a new database, dropped in the end."""
+def new_database(characters: str = "utf8mb4") -> Iterator[str]:
+    """Yield the URL of a new database of a character set, dropped in the end."""
     given = os.environ.get(MARIADB)
     if not given:
         pytest.skip(f"{MARIADB} is not set: an SQLAlchemy URL of a user who may create databases and users")
     server = sa.make_url(given).set(drivername="mysql+pymysql")
     name = f"rust_optuna_test_{uuid.uuid4().hex[:12]}"
     with _administrator(server) as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET {characters}")
     try:
         yield server.set(database=name).render_as_string(hide_password=False)
     finally:

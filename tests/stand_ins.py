@@ -34,6 +34,10 @@ def raising(trial: optuna.Trial) -> float:
     raise ValueError("no such luck")
 
 
+def raising_in_any_script(trial: optuna.Trial) -> float:
+    raise ValueError("no \N{MICROSCOPE} lück 日 \0 \ud800 \udcff –")
+
+
 def raising_at_point_1(trial: optuna.Trial) -> float:
     if trial.user_attrs["point"] == 1:
         raise ValueError("no luck at this point")

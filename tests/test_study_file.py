@@ -1,3 +1,4 @@
+import codecs
 import math
 import string
 import tomllib
@@ -63,9 +64,22 @@ def test_a_file_is_read_as_its_document(tmp_path):
     assert read_study_file(path) == configuration(random_document())
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_a_file_is_read_whatever_an_editor_puts_before_it_and_between_its_lines(tmp_path, mark, end):
+    path = tmp_path / "study.toml"
+    path.write_bytes(mark + toml(random_document()).encode().replace(b"\n", end))
+    assert read_study_file(path) == configuration(random_document())
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "does not exist"), (b"name = ", "is not readable TOML"), (b"name = '\xff'", "is not readable TOML")],
+    [
+        (None, "does not exist"),
+        (b"name = ", "is not readable TOML"),
+        (b"name = '\xff'", r"is not UTF-8 text \(byte 0xff at 8\): save it as UTF-8"),
+        ("name = 'a'".encode("utf-16"), "is not UTF-8 text"),
+    ],
 )
 def test_a_file_that_is_no_toml_is_named(tmp_path, content, said):
     path = tmp_path / "study.toml"

@@ -24,7 +24,7 @@ from benchmarks.peers.task import Arguments, Task
 from rust_optuna.errors import RustOptunaError
 from rust_optuna.paths import Home
 from rust_optuna.search import tables
-from rust_optuna.search.database import Database, open_database, parse_url
+from rust_optuna.search.database import Database, open_database, sqlite_url
 from rust_optuna.search.results import complete_points, failed_attempts, status
 from rust_optuna.search.studies import load_development, load_study
 
@@ -146,7 +146,7 @@ def _worker_of_running_point(home: Home, process: int | None = None) -> int | No
 
 
 def _open(home: Home) -> Database:
-    return open_database(parse_url(home.database_url, home), read_only=True)
+    return open_database(sqlite_url(home.database), read_only=True)
 
 
 if __name__ == "__main__":

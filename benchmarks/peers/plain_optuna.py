@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy.engine import URL
+
 from benchmarks.peers.rows import Tally, report, tally
 from benchmarks.peers.task import WORKERS, Arguments, Task, use_threads
 
@@ -105,7 +107,7 @@ def _start(task: Task, own: Path) -> subprocess.Popen[bytes]:
 
 
 def _url(own: Path) -> str:
-    return f"sqlite:///{own / 'optuna.db'}"
+    return URL.create("sqlite", database=str(own / "optuna.db")).render_as_string()
 
 
 if __name__ == "__main__":

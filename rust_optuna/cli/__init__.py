@@ -13,6 +13,7 @@ import click
 
 from rust_optuna import __version__
 from rust_optuna.cli.options import home_option, storage_options
+from rust_optuna.cli.output import replace_what_cannot_be_shown
 from rust_optuna.errors import RustOptunaError
 from rust_optuna.processes import SUPERVISOR, ExitCode
 
@@ -82,6 +83,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line."""
+    replace_what_cannot_be_shown()
     try:
         cli(prog_name="rust-optuna")
     except BrokenPipeError:

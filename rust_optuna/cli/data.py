@@ -12,14 +12,25 @@ from rust_optuna.cli.output import print_json, print_next, progress_bar
 
 if TYPE_CHECKING:
     from rust_optuna.data.check import CheckReport
+    from rust_optuna.data.patients import Settled
 
 FOLDS, SEED = 6, 1337
 """Those of a study file that names none."""
+ALL = "all"
+"""What `rust_optuna.data.patients` takes for every group of names, and an option without names means."""
 
 
 def _example(command: str) -> str:
     # \b keeps click from wrapping the paragraph, so that the line can be copied.
     return f"\b\nExample:\n  {command}"
+
+
+def _check_pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if value != ALL and "=" not in value:
+            what = f"{value!r} is not two names, as in 'A=B'. Without names this option stands behind the manifest"
+            raise click.BadParameter(what, context, parameter)
+    return values
 
 
 @click.group()
@@ -59,15 +70,48 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
 @click.option("--holdout", default=0.15, show_default=True, help="Share of the films to set aside.")
 @click.option("--seed", default=SEED, show_default=True, help="Another seed sets other patients aside.")
 @click.option("--force", is_flag=True, help="Split anew what is split already.")
+@click.option(
+    "--same",
+    multiple=True,
+    is_flag=False,
+    flag_value=ALL,
+    callback=_check_pairs,
+    metavar="[A=B]",
+    help="Names that are alike are one patient's: all of them, or these.",
+)
+@click.option(
+    "--different",
+    multiple=True,
+    is_flag=False,
+    flag_value=ALL,
+    callback=_check_pairs,
+    metavar="[A=B]",
+    help="Names that are alike are different patients': all of them, or these.",
+)
 @home_option
-def split(manifest: Path, holdout: float, seed: int, force: bool) -> None:
+def split(
+    manifest: Path, holdout: float, seed: int, force: bool, same: tuple[str, ...], different: tuple[str, ...]
+) -> None:
     """Set a share of the patients aside as the hold-out, once and for all.
 
     Patients are kept whole and stratified over subscores and views. The split is written into MANIFEST.
+
+    Names that are alike (P7, p7, P-007, P7.0) may be one patient's, who must not stand on both sides: nothing is
+    split before --same or --different says which of them are. --same A=B keeps the name A in MANIFEST; --same alone
+    keeps, of each group of names that are alike, that of most films. --different marks the patients in MANIFEST.
+    Both may also be given when MANIFEST is split already: the split then stays.
     """
     from rust_optuna.data.split import split_manifest
 
-    films = split_manifest(_resolve(manifest), holdout=holdout, seed=seed, again=force)
+    films = split_manifest(
+        _resolve(manifest),
+        holdout=holdout,
+        seed=seed,
+        again=force,
+        same=same,
+        different=different,
+        on_settled=_print_settled,
+    )
     for name in ("development", "holdout"):
         part = films.part(name)
         patients = len({film.patient for film in part})
@@ -122,6 +166,13 @@ def synthesize(directory: Path, patients: int, seed: int, contrast: float, shuff
         )
     click.echo(f"{directory / 'manifest.csv'}: SYNTHETIC films of {patients:,} made-up patients")
     print_next(f"rust-optuna data split {directory / 'manifest.csv'}")
+
+
+def _print_settled(settled: Settled) -> None:
+    for name, kept in settled.renamed.items():
+        click.echo(f"{name!r} is now {kept!r} in the manifest")
+    if settled.distinct:
+        click.echo(f"Marked as distinct patients: {', '.join(map(repr, settled.distinct))}")
 
 
 def _resolve(path: Path) -> Path:

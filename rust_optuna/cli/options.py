@@ -37,19 +37,21 @@ class Settings:
     @property
     def url(self) -> URL:
         """The database's URL."""
-        from rust_optuna.search.database import parse_url
-
-        return parse_url(self.storage or self.home.database_url, self.home, self.password_file)
+        return self._url(self.password_file)
 
     @property
     def password_path(self) -> Path | None:
         """The password file, where it is what the URL has its password from."""
-        from rust_optuna.search.database import parse_url
-
-        given = parse_url(self.storage or self.home.database_url, self.home)
-        if self.password_file is None or given.password == self.url.password:
+        if self.password_file is None or self._url(None).password == self.url.password:
             return None
         return self.home.resolve(self.password_file)
+
+    def _url(self, password_file: str | None) -> URL:
+        from rust_optuna.search.database import parse_url, sqlite_url
+
+        if self.storage is None:
+            return sqlite_url(self.home.database)
+        return parse_url(self.storage, self.home, password_file)
 
     @property
     def artifacts(self) -> str:
@@ -102,7 +104,8 @@ def settings() -> Settings:
     meta = click.get_current_context().meta
 
     def value(name: str) -> str | None:
-        return meta.get(_META + name) or os.environ.get(f"RUST_OPTUNA_{name.upper()}") or None
+        # A file of variables with Windows' line ends leaves a \r at the end of each.
+        return meta.get(_META + name) or os.environ.get(f"RUST_OPTUNA_{name.upper()}", "").rstrip("\r\n") or None
 
     return Settings(Home.find(value("home")), value("storage"), value("artifacts"), value("password_file"))
 

@@ -1,13 +1,42 @@
-"""What commands print alike: JSON, the next command, progress bars."""
+"""What commands print alike: JSON, the next command, progress bars; and that all of it can be shown."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
+
+PLAIN = {"–": "-", "×": "x", "±": "+/-", "…": "...", "≥": ">=", "≤": "<=", "→": "->", "’": "'"}
+"""What stands for a character of ours where the output cannot show it; any other is shown as Python writes it."""
+REPLACE = "rust_optuna.plain"
+"""The name of `_plain` among Python's handlers of encoding errors."""
+
+
+def replace_what_cannot_be_shown() -> None:
+    """Let the standard streams replace characters that they cannot show, where Python would fail at the first.
+
+    A terminal may be Latin-1, a pipe ASCII, and the name of a file not even Unicode.
+    """
+    codecs.register_error(REPLACE, _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=REPLACE)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end
+
+
+def _in_ascii(character: str) -> str:
+    return PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode()
 
 
 def print_json(document: Any) -> None:

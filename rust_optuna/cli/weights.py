@@ -11,6 +11,7 @@ import click
 
 from rust_optuna.cli.options import home_option, settings
 from rust_optuna.errors import WeightsError
+from rust_optuna.study_file import toml_string
 
 if TYPE_CHECKING:
     from rust_optuna.learn.backbone import WeightsReport
@@ -57,6 +58,6 @@ def _to_text(report: WeightsReport) -> str:
             f"  kernels     standard deviation {report.kernel_deviation:.4f}; "
             f"they differ from random ones by {report.mean_change:.4f} on average",
             f"  sha256      {report.sha256}",
-            f'Use it in a study file: [model] weights = "{report.path}"',
+            f"Use it in a study file: [model] weights = {toml_string(str(report.path))}",
         ]
     )

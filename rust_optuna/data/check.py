@@ -22,6 +22,7 @@ from rust_optuna.data.manifest import (
     split_problems,
     stack_labels,
 )
+from rust_optuna.data.patients import undecided, warning
 from rust_optuna.data.radiographs import ImageFacts, examine
 from rust_optuna.data.threads import Progress, map_in_threads
 from rust_optuna.data.views import mapping_of_films, mapping_problems
@@ -167,6 +168,8 @@ def _notes(films: Sequence[Film]) -> list[str]:
         for view, cortices in mapping_of_films(films).cortices.items()
         if len(cortices) > 2
     ]
+    if groups := undecided(films):
+        notes.append(warning(groups, films))
     absent = [name for name, count in zip(LABELS, stack_labels(films).sum(axis=0), strict=True) if count == 0]
     if absent:
         notes.append(f"no film has the label {', '.join(absent)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 from rust_optuna.data.tables import parse_csv
 from rust_optuna.errors import ManifestError, Problem
 from rust_optuna.paths import atomic_write
+from rust_optuna.spelling import Spelling, composed
 
 VIEWS = ("anteroposterior", "lateral")
 CORTICES = ("medial", "lateral", "anterior", "posterior")
@@ -23,6 +26,10 @@ LABELS = (
     *(f"{cortex}_{subscore}" for cortex in CORTICES for subscore in SUBSCORES),
 )
 COLUMNS = ("image", "patient", "visit", "view", *CORTICES, "split")
+DISTINCT = "distinct"
+"""A column that may be left out: ``yes`` where a patient is another than those whose names are alike."""
+SUBSCORE = re.compile(r"([1-4])(\.0*)?")
+"""A subscore as people and programs write it: tables with empty cells often keep whole numbers as ``2.0``."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +39,13 @@ class Film:
     Args:
         row: the row in the file it was read from; the header is row 1.
         image: absolute path of the image file.
-        patient: who; one name over all visits.
+        patient: who; one name over all visits, its accents composed.
         visit: which of the patient's visits; may be empty.
         view: one of `VIEWS`.
         subscores: one for each of `CORTICES`, 1 to 4, or None where unreadable or not shown.
         split: one of `SPLITS`, or empty before the split.
+        distinct: somebody said that this patient is another than those whose names are alike, see
+            `rust_optuna.data.patients`.
     """
 
     row: int
@@ -46,6 +55,7 @@ class Film:
     view: str
     subscores: tuple[int | None, ...]
     split: str = ""
+    distinct: bool = False
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -86,7 +96,8 @@ def read_manifest(
     """Read and validate a manifest.
 
     Images are named relative to the manifest's folder (``..`` is allowed, an absolute path is not, for it
-    would hold on one machine only). Wholly blank lines are passed over.
+    would hold on one machine only); a name whose accents the disk composes otherwise is found. Wholly blank
+    lines are passed over.
 
     Args:
         path: the CSV file, UTF-8 with or without a byte-order mark.
@@ -97,9 +108,9 @@ def read_manifest(
         ManifestError: with every violation found, each with its row.
     """
     path = Path(path)
-    rows = _read_rows(path)
+    header, rows = _read_rows(path)
     problems: list[Problem] = []
-    films = _parse_rows(rows, path.parent.resolve(), problems)
+    films = _parse_rows(header, rows, path.parent.resolve(), problems)
     if require_split:
         problems += split_problems(films)
     if require_files:
@@ -114,16 +125,33 @@ def read_manifest(
 
 
 def write_manifest(path: str | os.PathLike[str], films: Iterable[Film]) -> None:
-    """Write a manifest whole or not at all, images relative to its folder, rows in the given order."""
+    """Write a manifest whole or not at all, images relative to its folder, rows in the given order.
+
+    A file that is replaced keeps its byte-order mark and its line ends: spreadsheets take one without for Latin-1.
+    """
     path = Path(path)
     folder = path.parent.resolve()
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+    films = tuple(films)
+    # Without a decision about patients' names the table has the columns that everybody knows.
+    columns = (*COLUMNS, DISTINCT) if any(film.distinct for film in films) else COLUMNS
+    encoding, end = _encoding_and_line_end(path)
+    with atomic_write(path) as temporary, temporary.open("w", encoding=encoding, newline="") as file:
+        writer = csv.writer(file, lineterminator=end)
+        writer.writerow(columns)
         for film in films:
             image = Path(os.path.relpath(film.image, folder)).as_posix()
             scores = ["" if score is None else score for score in film.subscores]
-            writer.writerow([image, film.patient, film.visit, film.view, *scores, film.split])
+            cells = [image, film.patient, film.visit, film.view, *scores, film.split, "yes" if film.distinct else ""]
+            writer.writerow(cells[: len(columns)])
+
+
+def _encoding_and_line_end(path: Path) -> tuple[str, str]:
+    try:
+        with path.open("rb") as file:
+            header = file.readline()
+    except OSError:
+        header = b""
+    return ("utf-8-sig" if header.startswith(BOM_UTF8) else "utf-8"), ("\r\n" if header.endswith(b"\r\n") else "\n")
 
 
 def split_problems(films: Sequence[Film]) -> list[Problem]:
@@ -154,8 +182,8 @@ def named_rows(rows: Sequence[int], most: int = 10) -> str:
     return f"{len(rows):,} rows ({', '.join(map(str, rows[:most]))}, …)"
 
 
-def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the rows with their header checked, cells in the order of `COLUMNS`; ragged rows as they are."""
+def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header, checked, and the rows below it."""
     rows = parse_csv(path)
     if not rows:
         raise ManifestError(str(path), [Problem("file", "is empty")])
@@ -165,31 +193,33 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
         problems.append(Problem("file", "has no films, only a header"))
     if problems:
         raise ManifestError(str(path), problems)
-    order = [header.index(column) for column in COLUMNS]
-    return [(number, [cells[i] for i in order] if len(cells) == len(header) else cells) for number, cells in rows[1:]]
+    return header, rows[1:]
 
 
 def _header_problems(header: Sequence[str]) -> list[Problem]:
     if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
         return [Problem("row 1", "columns are to be separated by commas")]
     problems = [Problem("row 1", f"column {c!r} is missing") for c in COLUMNS if c not in header]
-    problems += [Problem("row 1", f"column {c!r} is unknown") for c in header if c not in COLUMNS]
-    twice = [c for c in COLUMNS if header.count(c) > 1]
+    problems += [Problem("row 1", f"column {c!r} is unknown") for c in header if c not in (*COLUMNS, DISTINCT)]
+    twice = [c for c in (*COLUMNS, DISTINCT) if header.count(c) > 1]
     return problems + [Problem("row 1", f"column {c!r} stands there {header.count(c)} times") for c in twice]
 
 
-def _parse_rows(rows: Iterable[tuple[int, list[str]]], folder: Path, problems: list[Problem]) -> list[Film]:
+def _parse_rows(
+    header: Sequence[str], rows: Iterable[tuple[int, list[str]]], folder: Path, problems: list[Problem]
+) -> list[Film]:
     """Return the films of the well-formed rows; append what is wrong with the others to ``problems``."""
     films: list[Film] = []
     row_of_image: dict[Path, int] = {}
+    spelling = Spelling()
     for number, cells in rows:
-        if len(cells) != len(COLUMNS):
-            what = f"has {len(cells)} cells, the header has {len(COLUMNS)}"
+        if len(cells) != len(header):
+            what = f"has {len(cells)} cells, the header has {len(header)}"
             problems.append(Problem(f"row {number}", what))
             continue
-        values = dict(zip(COLUMNS, cells, strict=True))
+        values = {DISTINCT: ""} | dict(zip(header, cells, strict=True))
         found = _row_problems(number, values)
-        image = Path(os.path.normpath(folder / values["image"]))
+        image = spelling.find(Path(os.path.normpath(folder / values["image"])))
         if values["image"] and row_of_image.setdefault(image, number) != number:
             what = f"{values['image']!r} already stands in row {row_of_image[image]}"
             found.append(Problem(f"row {number}, image", what))
@@ -206,10 +236,12 @@ def _row_problems(number: int, values: dict[str, str]) -> list[Problem]:
         found.append(("image", f"{values['image']!r} is absolute, not relative to the manifest"))
     if values["view"] not in VIEWS:
         found.append(("view", f"{values['view']!r} is not {' or '.join(VIEWS)}"))
-    allowed = {"", *map(str, SUBSCORES)}
-    found += [(c, f"{values[c]!r} is not 1, 2, 3, 4 or empty") for c in CORTICES if values[c] not in allowed]
+    wrong = [c for c in CORTICES if values[c] and not SUBSCORE.fullmatch(values[c])]
+    found += [(c, f"{values[c]!r} is not 1, 2, 3, 4 or empty") for c in wrong]
     if values["split"] not in {"", *SPLITS}:
         found.append(("split", f"{values['split']!r} is not {', '.join(SPLITS)} or empty"))
+    if values[DISTINCT] not in ("", "yes"):
+        found.append((DISTINCT, f"{values[DISTINCT]!r} is not yes or empty"))
     return [Problem(f"row {number}, {column}", what) for column, what in found]
 
 
@@ -217,9 +249,10 @@ def _film(number: int, image: Path, values: dict[str, str]) -> Film:
     return Film(
         row=number,
         image=image,
-        patient=values["patient"],
+        patient=composed(values["patient"]),
         visit=values["visit"],
         view=values["view"],
-        subscores=tuple(int(values[cortex]) if values[cortex] else None for cortex in CORTICES),
+        subscores=tuple(int(values[cortex][0]) if values[cortex] else None for cortex in CORTICES),
         split=values["split"],
+        distinct=values[DISTINCT] == "yes",
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from rust_optuna.data.manifest import CORTICES, SUBSCORES, Film, Manifest, read_manifest, write_manifest
 from rust_optuna.data.tables import parse_csv
 from rust_optuna.errors import DataError, ManifestError, Problem
+from rust_optuna.spelling import Spelling
 
 VIEW_COLUMNS = {"view_antpr": "anteroposterior", "view_later": "lateral"}
 IDENTITY_COLUMNS = ("index", "study_id", "record_id", "event_arm")
@@ -61,7 +62,7 @@ def import_published(labels: Path, filenames: Path, images: Path, output: Path, 
     files = _Files(labels, filenames)
     problems: list[Problem] = []
     rows = _label_rows(files, problems)
-    names = _name_rows(files)
+    names = _as_spelled(_name_rows(files), images)
     if len(rows) != len(names):
         what = f"{len(rows):,} rows, but {filenames.name} has {len(names):,}"
         problems.append(Problem(labels.name, what))
@@ -107,6 +108,13 @@ def _name_rows(files: _Files) -> list[tuple[int, str]]:
     if problems:
         raise ManifestError(str(files.filenames), problems)
     return [(row, cells[0]) for row, cells in rows]
+
+
+def _as_spelled(names: list[tuple[int, str]], images: Path) -> list[tuple[int, str]]:
+    """Return the file names as the images' folder spells them."""
+    spelling = Spelling()
+    folder = spelling.find(images.resolve())
+    return [(row, str(spelling.find(folder / name).relative_to(folder))) for row, name in names]
 
 
 def _film(files: _Files, row: int, cells: Sequence[str], image: Path, problems: list[Problem]) -> Film | None:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rust_optuna.errors import MissingExtraError, RustOptunaError
@@ -54,6 +55,8 @@ def load_tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    # TensorFlow's own copy of Keras would make a folder named ~ for a user without a home folder.
+    os.environ["KERAS_HOME"] = str(keras_home())
     with _without_chatter():
         import tensorflow as tf
 
@@ -88,6 +91,19 @@ def load_keras() -> Any:
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError("keras was imported with another backend before rust_optuna.learn")
     return keras
+
+
+def keras_home() -> Path:
+    """Return the folder that Keras keeps its settings and downloads in.
+
+    That is ``KERAS_HOME``, else ``.keras`` in the user's home folder. Where there is none, or it cannot be written to,
+    it is ``.keras`` in the folder for temporary files.
+    """
+    given = os.environ.get("KERAS_HOME")
+    folder = Path(os.path.expanduser(given or "~/.keras"))
+    if folder.parts[0] == "~" or not (given or os.access(folder.parent, os.W_OK)):
+        return Path(tempfile.gettempdir()) / ".keras"
+    return folder.absolute()
 
 
 def describe_device() -> str:

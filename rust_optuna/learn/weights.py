@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import os
 import re
 import socket
 import sys
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,7 +19,7 @@ import numpy as np
 
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.errors import WeightsError
-from rust_optuna.learn.runtime import load_keras
+from rust_optuna.learn.runtime import keras_home, load_keras
 
 IMAGENET_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
 IMAGENET_ADDRESS = f"https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/{IMAGENET_FILE}"
@@ -62,7 +60,7 @@ def imagenet_file() -> Path:
     Raises:
         WeightsError: the file is absent or damaged, and could not be downloaded.
     """
-    folder = _keras_home() / "models"
+    folder = keras_home() / "models"
     path = folder / IMAGENET_FILE
     if path.is_file() and digest(path, "md5") == IMAGENET_MD5:
         return path
@@ -75,7 +73,7 @@ def imagenet_file() -> Path:
             found = keras.utils.get_file(
                 IMAGENET_FILE,
                 IMAGENET_ADDRESS,
-                cache_dir=str(_keras_home()),
+                cache_dir=str(keras_home()),
                 cache_subdir="models",
                 file_hash=IMAGENET_MD5,
             )
@@ -161,14 +159,6 @@ def digest(path: Path, algorithm: str) -> str:
 def _digest_of_version(path: Path, algorithm: str, _changed: int, _size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def _keras_home() -> Path:
-    """Return the folder that Keras keeps its downloads in, by Keras's own rule."""
-    if "KERAS_HOME" in os.environ:
-        return Path(os.environ["KERAS_HOME"])
-    home = os.path.expanduser("~")
-    return Path(home if os.access(home, os.W_OK) else tempfile.gettempdir()) / ".keras"
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from rust_optuna.data.synthetic import synthesize
 from rust_optuna.errors import DataError, WeightsError
 from rust_optuna.learn.weights import imagenet_file
 from rust_optuna.paths import Home, atomic_write
+from rust_optuna.study_file import toml_string
 
 Progress = Callable[[int, int], None]
 
@@ -99,7 +100,7 @@ def draw_films(demo: Demo, home: Home, progress: Progress | None = None) -> Path
 
 def write_studies(demo: Demo, home: Home) -> list[Path]:
     """Write the demo's study files, with its weights and the layer that suits them, beside its films."""
-    lines = {'weights = "imagenet"': f'weights = "{demo.weights}"'}
+    lines = {'weights = "imagenet"': f"weights = {toml_string(demo.weights)}"}
     if demo.weights == "random":
         lines[f'output = "{PRETRAINED_OUTPUT}"'] = f'output = "{RANDOM_OUTPUT}"'
     paths = []

@@ -89,6 +89,8 @@ def child_environment(home: Home, url: URL, artifacts: str, password_file: Path 
         "RUST_OPTUNA_HOME": str(home.root),
         "RUST_OPTUNA_STORAGE": url.render_as_string(hide_password=False),
         "RUST_OPTUNA_ARTIFACTS": artifacts,
+        # Its log is read as UTF-8, whatever this terminal is.
+        "PYTHONIOENCODING": "utf-8",
         **({"RUST_OPTUNA_PASSWORD_FILE": str(password_file)} if password_file is not None else {}),
     }
 

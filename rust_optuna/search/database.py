@@ -34,6 +34,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from rust_optuna.errors import MissingExtraError, NoDatabaseError, StorageError
 from rust_optuna.processes import sleep_unless
 from rust_optuna.search import migrations, tables
+from rust_optuna.search.encodings import holds_unicode
 from rust_optuna.search.refusal import check_file_system, check_optuna
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
     if backend == "sqlite":
         if not url.database or url.database == ":memory:":
             raise StorageError("An in-memory SQLite database cannot be shared with workers: name a file")
-        return url.set(drivername="sqlite", database=str(home.resolve(url.database)))
+        return sqlite_url(home.resolve(url.database)).set(query=url.query)
     if password_file and url.password is None and not {"password", "passfile"} & set(url.query):
         url = url.set(password=_read_password(home.resolve(password_file)))
     if backend == "postgresql":
@@ -94,10 +95,26 @@ def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
     raise StorageError(f"{backend} is not supported: use sqlite, postgresql or mysql")
 
 
+def sqlite_url(file: Path) -> URL:
+    """Return the URL of an SQLite file, whatever characters its name holds.
+
+    Raises:
+        StorageError: the name is not UTF-8, which a URL cannot say.
+    """
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise StorageError(
+            f"The database's path {str(file)!r} is not valid UTF-8: rename that folder, or name another file with "
+            "--storage sqlite:////FOLDER/rust_optuna.db"
+        ) from None
+    return URL.create("sqlite", database=str(file))
+
+
 def _read_password(path: Path) -> str:
     """Return the first line of a file, which is all it holds."""
     try:
-        password = path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+        password = path.read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise StorageError(f"The password file {path} cannot be read: {what}") from None
@@ -152,12 +169,14 @@ class Database:
     def _connect_arguments(self) -> dict[str, Any]:
         """Return what every connection to a server is told: not to wait for ever on a dead network; PostgreSQL, UTC.
 
+        Text travels as UTF-8: a PostgreSQL without an encoding would hand out bytes.
+
         What the URL says of these stands: SQLAlchemy would let them replace it.
         """
         ours: dict[str, Any] = {"connect_timeout": 10}
         if self.url.get_backend_name() == "postgresql":
             ours |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-            ours |= {"tcp_user_timeout": ANSWER_SECONDS * 1000}
+            ours |= {"tcp_user_timeout": ANSWER_SECONDS * 1000, "client_encoding": "utf8"}
         else:
             ours |= {"read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
         ours = {name: value for name, value in ours.items() if name not in self.url.query}
@@ -195,6 +214,11 @@ class Database:
                     cursor.execute("SET time_zone = '+00:00'")
 
         if not self.is_sqlite:
+
+            @sa.event.listens_for(engine, "connect", once=True)
+            def look(connection: Any, record: Any) -> None:
+                setattr(engine.dialect, tables.HOLDS_UNICODE, holds_unicode(connection))
+
             return
         begin = "BEGIN" if self.read_only else "BEGIN IMMEDIATE"
 
@@ -235,13 +259,18 @@ class Database:
         return storage
 
     def create(self, artifacts: str) -> None:
-        """Make the tables where they are missing; safe to call from many processes at once, and after it was killed."""
+        """Make the tables where they are missing; safe to call from many processes at once, and after it was killed.
+
+        Raises:
+            StorageError: the database cannot hold where the artifacts are.
+        """
         import optuna
 
         if self.is_sqlite:
             Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
         with self.exclusive("schema"):
             if self.version() is None:
+                self._check_location(artifacts)
                 text = self.url.render_as_string(hide_password=False)
                 optuna.storages.RDBStorage(text, engine_kwargs=self._optunas_engine_arguments).engine.dispose()
                 with self.engine.begin() as connection:
@@ -249,6 +278,19 @@ class Database:
                     migrations.upgrade(connection, None)
                     row = {"version": tables.SCHEMA_VERSION, "artifacts": artifacts, "token": secrets.token_hex(16)}
                     connection.execute(tables.schema.insert().values(row))
+
+    def _check_location(self, artifacts: str) -> None:
+        """Refuse to make a database that could not hold where its artifacts lie; it has been connected to."""
+        if artifacts.isascii():
+            return
+        if any("\ud800" <= character <= "\udfff" for character in artifacts):
+            raise StorageError(f"The artifacts' location {artifacts!r} is not valid UTF-8: name another folder")
+        if not getattr(self.engine.dialect, tables.HOLDS_UNICODE, True):
+            raise StorageError(
+                f"{self} was made with an encoding that may not hold the artifacts' location {artifacts}: name a "
+                "folder in ASCII, or make the database anew in UTF-8 (createdb --encoding=UTF8 --template=template0 "
+                "NAME, or, in MariaDB, CREATE DATABASE NAME CHARACTER SET utf8mb4)"
+            )
 
     def upgrade(self) -> int | None:
         """Bring tables of an earlier version up to date; return that version, None where there are none.

@@ -21,10 +21,6 @@ from rust_optuna.search.tables import StudyKey, attempt, database_now, point, st
 
 MAX_FAILURES = 3
 """Errors of the objective after which a point is a hole."""
-LONGEST_REASON = 10_000
-"""Characters of an error's message that are kept: MariaDB takes no more than 64 KB."""
-LONGEST_DEVICE = 255
-"""Characters of a device's name that are kept: many GPUs by their long identifiers are more."""
 MAX_LOSSES = 20
 """Lost leases and releases after which a point is a hole."""
 
@@ -76,7 +72,7 @@ class Ledger:
 
         def enter(connection: Connection) -> None:
             connection.execute(worker.delete().where(worker.c.id == worker_id))
-            values = {"id": worker_id, "host": host, "process": process, "device": device[:LONGEST_DEVICE]}
+            values = {"id": worker_id, "host": host, "process": process, "device": device}
             now = database_now()
             connection.execute(worker.insert().values(**values, started_at=now, beat_at=now))
 
@@ -381,11 +377,6 @@ def _expire(connection: Connection, study_id: int) -> int:
     return len(rows)
 
 
-def _storable(text: str) -> str:
-    """Return what every database takes of a message: some refuse a NUL, and what is no Unicode."""
-    return text[:LONGEST_REASON].replace("\0", "").encode(errors="replace").decode()
-
-
 def _end_attempt(connection: Connection, row: sa.Row[Any], outcome: str, reason: str, fault: str) -> None:
     """End a locked point's live attempt without a result: the point waits again, or is a hole."""
     failures = row.failures + (outcome == "failed")
@@ -394,7 +385,7 @@ def _end_attempt(connection: Connection, row: sa.Row[Any], outcome: str, reason:
     connection.execute(
         attempt.update()
         .where(attempt.c.point_id == row.id, attempt.c.number == row.attempt)
-        .values(outcome=outcome, reason=_storable(reason), fault=fault, ended_at=database_now())
+        .values(outcome=outcome, reason=reason, fault=fault, ended_at=database_now())
     )
     connection.execute(
         point.update()

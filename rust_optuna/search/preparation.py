@@ -17,6 +17,7 @@ from rust_optuna.data.development import DevelopmentSet, development_set
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.folds import labels_missing
 from rust_optuna.data.manifest import read_manifest
+from rust_optuna.data.patients import undecided
 from rust_optuna.errors import ConfigurationError, FingerprintError, OpenHolesError, Problem, StudyError
 from rust_optuna.learn.weights import weights_scheme
 from rust_optuna.paths import Home
@@ -50,6 +51,7 @@ class PreparedStudy:
         inheritance: what it takes from another study; None for nothing, or nothing that is known yet.
         alternatives: the values that its points may inherit: one set of them, which is empty for a study that inherits
             nothing; as many as its source may bring where that is not done yet.
+        undecided: how many groups of its patients' names may be one patient's each.
     """
 
     configuration: StudyConfiguration
@@ -59,6 +61,7 @@ class PreparedStudy:
     points: Sequence[Mapping[str, Any]]
     inheritance: Inheritance | None
     alternatives: Sequence[Mapping[str, Value]]
+    undecided: int = 0
 
     @property
     def inherited(self) -> Mapping[str, Value]:
@@ -116,6 +119,12 @@ class PreparedStudy:
                 f"differs from {source}, whose best point it takes: {difference.words(source)}"
                 for difference in self.inheritance.differences
             ]
+        if self.undecided:
+            notes.append(
+                "some patients' names are alike and may be one patient's, who would then be in several folds or on "
+                f"both sides of the split (groups of such names: {self.undecided}): rust-optuna data check MANIFEST "
+                "lists them"
+            )
         folds = self.development.folds
         if missing := labels_missing(folds, self.development.labels):
             notes.append(
@@ -195,7 +204,8 @@ def prepare(
     refuse_problems(manifest, index, progress)
     development = development_set(manifest, index, folds=configuration.folds, seed=configuration.seed)
     points = load_parameters(database, known.id) if database and known else design.draw(configuration)
-    prepared = PreparedStudy(configuration, home, known, development, points, inheritance, alternatives)
+    doubts = len(undecided(manifest.films))
+    prepared = PreparedStudy(configuration, home, known, development, points, inheritance, alternatives, doubts)
     if database is not None and best is not None and inheritance is not None:
         differences = _differences(prepared, best, load_development(database, best.study))
         return replace(prepared, inheritance=replace(inheritance, differences=differences))

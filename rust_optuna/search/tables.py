@@ -18,14 +18,64 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
 )
 from sqlalchemy.dialects.mysql import LONGTEXT
+from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 SCHEMA_VERSION = 3
 """The newest migration's number (`rust_optuna.search.migrations`)."""
+
+HOLDS_UNICODE = "rust_optuna_holds_unicode"
+"""The attribute of an engine's dialect that says whether its database can hold every character (`Database`)."""
+
+
+class Words(TypeDecorator[str]):
+    r"""Text that others wrote, such as an error's message: any characters, of which no database can hold all.
+
+    None can hold what is no Unicode, PostgreSQL holds no NUL, and a database that was made with another encoding than
+    UTF-8 holds few characters: there, all but ASCII is kept as Python writes it in a string, ``\xf6`` for ö.
+
+    Args:
+        length: the most characters that are kept.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return what is stored of a text."""
+        if value is None:
+            return None
+        # Cut before, too: a message may be of any length.
+        text = value[: self.length].replace("\0", "").encode(errors="replace").decode()
+        if not getattr(dialect, HOLDS_UNICODE, True):
+            text = text.encode("ascii", "backslashreplace").decode()
+        return text[: self.length]
+
+
+class LongWords(Words):
+    """The same in a column that has no length of its own."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        TypeDecorator.__init__(self)
+        self.length = length
+
+
+LONGEST_REASON = 10_000
+"""Characters of an error's message that are kept: MariaDB takes no more than 64 KB."""
+LONGEST_NAME = 255
+"""Characters of a host's or device's name that are kept: many GPUs by their long identifiers are more."""
 
 metadata = MetaData()
 _PREFIX = "rust_optuna_"
@@ -126,7 +176,7 @@ attempt = Table(
         CheckConstraint("outcome IN ('running', 'complete', 'pruned', 'failed', 'lost', 'released')"),
         nullable=False,
     ),
-    Column("reason", Text),
+    Column("reason", LongWords(LONGEST_REASON)),
     Column("trial", Integer),
     Column("result", _Document),
     Column("artifact", String(64)),
@@ -154,9 +204,9 @@ worker = Table(
     f"{_PREFIX}worker",
     metadata,
     Column("id", String(64), primary_key=True),
-    Column("host", String(255), nullable=False),
+    Column("host", Words(LONGEST_NAME), nullable=False),
     Column("process", Integer, nullable=False),
-    Column("device", String(255), nullable=False),
+    Column("device", Words(LONGEST_NAME), nullable=False),
     Column("started_at", Double, nullable=False),
     Column("beat_at", Double, nullable=False),
 )

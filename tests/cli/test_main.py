@@ -42,6 +42,13 @@ def test_every_command_is_listed():
     assert invoke("nothing-of-the-kind").exit_code == 2
 
 
+def test_a_variable_from_a_file_with_windows_line_ends_is_read(sqlite, home):
+    make_study(sqlite, home)
+    url = sqlite.url.render_as_string()
+    done = invoke("study", "list", RUST_OPTUNA_STORAGE=f"{url}\r", RUST_OPTUNA_HOME=f"{home.root}\r")
+    assert (done.exit_code, "regime-1" in done.output) == (0, True), done.output
+
+
 def test_options_may_stand_before_the_command_or_after_it_and_the_later_wins(sqlite, home, tmp_path):
     make_study(sqlite, home)
     url = sqlite.url.render_as_string()

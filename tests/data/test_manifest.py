@@ -1,3 +1,4 @@
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from rust_optuna.data.manifest import (
     write_manifest,
 )
 from rust_optuna.errors import ManifestError
+from rust_optuna.spelling import composed
 
 HEADER = ",".join(COLUMNS)
 GOOD = "films/a.png,p1,v1,anteroposterior,1,2,,,development"
@@ -57,10 +59,39 @@ def test_the_label_is_one_hot_in_the_order_of_labels(tmp_path):
     assert len(LABELS) == 18
 
 
+@pytest.mark.parametrize("written", ["2", "2.0", "2.", "2.00"])
+def test_a_whole_number_may_have_gone_through_a_table_of_floats(tmp_path, written):
+    path = write(tmp_path, f"a.png,p,v,lateral,,,{written},1.0,")
+    (film,) = read_manifest(path).films
+    assert film.subscores == (None, None, 2, 1)
+    write_manifest(path, [film])
+    assert path.read_text().splitlines()[1] == "a.png,p,v,lateral,,,2,1,"
+
+
+@pytest.mark.parametrize("written", ["0.0", "5.0", "2.5", "2.01", "-2", "2,0", "٢", "nan", "2e0"])
+def test_what_is_no_subscore_is_refused(tmp_path, written):
+    assert problems(write(tmp_path, f'a.png,p,v,lateral,,,"{written}",,')) == [
+        ("row 2, anterior", f"{written!r} is not 1, 2, 3, 4 or empty")
+    ]
+
+
+def test_whether_a_patient_is_distinct_is_an_optional_column(tmp_path):
+    header, rows = f"{HEADER},distinct", [f"{GOOD},yes", "b.png,p2,v,lateral,,,,,,", "c.png,p2,v,lateral,,,,,,no"]
+    assert problems(write(tmp_path, *rows, header=header)) == [("row 4, distinct", "'no' is not yes or empty")]
+    path = write(tmp_path, *rows[:2], header=header)
+    films = read_manifest(path).films
+    assert [film.distinct for film in films] == [True, False]
+    write_manifest(path, films)
+    assert read_manifest(path).films == films
+    assert path.read_text().splitlines()[0] == header
+    write_manifest(path, films[1:])
+    assert path.read_text().splitlines()[0] == HEADER
+
+
 def test_every_violation_is_reported_with_its_row(tmp_path):
     path = write(
         tmp_path,
-        "a.png,p,v,oblique,5,1.0,,,",
+        "a.png,p,v,oblique,5,1.5,,,",
         GOOD,
         ",,v,lateral,,,,,train",
         "/abs/b.png,p,v,lateral,,,,,",
@@ -68,7 +99,7 @@ def test_every_violation_is_reported_with_its_row(tmp_path):
     assert problems(path) == [
         ("row 2, view", "'oblique' is not anteroposterior or lateral"),
         ("row 2, medial", "'5' is not 1, 2, 3, 4 or empty"),
-        ("row 2, lateral", "'1.0' is not 1, 2, 3, 4 or empty"),
+        ("row 2, lateral", "'1.5' is not 1, 2, 3, 4 or empty"),
         ("row 4, image", "is empty"),
         ("row 4, patient", "is empty"),
         ("row 4, split", "'train' is not development, holdout or empty"),
@@ -195,8 +226,20 @@ def test_what_is_written_is_read_back(films, tmp_path_factory):
     found = read_manifest(path).films
     assert [film.row for film in found] == list(range(2, len(films) + 2))
     assert [(f.image, f.patient, f.visit, f.view, f.subscores, f.split) for f in found] == [
-        (f.image, f.patient, f.visit, f.view, f.subscores, f.split) for f in films
+        (f.image, composed(f.patient), f.visit, f.view, f.subscores, f.split) for f in films
     ]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("mark", [b"", BOM_UTF8])
+def test_a_byte_order_mark_and_line_ends_are_read_and_kept(tmp_path, mark, end):
+    path = write(tmp_path, GOOD.replace("p1", "Müller"), "b.png,p2,v,lateral,,,,,holdout")
+    content = mark + path.read_bytes().replace(b"\n", end)
+    path.write_bytes(content)
+    films = read_manifest(path).films
+    assert [film.patient for film in films] == ["Müller", "p2"]
+    write_manifest(path, films)
+    assert path.read_bytes() == content
 
 
 def test_images_are_written_relative_to_the_manifest(tmp_path):

@@ -41,8 +41,9 @@ def server():
 
 @pytest.mark.parametrize("server_url", [SERVER, "mariadb://rust@database/rust"])
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
-def test_a_password_file_gives_the_password_that_the_url_leaves_out(tmp_path, server_url, end):
-    (tmp_path / "password").write_bytes((PASSWORD + end).encode())
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_password_file_gives_the_password_that_the_url_leaves_out(tmp_path, server_url, encoding, end):
+    (tmp_path / "password").write_bytes((PASSWORD + end).encode(encoding))
     url = parse_url(server_url, Home(tmp_path), "password")
     assert url.password == PASSWORD
 

@@ -104,3 +104,29 @@ def test_an_operation_runs_on_one_thread_whatever_the_environment_says():
     others = {"TF_NUM_INTRAOP_THREADS": "4", "TF_NUM_INTEROP_THREADS": "5", "CUDA_VISIBLE_DEVICES": "-1"}
     done = run(code, RUST_OPTUNA_CORES="3", **others)
     assert done.stdout.splitlines() == ["1 3", f"CPU: {machine.processor()}"]
+
+
+@pytest.mark.tensorflow
+def test_a_user_without_a_home_folder_gets_no_folder_named_by_a_tilde(tmp_path):
+    code = (
+        "import os, pwd, tempfile\n"
+        "def unknown(user): raise KeyError(user)\n"
+        "pwd.getpwuid = unknown\n"
+        "from rust_optuna.learn.runtime import keras_home, load_keras\n"
+        "load_keras()\n"
+        "print(keras_home(), os.listdir())"
+    )
+    here = {name: value for name, value in os.environ.items() if name not in ("HOME", "KERAS_HOME")}
+    here |= {"PYTHONPATH": str(Path(runtime.__file__).parents[2]), "TMPDIR": str(tmp_path / "temporary")}
+    for folder in ("work", "temporary"):
+        (tmp_path / folder).mkdir()
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=tmp_path / "work", env=here, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{tmp_path / 'temporary' / '.keras'} []\n", done.stderr
+
+
+def test_keras_home_may_begin_with_a_tilde_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, folder in (("~/keras", tmp_path / "keras"), ("", tmp_path / ".keras")):
+        monkeypatch.setenv("KERAS_HOME", given)
+        assert runtime.keras_home() == folder

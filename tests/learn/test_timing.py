@@ -53,7 +53,7 @@ def test_a_steps_time_is_the_time_of_full_batches_divided_by_their_number(develo
     """On a clock that a trainer moves: 0.01 s a step and 0.001 s a film."""
     from rust_optuna.learn import timing
 
-    now = [0.0]
+    now = [100.0]
 
     class Trainer:
         def __init__(self, source, labels, films, trial, seed):
@@ -63,13 +63,15 @@ def test_a_steps_time_is_the_time_of_full_batches_divided_by_their_number(develo
             assert self.films % self.batch_size == 0
             now[0] += self.films // self.batch_size * 0.01 + self.films * 0.001
 
+    monkeypatch.setattr(timing, "BATCH_SIZES", (4, 16))
+    monkeypatch.setattr(timing, "FILMS_AN_EPOCH", 12)
     monkeypatch.setattr(timing, "FoldTrainer", Trainer)
     monkeypatch.setattr(timing, "side_by_side_threads", lambda: 1)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(TrainingTimer, "_cross_validate", lambda self, epochs=1: (0.0, 0))
     steps = dict(TrainingTimer(development, 24, trial).measure().steps)
     films = int((development.folds != 0).sum())
-    assert steps == pytest.approx({16: 0.01 + 0.016, films: 0.01 + films * 0.001})
+    assert steps == pytest.approx({4: 0.01 + 0.004, 16: 0.01 + 0.016, films: 0.01 + films * 0.001})
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -92,7 +94,7 @@ def test_a_film_takes_its_share_of_whole_micro_batches_on_all_threads(films, mon
     """On a clock that reading and extraction move: 2 s a film read, 0.1 s a film computed."""
     from rust_optuna.learn import timing
 
-    now = [0.0]
+    now = [100.0]
 
     class Extractor:
         slots, threads, width = 15, 2, 7
@@ -124,3 +126,19 @@ def test_extraction_is_timed_on_real_films(films):
     assert found.width == 288
     assert found.film == found.reading + 4 * found.flip
     assert min(found.reading, found.flip) > 0
+
+
+@pytest.mark.tensorflow
+def test_a_short_trial_takes_its_time_and_its_scores_their_room(development, trial, monkeypatch):
+    """On a clock that the trial moves by 3 s an epoch."""
+    from rust_optuna.learn import timing
+
+    now = [100.0]
+
+    def validate(films, source, configuration, **others):
+        now[0] += 3.0 * configuration.epochs
+
+    monkeypatch.setattr(timing, "cross_validate", validate)
+    monkeypatch.setattr(timing, "save_out_of_fold", lambda path, found: path.write_bytes(b"12345"))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    assert TrainingTimer(development, 24, trial)._cross_validate(2) == (6.0, 5)

@@ -24,7 +24,7 @@ MUTATED = (
 TESTS: dict[str, tuple[str, ...]] = {
     "rust_optuna/data/folds.py": ("tests/data/test_folds.py", "tests/data/test_split.py"),
     "rust_optuna/data/metrics.py": ("tests/data/test_metrics.py",),
-    "rust_optuna/data/split.py": ("tests/data/test_split.py",),
+    "rust_optuna/data/split.py": ("tests/data/test_split.py", "tests/data/test_patients.py"),
     "rust_optuna/learn/arithmetic.py": ("tests/learn/test_arithmetic.py",),
     "rust_optuna/learn/backbone.py": ("tests/learn/test_backbone.py", "tests/learn/test_extraction.py"),
     "rust_optuna/learn/cross_validation.py": (
