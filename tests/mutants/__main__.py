@@ -2,8 +2,8 @@
 
 Plants a seeded sample of faults, one at a time, into copies of the working tree, and runs the tests that belong to the
 faulty module, each time in a fresh process. Mutants that stand in the file are not run again unless their module or its
-tests have changed. The exit code is 1 while mutants survive that ``harmless.toml`` does not name, or are still to be
-run, and 2 if the tests fail with nothing planted.
+tests have changed (of a caught one, the test that caught it). The exit code is 1 while mutants survive that
+``harmless.toml`` does not name, or are still to be run, and 2 if the tests fail with nothing planted.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from tests.mutants.results import (
     Outcome,
     Results,
     Row,
+    States,
     describe,
     key_of,
     read_harmless,
-    states_of,
     summarise,
     survivors,
 )
@@ -52,7 +52,7 @@ def main(subject: Subject, arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     drawn = draw(subject.root, list(subject.tests), options.sample, options.seed)
     sample = [mutant for mutant in drawn if options.only in mutant.module]
-    results = Results(options.results, states_of(subject))
+    results = Results(options.results, States(subject))
     try:
         run_sample(subject, sample, results, options.processes, options.minutes)
     except FailsUnmutatedError as error:

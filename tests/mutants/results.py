@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -33,7 +34,7 @@ class Row:
 
     Args:
         key: names the mutant: a hash of the mutated module.
-        state: a hash of the module and of its tests; a row of another state is not reused.
+        state: a hash of what the outcome depends on (`States`); a row of another state is not used again.
         module: the path of the module.
         line: where the mutant differs, from 1.
         operator: Cosmic Ray's name of it.
@@ -79,7 +80,7 @@ class Results:
     Making one removes the rows of other states from the file: their code or tests have changed since.
     """
 
-    def __init__(self, path: Path | None, states: Mapping[str, str]) -> None:
+    def __init__(self, path: Path | None, states: States) -> None:
         self.path = path
         self.states = states
         self.rows: dict[str, Row] = {}
@@ -88,7 +89,7 @@ class Results:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         # A run that was killed may have left half a line.
         rows = [_from_line(line) for line in lines if line.endswith("\n")]
-        self.rows = {row.key: row for row in rows if states.get(row.module) == row.state}
+        self.rows = {row.key: row for row in rows if states.of(row.module, row.outcome, row.by) == row.state}
         if len(self.rows) < len(lines):
             new = path.with_name(f".{path.name}.new")
             new.write_text("".join(map(_as_line, self.rows.values())), encoding="utf-8")
@@ -100,7 +101,8 @@ class Results:
 
     def add(self, mutant: Mutant, outcome: Outcome, by: str | None, seconds: float) -> Row:
         """Keep what became of a mutant."""
-        state = self.states[mutant.module]
+        state = self.states.of(mutant.module, outcome, by)
+        assert state is not None
         fields = (mutant.module, mutant.line, mutant.operator, mutant.old, mutant.new)
         row = Row(key_of(mutant), state, *fields, outcome, by, round(seconds, 1))
         self.rows[row.key] = row
@@ -111,17 +113,58 @@ class Results:
         return row
 
 
-def states_of(subject: Subject) -> dict[str, str]:
-    """Return a hash of each module, of its tests, and of which databases they run on."""
-    databases = [name for name in DATABASES if os.environ.get(name)]
-    states = {}
-    for module, tests in subject.tests.items():
+class States:
+    """What the outcomes of mutants depend on, as hashes: an outcome of another state is not used again.
+
+    Args:
+        subject: what is mutated.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._root = subject.root
+        self._tests = subject.tests
+        self._databases = [name for name in DATABASES if os.environ.get(name)]
+
+    def of(self, module: str, outcome: Outcome, by: str | None) -> str | None:
+        """Return the state of an outcome: None for one of a module or a test that is no longer there.
+
+        What a test caught stays caught while the module and that test are as they were: tests that are added meanwhile
+        take nothing away. Every other outcome depends on all tests of the module, and on which databases they run on.
+
+        Args:
+            module: the path of the module.
+            outcome: of one of its mutants.
+            by: the test that caught it.
+        """
+        if module not in self._tests:
+            return None
+        if outcome is Outcome.CAUGHT and by is not None and "::" in by:
+            test = self._source_of(by)
+            return None if test is None else _digest((self._root / module).read_bytes(), by.encode(), test.encode())
+        tests = self._tests[module]
         files = dict.fromkeys([module, *(test.partition("::")[0] for test in tests)])
-        digest = hashlib.sha256(json.dumps([list(tests), databases]).encode())
-        for file in files:
-            digest.update(hashlib.sha256((subject.root / file).read_bytes()).digest())
-        states[module] = digest.hexdigest()[:16]
-    return states
+        contents = [(self._root / file).read_bytes() for file in files]
+        return _digest(json.dumps([list(tests), self._databases]).encode(), *contents)
+
+    def _source_of(self, test: str) -> str | None:
+        """Return the source of a test function, its decorators included."""
+        file, _, names = test.partition("[")[0].partition("::")
+        path, name = self._root / file, names.rpartition("::")[2]
+        if not path.is_file():
+            return None
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.name == name:
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                return "\n".join(text.splitlines()[first - 1 : node.end_lineno])
+        return None
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:16]
 
 
 def key_of(mutant: Mutant) -> str:

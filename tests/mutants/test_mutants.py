@@ -24,9 +24,9 @@ from tests.mutants.results import (
     Harmless,
     Outcome,
     Results,
+    States,
     key_of,
     read_harmless,
-    states_of,
     summarise,
     survivors,
 )
@@ -72,7 +72,7 @@ def toy(tmp_path) -> Subject:
 
 
 def run(subject, sample, path=None, **keywords):
-    results = Results(path, states_of(subject))
+    results = Results(path, States(subject))
     run_sample(subject, sample, results, keywords.pop("processes", 1), **keywords)
     return results
 
@@ -88,7 +88,7 @@ def test_a_fault_that_the_tests_see_is_caught_and_another_survives(toy):
 
 def test_a_run_goes_on_where_it_stopped(toy, tmp_path, capsys):
     path = tmp_path / "results" / "mutants.jsonl"
-    Results(path, states_of(toy)).add(CAUGHT, Outcome.TIMED_OUT, None, 1.0)
+    Results(path, States(toy)).add(CAUGHT, Outcome.TIMED_OUT, None, 1.0)
     with path.open("a") as file:
         file.write('{"key": "half a li')  # as a run that was killed leaves it
     run(toy, [CAUGHT, SURVIVOR], path)
@@ -106,18 +106,35 @@ def test_a_run_goes_on_where_it_stopped(toy, tmp_path, capsys):
 @pytest.mark.parametrize("changed", ["test_sums.py", "toy/sums.py"])
 def test_a_result_of_other_code_or_other_tests_is_not_used_again(toy, tmp_path, changed):
     path = tmp_path / "mutants.jsonl"
-    Results(path, states_of(toy)).add(CAUGHT, Outcome.CAUGHT, None, 1.0)
-    assert Results(path, states_of(toy)).of(CAUGHT)
+    Results(path, States(toy)).add(CAUGHT, Outcome.CAUGHT, None, 1.0)
+    assert Results(path, States(toy)).of(CAUGHT)
     (toy.root / changed).write_text((toy.root / changed).read_text() + "\n# changed\n")
-    assert Results(path, states_of(toy)).of(CAUGHT) is None
+    assert Results(path, States(toy)).of(CAUGHT) is None
     assert path.read_text() == ""
 
 
 def test_a_result_without_a_database_is_not_used_where_there_is_one(toy, monkeypatch):
     monkeypatch.delenv("RUST_OPTUNA_TEST_POSTGRESQL", raising=False)
-    before = states_of(toy)
+    before = States(toy).of("toy/sums.py", Outcome.SURVIVED, None)
     monkeypatch.setenv("RUST_OPTUNA_TEST_POSTGRESQL", "postgresql://")
-    assert states_of(toy) != before
+    assert States(toy).of("toy/sums.py", Outcome.SURVIVED, None) != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kept"),
+    [
+        ("import sys", "import sys\n\ndef test_more():\n    pass", True),
+        ('== "5"', '!= ""', False),
+        ('["of two"]', '["of two", "again"]', False),
+        ("def test_add_in_a_process_of_its_own", "def test_add", False),
+    ],
+)
+def test_what_a_test_caught_stays_caught_while_that_test_is_as_it_was(toy, tmp_path, old, new, kept):
+    path = tmp_path / "mutants.jsonl"
+    by = "test_sums.py::test_add_in_a_process_of_its_own[of two]"
+    Results(path, States(toy)).add(CAUGHT, Outcome.CAUGHT, by, 1.0)
+    (toy.root / "test_sums.py").write_text(TEST.replace(old, new))
+    assert (Results(path, States(toy)).of(CAUGHT) is not None) == kept
 
 
 def test_nothing_is_begun_after_the_last_minute(toy):
@@ -219,7 +236,7 @@ def test_the_processes_that_tests_start_meet_the_copy_of_this_project():
 
 
 def test_the_summary_takes_off_what_is_named_harmless(toy):
-    results = Results(None, states_of(toy))
+    results = Results(None, States(toy))
     rows = [results.add(CAUGHT, Outcome.CAUGHT, None, 1.0), results.add(SURVIVOR, Outcome.SURVIVED, None, 1.0)]
     lines = summarise(rows, [])
     assert "caught: 1 of 2 (50.0%)" in lines
