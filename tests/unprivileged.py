@@ -8,9 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,13 @@ class Person:
         uid: the number; no entry in /etc/passwd is needed.
         umask: of all that is started.
         place: a folder that holds both the shared one and the person's own.
+        variables: of the environment.
     """
 
     uid: int
     umask: int
     place: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shared(self) -> Path:
@@ -61,7 +63,7 @@ class Person:
     def command(self, words: Sequence[str | Path], **environment: str) -> tuple[list[str], dict[str, Any]]:
         """Return a command line that runs as this person, and the keyword arguments of ``subprocess``."""
         own = self.place / str(self.uid)
-        variables = {"HOME": str(own), "RUST_OPTUNA_HOME": str(self.shared), "PYTHONUNBUFFERED": "1"}
+        variables = {"HOME": str(own), "RUST_OPTUNA_HOME": str(self.shared), "PYTHONUNBUFFERED": "1", **self.variables}
         become = ["setpriv", f"--reuid={self.uid}", f"--regid={GROUP}", "--clear-groups", "--no-new-privs"]
         line = [*_reaching(self.place), *become, *map(str, words)]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **variables, **environment}
