@@ -151,6 +151,26 @@ class StorageError(RustOptunaError):
     """The database is missing, unreachable, or not one that this version can use."""
 
 
+class LockedError(RustOptunaError):
+    """Another process holds a lock, and does not get on.
+
+    Args:
+        path: the lock's file.
+        holder: who holds it, in words.
+        seconds: for how long it made no progress.
+        marker: the file that stands for the lock where the file system has none, else None.
+    """
+
+    def __init__(self, path: object, holder: str, seconds: float, marker: object = None) -> None:
+        remedy = "end that process, or wait for it and call this again"
+        if marker:
+            remedy = (
+                "that file system has no locks of its own (flock), so that a process which was killed leaves its lock "
+                f"behind: if it no longer runs there, remove {marker}"
+            )
+        super().__init__(f"{path} is held by {holder}, without any progress for {seconds:.0f} seconds: {remedy}")
+
+
 class NoDatabaseError(StorageError):
     """There is no database yet, or none with our tables: nothing was ever made there."""
 

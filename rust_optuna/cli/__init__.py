@@ -15,6 +15,7 @@ from rust_optuna import __version__
 from rust_optuna.cli.options import home_option, storage_options
 from rust_optuna.cli.output import replace_what_cannot_be_shown
 from rust_optuna.errors import RustOptunaError
+from rust_optuna.permissions import denial
 from rust_optuna.processes import SUPERVISOR, ExitCode
 
 COMMANDS = {
@@ -61,7 +62,7 @@ class LazyGroup(click.Group):
             if isinstance(error, BrokenPipeError):
                 raise  # main's business
             where = "" if error.filename is None else f"{error.filename}: "
-            click.echo(f"Error: {where}{error.strerror or error}", err=True)
+            click.echo(f"Error: {denial(error) or f'{where}{error.strerror or error}'}", err=True)
             ctx.exit(ExitCode.ERROR)
         except KeyboardInterrupt:
             click.echo("\nInterrupted: the same command goes on where it stopped.", err=True)

@@ -26,7 +26,7 @@ def dashboard(port: int, host: str) -> None:
 
     terminate_as_interrupt()
     where = settings()
-    with where.open_to_write() as database:
+    with where.open_to_show() as database:
         try:
             server = serve(database, where.store(database), port, host)
         except OSError as error:

@@ -66,6 +66,12 @@ class Settings:
 
         return open_database(self.url, read_only=True)
 
+    def open_to_show(self) -> Database:
+        """Open the database for the dashboard, which brings the studies' notes up to date where it may."""
+        from rust_optuna.search.database import may_write, open_database
+
+        return open_database(self.url, read_only=not may_write(self.url))
+
     def open_to_write(self) -> Database:
         """Open the database, which must exist, for writing."""
         from rust_optuna.search.database import open_database

@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from rust_optuna.data.radiographs import SUFFIXES, content_hash, pixel_hash, read_bytes
 from rust_optuna.data.threads import Progress, map_in_threads
 from rust_optuna.errors import DataError, FilmError, MissingFilmsError
+from rust_optuna.locks import locked
 from rust_optuna.paths import atomic_write
 
 VERSION = 2
@@ -226,7 +225,7 @@ class FilmIndex:
 
     def _merge(self, new: dict[str, Entry]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_name(self.path.name + ".lock")):
+        with locked(self.path.with_name(self.path.name + ".lock")):
             entries = self._load()
             # Another process may have decoded what this one has only hashed.
             pixels = _pixels_by_content(entries)

@@ -19,7 +19,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 
 from rust_optuna.config import BackboneConfiguration
@@ -35,6 +36,7 @@ from rust_optuna.data.threads import map_in_threads
 from rust_optuna.errors import DataError
 from rust_optuna.learn.arithmetic import arithmetic, remember_arithmetic, remembered_arithmetic
 from rust_optuna.learn.extraction import Extractor, extraction_identity, extraction_versions, read_film
+from rust_optuna.locks import locked
 from rust_optuna.paths import atomic_write
 
 SHARD_FILMS = 64
@@ -133,6 +135,7 @@ class FeatureCache:
 
         Raises:
             DataError: a film cannot be read.
+            LockedError: another process that builds does not get on.
             MissingExtraError: something is missing and TensorFlow is not installed.
             ValueError: something is missing, and this is the cache of another kind of arithmetic.
         """
@@ -143,7 +146,7 @@ class FeatureCache:
         total = len(set(contents))
         report = progress or (lambda done, total: None)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked(contents, progress):
+        with self._locked(contents, report):
             self._tidy()
             remember_arithmetic(self.folder.parent, self.backbone.extraction_precision)
             missing = self.missing(contents)
@@ -257,21 +260,21 @@ class FeatureCache:
         return sound
 
     @contextmanager
-    def _locked(self, contents: Sequence[str], progress: Progress | None) -> Iterator[None]:
+    def _locked(self, contents: Sequence[str], report: Progress) -> Iterator[None]:
         """Hold the builder's lock; while another holds it, report how far it is."""
-        lock = filelock.FileLock(self.folder / ".lock")
         total = len(set(contents))
-        while True:
-            try:
-                lock.acquire(timeout=POLL_SECONDS)
-                break
-            except filelock.Timeout:
-                if progress:
-                    progress(total - len(self.missing(contents)), total)
-        try:
+        looked = -math.inf
+        done = 0
+
+        def progress() -> int:
+            nonlocal looked, done
+            if time.monotonic() - looked > POLL_SECONDS:
+                looked, done = time.monotonic(), total - len(self.missing(contents))
+                report(done, total)
+            return done
+
+        with locked(self.folder / ".lock", progress=progress):
             yield
-        finally:
-            lock.release()
 
 
 def _write_json(path: Path, content: Any) -> None:

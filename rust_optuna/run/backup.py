@@ -21,9 +21,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from rust_optuna.errors import NoDatabaseError, StorageError
 from rust_optuna.paths import atomic_write
-from rust_optuna.search import tables
-from rust_optuna.search.database import BUSY_SECONDS, Database, first_line
+from rust_optuna.search import sqlite_files, tables
+from rust_optuna.search.database import Database, check_permission, first_line
 from rust_optuna.search.refusal import check_file_system
+from rust_optuna.search.sqlite_files import BUSY_SECONDS
 
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
 MAGIC = {b"SQLite format 3\0": SQLITE, b"PGDMP": POSTGRESQL}
@@ -49,6 +50,7 @@ def backup(url: URL, file: Path) -> int:
         raise StorageError(f"{file} exists already: a backup is never overwritten, name a new file")
     if kind == SQLITE and not Path(str(url.database)).is_file():
         raise NoDatabaseError(f"No database at {url.database}: there is nothing to back up")
+    check_permission(url, write=False)
     with _reading(url) as database:
         if database.version() is None:
             raise NoDatabaseError(f"{database} holds no studies yet: there is nothing to back up")
@@ -77,6 +79,7 @@ def restore(url: URL, file: Path, *, force: bool = False) -> None:
     if kind == SQLITE:
         path = Path(str(url.database))
         check_file_system(path)
+        check_permission(url, write=True)
         path.parent.mkdir(parents=True, exist_ok=True)
     with Database(url).exclusive("schema"):
         if not force:
@@ -127,9 +130,10 @@ def _copy_sqlite(source: Path, target: Path, *, standalone: bool = True) -> None
         target: made where it is missing.
         standalone: leave no write-ahead log beside the target.
     """
+    sqlite_files.make(target)
     try:
         with (
-            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as old,
+            closing(sqlite_files.read(source)) as old,
             closing(sqlite3.connect(target, timeout=BUSY_SECONDS)) as new,
         ):
             old.backup(new)

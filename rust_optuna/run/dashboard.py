@@ -18,7 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from rust_optuna.errors import StudyError
 from rust_optuna.search.artifacts import ArtifactStore
-from rust_optuna.search.database import Database
+from rust_optuna.search.database import Database, denies
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.studies import load_studies
 
@@ -45,6 +45,7 @@ def _with_fresh_notes(inner: Application, database: Database) -> Application:
     """
     lock = Lock()
     looked = [-math.inf]
+    may_write = [not database.read_only]
 
     def refresh() -> None:
         for study in load_studies(database):
@@ -52,13 +53,16 @@ def _with_fresh_notes(inner: Application, database: Database) -> Application:
                 with suppress(StudyError, KeyError):  # deleted meanwhile, or not created to the end
                     Mirror(database, study).write_note()
             # Whatever it is, the page is shown: a note is the least of what a reader comes for.
-            except Exception:
+            except Exception as error:
+                if denies(error) or (error.__cause__ and denies(error.__cause__)):
+                    may_write[0] = False  # a server's user who only reads
+                    return
                 log.warning("the note of %s could not be brought up to date", study.name, exc_info=True)
 
     def refreshed(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if lock.acquire(blocking=False):
             try:
-                if time.monotonic() - looked[0] >= NOTES_SECONDS:
+                if may_write[0] and time.monotonic() - looked[0] >= NOTES_SECONDS:
                     # First, so that a failure is not repeated by every request.
                     looked[0] = time.monotonic()
                     refresh()

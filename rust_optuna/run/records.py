@@ -5,19 +5,19 @@ A process number is no proof of life, it is given to others. A lock is: the syst
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
 import re
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
+from rust_optuna.locks import hold, is_held
 from rust_optuna.paths import Home
 
 KEPT_SUPERVISORS = 20
@@ -59,7 +59,7 @@ def registered(home: Home, name: str, *, daemon: bool, studies: Sequence[str], g
     unseen = path.with_suffix(".new")
     with unseen.open("w", encoding="utf-8") as file:
         # Locked before it can be seen: it is never taken for a dead one's.
-        fcntl.flock(file, fcntl.LOCK_EX)
+        hold(file.fileno())
         json.dump(asdict(record), file)
         file.flush()
         os.replace(unseen, path)
@@ -76,10 +76,11 @@ def living(home: Home) -> list[Record]:
     for path in sorted(home.workers.glob("*.pid")):
         try:
             with path.open(encoding="utf-8") as file:
-                if _is_locked(file):
+                if _lives(file):
+                    file.seek(0)
                     found.append(Record(**json.load(file)))
                 else:
-                    path.unlink(missing_ok=True)
+                    _remove(path)
         except FileNotFoundError:
             continue  # it ended just now
     return found
@@ -89,7 +90,7 @@ def lives(home: Home, name: str) -> bool:
     """Say whether a supervisor of this home lives."""
     try:
         with home.record(name).open(encoding="utf-8") as file:
-            return _is_locked(file)
+            return _lives(file)
     except FileNotFoundError:
         return False
 
@@ -104,12 +105,29 @@ def prune_logs(home: Home, keep: int = KEPT_SUPERVISORS) -> None:
     ended = sorted(logs.keys() - alive)
     for name in ended[: max(0, len(ended) - keep)]:
         for path in logs[name]:
-            path.unlink(missing_ok=True)
+            _remove(path)
 
 
-def _is_locked(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+def _remove(path: Path) -> None:
+    with suppress(PermissionError):  # another user's: theirs to remove
+        path.unlink(missing_ok=True)
+
+
+def _lives(file: TextIO) -> bool:
+    held = is_held(file.fileno())
+    if held is None:  # no locks on this file system
+        return _runs(Record(**json.load(file)))
+    return held
+
+
+def _runs(record: Record) -> bool:
+    """Say whether the process of a record runs, as far as its number tells; of another machine's nothing is known."""
+    if record.host != platform.node():
         return True
-    return False
+    try:
+        os.kill(record.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return True

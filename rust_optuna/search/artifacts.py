@@ -50,7 +50,7 @@ class FolderStore(FileSystemArtifactStore):
     """A folder of artifacts, each whole even after a power cut.
 
     Args:
-        folder: exists.
+        folder: made when something is written to it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,7 +67,7 @@ class FolderStore(FileSystemArtifactStore):
 
 
 def open_store(location: str, home: Home) -> ArtifactStore:
-    """Open a store: ``s3://BUCKET/PREFIX``, or a folder (relative ones are below the home), made where it is missing.
+    """Open a store: ``s3://BUCKET/PREFIX``, or a folder (relative ones are below the home), made by the first writer.
 
     Raises:
         StorageError: a malformed location on S3.
@@ -77,9 +77,7 @@ def open_store(location: str, home: Home) -> ArtifactStore:
         from rust_optuna.search.s3 import S3Store
 
         return S3Store.at(location)
-    folder = home.resolve(location)
-    folder.mkdir(parents=True, exist_ok=True)
-    return FolderStore(folder)
+    return FolderStore(home.resolve(location))
 
 
 def adopt(store: ArtifactStore, database: Database) -> None:

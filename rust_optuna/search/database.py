@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import random
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
-from filelock import FileLock
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
+    DisconnectionError,
     InterfaceError,
     InternalError,
     NoSuchModuleError,
@@ -31,11 +32,14 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from rust_optuna import locks
 from rust_optuna.errors import MissingExtraError, NoDatabaseError, StorageError
+from rust_optuna.permissions import lack
 from rust_optuna.processes import sleep_unless
-from rust_optuna.search import migrations, tables
+from rust_optuna.search import migrations, sqlite_files, tables
 from rust_optuna.search.encodings import holds_unicode
 from rust_optuna.search.refusal import check_file_system, check_optuna
+from rust_optuna.search.sqlite_files import BUSY_SECONDS
 
 if TYPE_CHECKING:
     import optuna
@@ -44,8 +48,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BUSY_SECONDS = 60
-"""How long an SQLite writer waits for another."""
 PATIENCE_SECONDS = 3.0
 """How long a transaction that the database broke off (a dropped connection, a deadlock) is tried again."""
 WORKER_PATIENCE_SECONDS = 600.0
@@ -58,6 +60,8 @@ ANSWER_SECONDS = 60
 """Without an answer for so long, a connection to a server is taken for dead."""
 REFUSALS = ("password authentication failed", "no password supplied")
 """What PostgreSQL says of a wrong password, and its driver of a missing one."""
+DENIED_BY_MARIADB = ((1142,), (1143,))
+"""The numbers of its errors for a statement that its user may not use on a table, or on a column."""
 REFUSED_BY_MARIADB = ((1044,), (1045,), (1698,))
 """The numbers of its errors for a wrong password, and for a database that is not for this user."""
 
@@ -130,7 +134,8 @@ class Database:
 
     Args:
         url: from ``parse_url``.
-        read_only: refuse to write; on SQLite, readers then never take the writer's lock.
+        read_only: refuse to write; on SQLite, readers then never take the writer's lock, and who may not write there
+            reads copies in memory (`sqlite_files`).
         patience: seconds for which a transaction that the database broke off is tried again.
     """
 
@@ -138,6 +143,7 @@ class Database:
         self.url = url
         self.read_only = read_only
         self.patience = patience
+        self._copied = self.is_sqlite and read_only and not sqlite_files.may_write(self.path)
         self.give_up: Callable[[], bool] = lambda: False
         """Asked while the database is away: true ends the patience at once."""
         self.engine = self._engine()
@@ -153,7 +159,14 @@ class Database:
         return self.url.get_backend_name() == "sqlite"
 
     @property
+    def path(self) -> Path:
+        """The file, of SQLite alone."""
+        return Path(str(self.url.database))
+
+    @property
     def _engine_arguments(self) -> dict[str, Any]:
+        if self._copied:
+            return {"creator": lambda: sqlite_files.copy(self.path)}
         if self.is_sqlite:
             return {"connect_args": {"timeout": BUSY_SECONDS}}
         # One connection an engine: a worker's threads take turns, and a server has few connections to give.
@@ -234,6 +247,13 @@ class Database:
                 cursor.execute("PRAGMA journal_mode = WAL")
             cursor.close()
 
+        if self._copied:
+
+            @sa.event.listens_for(engine, "checkout")
+            def renew(connection: sqlite_files.Copy, record: Any, proxy: Any) -> None:
+                if connection.state != sqlite_files.state(self.path):
+                    raise DisconnectionError("it has changed since it was copied")
+
         @sa.event.listens_for(engine, "begin")
         def immediate(connection: Connection) -> None:
             connection.exec_driver_sql(begin)
@@ -267,7 +287,7 @@ class Database:
         import optuna
 
         if self.is_sqlite:
-            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+            sqlite_files.make(self.path)
         with self.exclusive("schema"):
             if self.version() is None:
                 self._check_location(artifacts)
@@ -298,8 +318,9 @@ class Database:
         Raises:
             StorageError: they are of a later version than this program knows, or the database does not answer.
         """
-        if self.is_sqlite and not Path(str(self.url.database)).is_file():
+        if self.is_sqlite and not self.path.is_file():
             return None
+        check_permission(self.url, write=True)
         try:
             return self._upgrade()
         except SQLAlchemyError as error:
@@ -356,6 +377,8 @@ class Database:
             except Exception as error:
                 if refuses(error):
                     raise StorageError(f"{self} refuses its user: {first_line(error)}") from error
+                if words := self._lacks(error):
+                    raise StorageError(words) from error
                 if not passes(error):
                     raise
                 late = time.monotonic() - began + wait > self.patience
@@ -364,6 +387,17 @@ class Database:
                 if late or self.give_up():
                     raise StorageError(f"{self} does not answer: {first_line(error)}") from error
             wait = min(2 * wait, LONGEST_WAIT)
+
+    def _lacks(self, error: BaseException) -> str | None:
+        """Say which permission this process or its user lacks, where that is why the database failed."""
+        if self.is_sqlite and not self.read_only and (denies(error) or passes(error)):
+            return sqlite_files.lack_to_write(self.path)
+        if not self.is_sqlite and denies(error):
+            return (
+                f"{self} denies its user what this command does: {first_line(error)}. Reading takes SELECT on all "
+                "tables of the database, and working INSERT, UPDATE and DELETE besides"
+            )
+        return None
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
@@ -376,7 +410,7 @@ class Database:
         """
         if self.is_sqlite:
             # One lock for all names: they are held briefly, and one file beside the database is enough.
-            with FileLock(f"{self.url.database}.lock"):
+            with locks.locked(Path(f"{self.path}.lock")):
                 yield
             return
         key = int(name_digest(f"{self.url.database}:{name}"), 16)
@@ -451,7 +485,7 @@ def passes(error: BaseException) -> bool:
     if isinstance(cause, DBAPIError):
         # InternalError: a statement after the one that broke the transaction.
         known = isinstance(cause, OperationalError | InterfaceError | InternalError) or cause.connection_invalidated
-        return known and not str(cause.orig).startswith("no such ") and not refuses(cause)
+        return known and not str(cause.orig).startswith("no such ") and not refuses(cause) and not denies(cause)
     return isinstance(cause, PoolTimeoutError | PendingRollbackError)
 
 
@@ -463,6 +497,14 @@ def refuses(error: BaseException) -> bool:
     # psycopg gives no SQLSTATE where the connection itself failed.
     said = str(getattr(orig, "sqlstate", None) or "").startswith("28") or any(words in str(orig) for words in REFUSALS)
     return said or orig.args[:1] in REFUSED_BY_MARIADB
+
+
+def denies(error: BaseException) -> bool:
+    """Say whether the database let its user in, and then did not let them read or write what they wanted to."""
+    orig = getattr(_cause(error), "orig", None)
+    if isinstance(orig, sqlite3.Error):
+        return getattr(orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
+    return orig is not None and (getattr(orig, "sqlstate", None) == "42501" or orig.args[:1] in DENIED_BY_MARIADB)
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -483,9 +525,13 @@ def open_database(url: URL, *, read_only: bool = False, patience: float = PATIEN
         StorageError: there is none, it cannot be reached, it must not be used from where it lies, or another version
             of this program or of Optuna made it.
     """
-    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
-        raise NoDatabaseError(f"No database at {url.database}: rust-optuna study create STUDY.toml makes one")
+    if url.get_backend_name() == "sqlite":
+        check_permission(url, write=False)
+        if not Path(str(url.database)).is_file():
+            raise NoDatabaseError(f"No database at {url.database}: rust-optuna study create STUDY.toml makes one")
     _check_place(url)
+    if not read_only:
+        check_permission(url, write=True)
     database = Database(url, read_only=read_only)
     _check_version(database)
     database.transact(lambda connection: check_optuna(connection, str(database)))
@@ -501,6 +547,7 @@ def create_database(url: URL, artifacts: str) -> Database:
             made it.
     """
     _check_place(url)
+    check_permission(url, write=True)
     database = Database(url)
     try:
         if not database.is_sqlite or Path(str(url.database)).is_file():
@@ -512,9 +559,23 @@ def create_database(url: URL, artifacts: str) -> Database:
     return database
 
 
+def may_write(url: URL) -> bool:
+    """Say whether this process may write a database's files; what a server's user may, only the server knows."""
+    return url.get_backend_name() != "sqlite" or sqlite_files.may_write(Path(str(url.database)))
+
+
 def _check_place(url: URL) -> None:
     if url.get_backend_name() == "sqlite":
         check_file_system(Path(str(url.database)))
+
+
+def check_permission(url: URL, *, write: bool) -> None:
+    """Raise StorageError where an SQLite file cannot be read, or not be written or made."""
+    if url.get_backend_name() == "sqlite":
+        path = Path(str(url.database))
+        words = lack(path, write=False) or (sqlite_files.lack_to_write(path) if write else None)
+        if words:
+            raise StorageError(words)
 
 
 def _check_version(database: Database) -> None:

@@ -1,10 +1,13 @@
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
 
+from rust_optuna import locks
 from rust_optuna.run import records
+from tests import without_locks
 from tests.studies import REPOSITORY
 
 HOLD = (
@@ -91,3 +94,22 @@ def test_the_logs_of_the_newest_and_of_the_living_are_kept(home):
         kept = {path.name for path in home.logs.iterdir()}
     expected = {home.log(name, slot).name for name in (names[0], *names[3:]) for slot in (None, 0, 11)}
     assert kept == {*expected, "another.log"}
+
+
+def test_where_the_file_system_has_no_flock_a_supervisor_lives_as_long_as_its_process(
+    home, hold, tmp_path, monkeypatch
+):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOSYS, "no locks here")
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    for name, value in without_locks.variables(without_locks.library(tmp_path), errno.ENOSYS).items():
+        monkeypatch.setenv(name, value)
+    child = hold("one")
+    assert [each.name for each in records.living(home)] == ["one"]
+    assert records.lives(home, "one")
+    child.kill()
+    child.wait()
+    assert not records.lives(home, "one")
+    assert records.living(home) == []
+    assert not home.record("one").exists()

@@ -14,8 +14,10 @@ from rust_optuna.errors import StorageError
 from rust_optuna.paths import Home
 from rust_optuna.search import tables
 from rust_optuna.search.database import Database, create_database, open_database, parse_url, passes
+from rust_optuna.search.ledger import Ledger
+from rust_optuna.search.studies import load_study
 from tests.deploy.server import NAME, ROLE, postgresql_with_password
-from tests.studies import wait_until
+from tests.studies import make_study, wait_until
 
 SECRET = "correct-horse"
 HERE = Home(Path("/nowhere"))
@@ -500,3 +502,46 @@ def test_one_trial_is_claimed_by_one_of_many_threads(sqlite):
     for thread in threads:
         thread.join()
     assert sorted(wins) == sorted(ids)
+
+
+@contextmanager
+def postgresql_reader(url):
+    """Yield the URL of a role that may read a database's tables, and do nothing else."""
+    role = f"reader_{uuid.uuid4().hex[:12]}"
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role}")
+        try:
+            connection.exec_driver_sql(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+            yield url.update_query_dict({"options": f"-c role={role}"})
+        finally:
+            connection.exec_driver_sql(f"DROP OWNED BY {role}")
+            connection.exec_driver_sql(f"DROP ROLE {role}")
+
+
+@contextmanager
+def mariadb_reader(url):
+    """Do as `postgresql_reader`."""
+    user = f"reader_{uuid.uuid4().hex[:12]}"
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE USER {user}@'%%'")
+        try:
+            connection.exec_driver_sql(f"GRANT SELECT ON {url.database}.* TO {user}@'%%'")
+            yield url.set(username=user)
+        finally:
+            connection.exec_driver_sql(f"DROP USER {user}@'%%'")
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_who_may_only_read_reads_and_is_told_at_once_what_writing_takes(server, request, home, monkeypatch):
+    made = request.getfixturevalue(server)
+    study = make_study(made, home)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waited for a permission to come"))
+    reader = {"postgresql": postgresql_reader, "mariadb": mariadb_reader}[server]
+    with reader(made.url) as url, open_database(url, patience=1e6) as database:
+        assert load_study(database, study.name).state == "open"
+        with pytest.raises(StorageError, match=r"denies its user .*INSERT, UPDATE and DELETE"):
+            Ledger(database).retry_holes(study.id)
+        with pytest.raises(StorageError, match="denies its user"):
+            database.patiently(lambda: database.storage.set_study_user_attr(1, "key", "value"))
