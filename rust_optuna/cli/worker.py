@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from rust_optuna.cli.output import print_json, print_next, progress_bar
 
 if TYPE_CHECKING:
     from rust_optuna.cli.options import Settings
+    from rust_optuna.paths import Home
     from rust_optuna.run.fleet import Workers
     from rust_optuna.run.records import Record
     from rust_optuna.run.roster import WorkerStatus
@@ -267,33 +269,58 @@ def stop(pids: tuple[int, ...], all_: bool) -> None:
     Example:
       rust-optuna worker stop --all
     """
+    from rust_optuna.errors import RustOptunaError
     from rust_optuna.run import daemon
 
     home = settings().home
-    there = daemon.daemons(home)
-    if not there:
-        click.echo(f"No daemon of {home.root} runs on this machine")
+    here, others = daemon.daemons(home)
+    if away := [(each, where) for each, where in others if each.pid in pids and each.pid not in _pids(here)]:
+        which = "; ".join(f"daemon {each.pid} runs {where}" for each, where in away)
+        raise RustOptunaError(f"Nothing was stopped, for of {home.root} {which}. Stop it there")
+    if not here and not pids:
+        told = f"No daemon of {home.root} runs here"
+        if others:
+            listed = "; ".join(f"{_named(each)} runs {where}" for each, where in others)
+            told += f". Those that run elsewhere are to be stopped there: {listed}"
+            if not all_:
+                raise RustOptunaError(told)
+        click.echo(told)
         return
-    chosen = _chosen(there, pids, all_)
+    chosen = _chosen(home, here, pids, all_)
     daemon.stop(home, chosen)
     for each in chosen:
         click.echo(f"Stopped process {each.pid}")
     print_next("rust-optuna status")
 
 
-def _chosen(there: list[Record], pids: tuple[int, ...], all_: bool) -> list[Record]:
+def _chosen(home: Home, here: list[Record], pids: tuple[int, ...], all_: bool) -> list[Record]:
     """Return the daemons to stop.
 
     Raises:
         UsageError: there are several and none is named, or one is named that is not there.
     """
-    listed = "; ".join(f"{each.pid} ({', '.join(each.studies) or 'all studies'})" for each in there)
-    unknown = [str(pid) for pid in pids if pid not in [each.pid for each in there]]
-    if unknown:
-        raise click.UsageError(f"No daemon {', '.join(unknown)} here; there are: {listed}")
-    if not pids and not all_ and len(there) > 1:
+    from rust_optuna.run.daemon import home_of
+
+    listed = "; ".join(map(_named, here))
+    if unknown := [pid for pid in pids if pid not in _pids(here)]:
+        told = [
+            f"Process {pid} is a daemon of another home: rust-optuna worker stop {pid} --home {shlex.quote(str(root))}"
+            if (root := home_of(pid))
+            else f"Process {pid} is no daemon of {home.root}"
+            for pid in unknown
+        ]
+        raise click.UsageError(f"{'. '.join(told)}. Of {home.root}, {listed or 'no daemon'} runs here")
+    if not pids and not all_ and len(here) > 1:
         raise click.UsageError(f"Several daemons run here: {listed}. Name them, or use --all")
-    return [each for each in there if all_ or not pids or each.pid in pids]
+    return [each for each in here if all_ or not pids or each.pid in pids]
+
+
+def _pids(daemons: list[Record]) -> list[int]:
+    return [each.pid for each in daemons]
+
+
+def _named(daemon: Record) -> str:
+    return f"{daemon.pid} ({', '.join(daemon.studies) or 'all studies'})"
 
 
 @worker.command("list")

@@ -13,12 +13,13 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rust_optuna.paths import Home
+from rust_optuna.run.identity import Identity, own_identity
 
 KEPT_SUPERVISORS = 20
 """Of so many ended supervisors the logs are kept."""
@@ -35,6 +36,9 @@ class Record:
         daemon: whether it runs in the background.
         studies: the names it serves; none for all open studies.
         grace: the seconds that its workers get to finish their points.
+        boot: see `Identity`, as the next two; earlier versions recorded none of them.
+        namespace: of its process number.
+        started: when its process began.
     """
 
     name: str
@@ -43,6 +47,14 @@ class Record:
     daemon: bool
     studies: Sequence[str]
     grace: float
+    boot: str = ""
+    namespace: str = ""
+    started: str = ""
+
+    @property
+    def process(self) -> Identity:
+        """Its process, told from all others."""
+        return Identity(self.pid, self.host, self.boot, self.namespace, self.started)
 
 
 def new_name() -> str:
@@ -53,7 +65,8 @@ def new_name() -> str:
 @contextmanager
 def registered(home: Home, name: str, *, daemon: bool, studies: Sequence[str], grace: float) -> Iterator[Record]:
     """Be a living supervisor of this home while the block runs; the logs of long-ended ones go."""
-    record = Record(name, platform.node(), os.getpid(), daemon, tuple(studies), grace)
+    me = asdict(own_identity())
+    record = Record(name=name, daemon=daemon, studies=tuple(studies), grace=grace, **me)
     path = home.record(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     unseen = path.with_suffix(".new")
@@ -77,7 +90,7 @@ def living(home: Home) -> list[Record]:
         try:
             with path.open(encoding="utf-8") as file:
                 if _is_locked(file):
-                    found.append(Record(**json.load(file)))
+                    found.append(_record(json.load(file)))
                 else:
                     path.unlink(missing_ok=True)
         except FileNotFoundError:
@@ -105,6 +118,12 @@ def prune_logs(home: Home, keep: int = KEPT_SUPERVISORS) -> None:
     for name in ended[: max(0, len(ended) - keep)]:
         for path in logs[name]:
             path.unlink(missing_ok=True)
+
+
+def _record(document: dict[str, Any]) -> Record:
+    """Return what a file says, whichever version wrote it."""
+    known = {field.name for field in fields(Record)}
+    return Record(**{name: value for name, value in document.items() if name in known})
 
 
 def _is_locked(file: TextIO) -> bool:
