@@ -100,6 +100,8 @@ class MissingFilmsError(DataError):
         folder: in which; for the terminal alone, as are the paths of the changed.
         changed: those of the missing whose files are there with other contents.
         unreadable: what else of the folder could not be read, with paths.
+        compared: how many image files there were compared.
+        others: files there that are none of the formats that are read.
     """
 
     SHOWN = 5
@@ -111,9 +113,14 @@ class MissingFilmsError(DataError):
         folder: object,
         changed: Sequence[FilmError] = (),
         unreadable: Sequence[str] = (),
+        compared: int = 0,
+        others: Sequence[str] = (),
     ) -> None:
         self._missing, self._wanted, self._changed = missing, wanted, changed
         lines = [self._first_line(f"below {folder}"), *(str(film) for film in changed[: self.SHOWN])]
+        lines.append(f"{compared:,} image files there were compared; --data-root names the folder of the films")
+        if others:
+            lines.append(f"{len(others):,} files there are no PNG, JPEG or TIFF, the first: {others[0]}")
         if unreadable:
             lines.append(f"{len(unreadable):,} files or folders there cannot be read, the first: {unreadable[0]}")
         super().__init__("\n  ".join(lines))
