@@ -66,7 +66,7 @@ def run(
     Start as many of these as you like, on as many machines as reach the database; `rust-optuna worker start` starts one
     on each device of a machine. The device is chosen by CUDA_VISIBLE_DEVICES. After the first Ctrl-C or SIGTERM the
     running point may finish within --grace seconds, else it is given back: exit code 0. The second gives it back at
-    once: exit code 130.
+    once: exit code 130. A scheduler's SIGUSR1, SIGUSR2 and SIGXCPU are like a first SIGTERM.
 
     \b
     Example:
@@ -142,7 +142,7 @@ def start(
     is given up. With --forever it serves whatever study is open, and does not end by itself.
 
     The first Ctrl-C or SIGTERM lets every running point finish within --grace seconds, or gives it back; the second
-    gives them back at once.
+    gives them back at once. A scheduler's SIGUSR1, SIGUSR2 and SIGXCPU are like a first SIGTERM.
 
     \b
     Exit codes:

@@ -114,13 +114,18 @@ def _build_features(database: Database, study: Study, home: Home, environment: d
     if all(_is_complete(home, backbone, contents, device) for backbone in backbones):
         return
     # Its progress bar, on stderr, is this search's own; what it would print to a user is not.
-    child = subprocess.run(
+    with subprocess.Popen(
         program(["features", "build", study.name]),
         env={**os.environ, **environment, **device.alone},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        check=False,
-    )
+    ) as child:
+        try:
+            child.wait()
+        except BaseException:
+            # A scheduler's signal comes to this process alone; waiting for the end is what the `with` block does.
+            child.terminate()
+            raise
     if child.returncode:
         raise RustOptunaError(f"The features of {study.name} were not built: see above")
 

@@ -129,6 +129,11 @@ class Worker:
             log.warning("stopped while the database was away: %s", error, extra={"event": "outage"})
         return self.finished
 
+    @property
+    def supervised(self) -> bool:
+        """Whether a supervisor started this process, and passes on what it is asked."""
+        return self._parent != 0
+
     def stop(self) -> None:
         """Ask for a stop: no more points, and the running one may end within the grace. Safe in a signal handler."""
         if not self.stopping:
@@ -357,10 +362,19 @@ def new_worker_id() -> str:
 
 
 def stop_on_signals(worker: Worker) -> None:
-    """Let SIGTERM, SIGINT and SIGHUP stop a worker: the first within its grace, the second at once."""
+    """Let the signals of `signals.ASKING` stop a worker: the first within its grace, the second at once.
+
+    A warning is never a second one. Nor is what a supervisor sends after a warning that reached both of them, as a
+    scheduler's does that signals all processes of a job.
+    """
+    heard: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
+        warned_only = all(each in signals.WARNING for each in heard)
+        heard.append(number)
         if worker.stopping:
+            if number in signals.WARNING or (worker.supervised and warned_only):
+                return
             raise KeyboardInterrupt
         worker.stop()
         if worker.preparing:  # no point is held, and making ready may take long

@@ -22,6 +22,7 @@ from tests.studies import (
     run_command,
     start_command,
     wait_until,
+    write_study,
 )
 
 PEAK = ("--objective", "tests.stand_ins:peak")
@@ -83,6 +84,30 @@ def test_a_worker_process_ends_well_at_sigterm(sqlite, home, tmp_path):
     rest = run_command(home, url, "worker", "run", "--objective", "tests.stand_ins:gated", **gate)
     assert rest.returncode == 0, rest.stderr
     assert [row.outcome for row in attempts(sqlite, study)] == ["complete"] * 3
+    assert_in_step(sqlite, study)
+
+
+@pytest.mark.parametrize("number", ["SIGUSR1", "SIGUSR2", "SIGXCPU"])
+@pytest.mark.parametrize(("command", "code"), [("start", 0), ("search", 130)])
+def test_what_schedulers_send_before_time_is_over_stops_in_good_order(sqlite, home, tmp_path, command, code, number):
+    study = make_study(sqlite, home, random_document(3))
+    words = (
+        ["worker", "start", "--grace", "60"]
+        if command == "start"
+        else ["search", write_study(home, random_document(3))]
+    )
+    options = ["--gpus", "none", "--workers", "1", "--objective", "tests.stand_ins:gated"]
+    running = start_command(home, sqlite.url.render_as_string(), *words, *options, **{GATE: str(tmp_path)})
+    try:
+        wait_until(lambda: list(tmp_path.glob("*.began")), 60)
+        running.send_signal(signal.Signals[number])
+        if command == "start":
+            (tmp_path / "open").touch()  # within the grace
+        output, _ = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == code, output
+    assert [row.outcome for row in attempts(sqlite, study)] == ["complete" if command == "start" else "released"]
     assert_in_step(sqlite, study)
 
 
