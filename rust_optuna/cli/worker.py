@@ -72,6 +72,8 @@ def run(
     Example:
       CUDA_VISIBLE_DEVICES=0 rust-optuna worker run regime-1
     """
+    from rust_optuna.errors import RustOptunaError
+    from rust_optuna.processes import ExitCode
     from rust_optuna.run import logs, signals
     from rust_optuna.run.worker import Worker, stop_on_signals
 
@@ -91,7 +93,12 @@ def run(
         logs.configure(log_format, worker=this.id)
         stop_on_signals(this)
         signals.unblock()
-        finished = this.run(names)
+        try:
+            finished = this.run(names)
+        except RustOptunaError as error:
+            if this.cannot_serve and this.supervised:
+                error.exit_code = ExitCode.CANNOT_SERVE
+            raise
     if log_format == "text":
         click.echo(f"{finished} points finished")
         print_next("rust-optuna best")
@@ -150,7 +157,7 @@ def start(
       3    the studies are done, but have holes that nobody accepted: points whose attempts are used up
       6    every slot was given up
       130  Ctrl-C stopped it
-      1    anything else that the message explains
+      1    anything else that the message explains, at once where no worker can serve a study here: films are gone, say
 
     \b
     Examples:

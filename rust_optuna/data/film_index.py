@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from rust_optuna.data.radiographs import SIGNATURE_BYTES, SUFFIXES, content_hash, has_signature, pixel_hash, read_bytes
 from rust_optuna.data.threads import Progress, map_in_threads
-from rust_optuna.errors import DataError, FilmError, MissingFilmsError
+from rust_optuna.errors import AbsentFilmsError, DataError, FilmError, MissingFilmsError
 from rust_optuna.paths import atomic_write
 
 VERSION = 2
@@ -135,6 +135,23 @@ class FilmIndex:
                 missing, len(set(wanted)), root, films, unread, compared=len(good), others=folder.others
             )
 
+    def content_of(self, path: Path) -> str | None:
+        """Return what a file held when it was last hashed on this machine, whether or not it is still there."""
+        known = self._entries.get(os.path.abspath(path))
+        return None if known is None else known.content
+
+    def require(self, contents: Iterable[str]) -> None:
+        """Refuse films of which no file is there, before anything costly begins.
+
+        Raises:
+            AbsentFilmsError: how many there are, and what helps.
+        """
+        self._use(self._load())
+        wanted = list(dict.fromkeys(contents))
+        absent = [each for each in wanted if not any(map(os.path.isfile, self._paths.get(each, [])))]
+        if absent:
+            raise AbsentFilmsError(absent, len(wanted), next(iter(self._paths.get(absent[0], [])), None))
+
     def locate(self, content: str) -> Path:
         """Return the path of a film.
 
@@ -177,7 +194,7 @@ class FilmIndex:
         if existing:
             return existing
         if known:
-            raise FilmError(content, "is gone", known[0])
+            raise FilmError(content, "is gone: --data-root names the folder where the films are now", known[0])
         raise FilmError(content, "is not on this machine, or was never indexed here: name its folder by --data-root")
 
     def _hash(

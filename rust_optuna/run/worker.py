@@ -20,7 +20,14 @@ from types import FrameType
 
 import optuna
 
-from rust_optuna.errors import LeaseLostError, RustOptunaError, StorageError, StudyError
+from rust_optuna.errors import (
+    FingerprintError,
+    LeaseLostError,
+    RustOptunaError,
+    StorageError,
+    StudyError,
+    WrongStoreError,
+)
 from rust_optuna.paths import Home
 from rust_optuna.processes import SUPERVISOR, WORKER_ID, sleep_unless
 from rust_optuna.run import signals
@@ -94,6 +101,7 @@ class Worker:
         self.stopping = False
         self.preparing = False
         self.finished = 0
+        self.cannot_serve = False
         self._deadline = float("inf")
         self._beat_at = self._tidy_at = 0.0
         self._holds = False
@@ -228,7 +236,13 @@ class Worker:
         ready = [study for study in studies_to_serve(self.database, names) if study.state == "open"]
         for study in ready:
             with self._preparing():
-                self._serving.add(study)
+                try:
+                    self._serving.add(study)
+                except RustOptunaError as error:
+                    # A database that is away comes back, and a study that was deleted is not asked for again.
+                    passing = isinstance(error, StorageError | StudyError)
+                    self.cannot_serve = isinstance(error, WrongStoreError | FingerprintError) or not passing
+                    raise
         return [study.key for study in ready]
 
     def _can_serve(self, name: str, key: StudyKey) -> bool:

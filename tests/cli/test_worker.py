@@ -87,6 +87,22 @@ def test_a_worker_process_ends_well_at_sigterm(sqlite, home, tmp_path):
     assert_in_step(sqlite, study)
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("command", [["run"], ["start", "--gpus", "none", "--workers", "1"]])
+def test_a_worker_without_films_ends_at_once_and_says_what_helps(sqlite, home, command):
+    model = {"weights": "random", "output": "mixed0", "image_size": 75}
+    make_study(sqlite, home, random_document(1, model=model))
+    (home.root / "films").rename(home.root.parent / "moved")
+    done = run_command(home, sqlite.url.render_as_string(), "worker", *command)
+    assert done.returncode == 1, done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert "20 of 20 films are not on this machine any more" in said
+    assert "--data-root" in said
+    assert "rust-optuna features build" in said
+    assert done.stderr.count(" started on cpu") <= 1
+    assert " replaces " not in done.stderr
+
+
 @pytest.mark.parametrize("number", ["SIGUSR1", "SIGUSR2", "SIGXCPU"])
 @pytest.mark.parametrize(("command", "code"), [("start", 0), ("search", 130)])
 def test_what_schedulers_send_before_time_is_over_stops_in_good_order(sqlite, home, tmp_path, command, code, number):
