@@ -100,6 +100,8 @@ class MissingFilmsError(DataError):
         folder: in which; for the terminal alone, as are the paths of the changed.
         changed: those of the missing whose files are there with other contents.
         unreadable: what else of the folder could not be read, with paths.
+        compared: how many image files there were compared.
+        others: files there that are none of the formats that are read.
     """
 
     SHOWN = 5
@@ -111,9 +113,15 @@ class MissingFilmsError(DataError):
         folder: object,
         changed: Sequence[FilmError] = (),
         unreadable: Sequence[str] = (),
+        compared: int = 0,
+        others: Sequence[str] = (),
     ) -> None:
         self._missing, self._wanted, self._changed = missing, wanted, changed
+        self._what_helps = f"{compared:,} image files there were compared; --data-root names the folder of the films"
         lines = [self._first_line(f"below {folder}"), *(str(film) for film in changed[: self.SHOWN])]
+        lines.append(self._what_helps)
+        if others:
+            lines.append(f"{len(others):,} files there are no PNG, JPEG or TIFF, the first: {others[0]}")
         if unreadable:
             lines.append(f"{len(unreadable):,} files or folders there cannot be read, the first: {unreadable[0]}")
         super().__init__("\n  ".join(lines))
@@ -121,7 +129,13 @@ class MissingFilmsError(DataError):
     @property
     def public(self) -> str:
         """The message, films named by their contents and the folder not at all."""
-        return "; ".join([self._first_line("below the data root"), *(f.public for f in self._changed[: self.SHOWN])])
+        return "; ".join(
+            [
+                self._first_line("below the data root"),
+                *(f.public for f in self._changed[: self.SHOWN]),
+                self._what_helps,
+            ]
+        )
 
     def _first_line(self, where: str) -> str:
         names = ", ".join(content[:12] for content in self._missing[: self.SHOWN])
@@ -129,6 +143,33 @@ class MissingFilmsError(DataError):
         return (
             f"{len(self._missing):,} of {self._wanted:,} films are not {where}, byte for byte as the study was created "
             f"with: {names}{more}"
+        )
+
+
+class AbsentFilmsError(DataError):
+    """Films whose files are gone from this machine, or were never there.
+
+    Args:
+        absent: the films' content hashes.
+        wanted: how many films were looked for.
+        path: where the first of them once was, for the terminal alone; None if it never was.
+    """
+
+    def __init__(self, absent: Sequence[str], wanted: int, path: object = None) -> None:
+        self._absent, self._wanted = absent, wanted
+        super().__init__(self._say("" if path is None else f", once {path}"))
+
+    @property
+    def public(self) -> str:
+        """The message, the film named by its content."""
+        return self._say("")
+
+    def _say(self, where: str) -> str:
+        return (
+            f"{len(self._absent):,} of {self._wanted:,} films are not on this machine any more, or never were (the "
+            f"first: film {self._absent[0][:12]}{where}). --data-root names the folder where they are now. A machine "
+            "without films needs the features: rust-optuna features build on one that has them and shares "
+            "storage/features"
         )
 
 
@@ -149,6 +190,10 @@ class OutOfMemoryError(Exception):
 
 class StorageError(RustOptunaError):
     """The database is missing, unreachable, or not one that this version can use."""
+
+
+class WrongStoreError(StorageError):
+    """An artifact store that is not this storage's."""
 
 
 class LockedError(RustOptunaError):
@@ -193,6 +238,10 @@ class RetiredError(RustOptunaError):
     """A supervisor gave up every slot: its workers died again and again."""
 
     exit_code = ExitCode.RETIRED
+
+
+class CannotServeError(RustOptunaError):
+    """No worker can serve the studies here; others started in their place could not, either."""
 
 
 class CircuitBreakerError(RustOptunaError):

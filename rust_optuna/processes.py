@@ -33,6 +33,9 @@ class ExitCode(IntEnum):
     """A worker's trial did not advance any more; its point was given back."""
     RETIRED = 6
     """A supervisor gave up every slot."""
+    CANNOT_SERVE = 7
+    """A supervised worker cannot serve its studies here, nor could another in its place: its supervisor starts none,
+    and ends with `ERROR` and what helps. A worker without a supervisor ends with `ERROR` itself."""
     INTERRUPTED = 130
     """After Ctrl-C, as shells have it."""
 

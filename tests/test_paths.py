@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rust_optuna.paths import Home
+from rust_optuna.paths import Home, atomic_write
 from tests.cli.test_main import invoke
 from tests.studies import random_document, toml
 
@@ -65,3 +65,13 @@ def test_a_circle_of_links_is_one_error(tmp_path):
     done = invoke("--home", tmp_path, "study", "create", "circle/a.toml")
     assert done.exit_code == 2
     assert "circle" in done.output
+
+
+def test_two_writers_of_one_file_do_not_share_a_temporary_name_even_with_one_process_number(tmp_path):
+    """As in two containers that share the folder: here they really are one process."""
+    path = tmp_path / "films.json"
+    with atomic_write(path) as first, atomic_write(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # the later to end
+    assert list(tmp_path.iterdir()) == [path]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from rust_optuna.cli.options import common_options, data_root_option, settings
+from rust_optuna.cli.options import common_options, data_root_option, settings, terminate_as_interrupt
 from rust_optuna.cli.output import print_next, progress_bar
 
 
@@ -33,6 +33,7 @@ def build(study: str, data_root: Path | None) -> None:
     """
     from rust_optuna.run import ahead
 
+    terminate_as_interrupt()
     where = settings()
     root = where.absolute(data_root)
     if study.endswith(".toml") and root is not None:

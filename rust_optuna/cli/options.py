@@ -117,8 +117,10 @@ def settings() -> Settings:
 
 
 def terminate_as_interrupt() -> None:
-    """Let a scheduler's SIGTERM stop this process as cleanly as Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let a scheduler's signals stop this process as cleanly as Ctrl-C, but for those that the user had it ignore."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: str | None) -> None:

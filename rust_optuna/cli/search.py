@@ -11,7 +11,14 @@ from typing import Any
 
 import click
 
-from rust_optuna.cli.options import common_options, device_options, objective_option, settings, terminate_as_interrupt
+from rust_optuna.cli.options import (
+    common_options,
+    data_root_option,
+    device_options,
+    objective_option,
+    settings,
+    terminate_as_interrupt,
+)
 from rust_optuna.cli.output import print_next, progress_bar
 from rust_optuna.processes import ExitCode
 
@@ -20,6 +27,7 @@ from rust_optuna.processes import ExitCode
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @device_options
 @click.option("--dry-run", is_flag=True, help="Time one step of each kind here, print the plan, run nothing.")
+@data_root_option
 @objective_option
 @common_options
 @click.pass_context
@@ -30,6 +38,7 @@ def search(
     per_gpu: int | None,
     workers: int | None,
     dry_run: bool,
+    data_root: Path | None,
     objective: str | None,
 ) -> None:
     r"""Create or resume each study of FILES in order, and run local workers until it is done.
@@ -54,7 +63,7 @@ def search(
     paths = [where.home.resolve(file) for file in files]
     chosen: dict[str, Any] = {"gpus": gpus, "per_gpu": per_gpu, "workers": workers}
     if dry_run:
-        print_forecast(paths, where, chosen)
+        print_forecast(paths, where, {**chosen, "data_root": where.absolute(data_root)})
         print_next(_without_dry_run())
         return
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
@@ -65,6 +74,7 @@ def search(
             where.given_artifacts,
             **chosen,
             objective=objective,
+            data_root=where.absolute(data_root),
             listener=table.listener,
             password_file=where.password_path,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from rust_optuna.cli.output import print_json, print_next, progress_bar
 
 if TYPE_CHECKING:
     from rust_optuna.cli.options import Settings
+    from rust_optuna.paths import Home
     from rust_optuna.run.fleet import Workers
     from rust_optuna.run.records import Record
     from rust_optuna.run.roster import WorkerStatus
@@ -64,12 +66,14 @@ def run(
     Start as many of these as you like, on as many machines as reach the database; `rust-optuna worker start` starts one
     on each device of a machine. The device is chosen by CUDA_VISIBLE_DEVICES. After the first Ctrl-C or SIGTERM the
     running point may finish within --grace seconds, else it is given back: exit code 0. The second gives it back at
-    once: exit code 130.
+    once: exit code 130. A scheduler's SIGUSR1, SIGUSR2 and SIGXCPU are like a first SIGTERM.
 
     \b
     Example:
       CUDA_VISIBLE_DEVICES=0 rust-optuna worker run regime-1
     """
+    from rust_optuna.errors import RustOptunaError
+    from rust_optuna.processes import ExitCode
     from rust_optuna.run import logs, signals
     from rust_optuna.run.worker import Worker, stop_on_signals
 
@@ -89,7 +93,12 @@ def run(
         logs.configure(log_format, worker=this.id)
         stop_on_signals(this)
         signals.unblock()
-        finished = this.run(names)
+        try:
+            finished = this.run(names)
+        except RustOptunaError as error:
+            if this.cannot_serve and this.supervised:
+                error.exit_code = ExitCode.CANNOT_SERVE
+            raise
     if log_format == "text":
         click.echo(f"{finished} points finished")
         print_next("rust-optuna best")
@@ -140,7 +149,7 @@ def start(
     is given up. With --forever it serves whatever study is open, and does not end by itself.
 
     The first Ctrl-C or SIGTERM lets every running point finish within --grace seconds, or gives it back; the second
-    gives them back at once.
+    gives them back at once. A scheduler's SIGUSR1, SIGUSR2 and SIGXCPU are like a first SIGTERM.
 
     \b
     Exit codes:
@@ -148,7 +157,7 @@ def start(
       3    the studies are done, but have holes that nobody accepted: points whose attempts are used up
       6    every slot was given up
       130  Ctrl-C stopped it
-      1    anything else that the message explains
+      1    anything else that the message explains, at once where no worker can serve a study here: films are gone, say
 
     \b
     Examples:
@@ -267,33 +276,58 @@ def stop(pids: tuple[int, ...], all_: bool) -> None:
     Example:
       rust-optuna worker stop --all
     """
+    from rust_optuna.errors import RustOptunaError
     from rust_optuna.run import daemon
 
     home = settings().home
-    there = daemon.daemons(home)
-    if not there:
-        click.echo(f"No daemon of {home.root} runs on this machine")
+    here, others = daemon.daemons(home)
+    if away := [(each, where) for each, where in others if each.pid in pids and each.pid not in _pids(here)]:
+        which = "; ".join(f"daemon {each.pid} runs {where}" for each, where in away)
+        raise RustOptunaError(f"Nothing was stopped, for of {home.root} {which}. Stop it there")
+    if not here and not pids:
+        told = f"No daemon of {home.root} runs here"
+        if others:
+            listed = "; ".join(f"{_named(each)} runs {where}" for each, where in others)
+            told += f". Those that run elsewhere are to be stopped there: {listed}"
+            if not all_:
+                raise RustOptunaError(told)
+        click.echo(told)
         return
-    chosen = _chosen(there, pids, all_)
+    chosen = _chosen(home, here, pids, all_)
     daemon.stop(home, chosen)
     for each in chosen:
         click.echo(f"Stopped process {each.pid}")
     print_next("rust-optuna status")
 
 
-def _chosen(there: list[Record], pids: tuple[int, ...], all_: bool) -> list[Record]:
+def _chosen(home: Home, here: list[Record], pids: tuple[int, ...], all_: bool) -> list[Record]:
     """Return the daemons to stop.
 
     Raises:
         UsageError: there are several and none is named, or one is named that is not there.
     """
-    listed = "; ".join(f"{each.pid} ({', '.join(each.studies) or 'all studies'})" for each in there)
-    unknown = [str(pid) for pid in pids if pid not in [each.pid for each in there]]
-    if unknown:
-        raise click.UsageError(f"No daemon {', '.join(unknown)} here; there are: {listed}")
-    if not pids and not all_ and len(there) > 1:
+    from rust_optuna.run.daemon import home_of
+
+    listed = "; ".join(map(_named, here))
+    if unknown := [pid for pid in pids if pid not in _pids(here)]:
+        told = [
+            f"Process {pid} is a daemon of another home: rust-optuna worker stop {pid} --home {shlex.quote(str(root))}"
+            if (root := home_of(pid))
+            else f"Process {pid} is no daemon of {home.root}"
+            for pid in unknown
+        ]
+        raise click.UsageError(f"{'. '.join(told)}. Of {home.root}, {listed or 'no daemon'} runs here")
+    if not pids and not all_ and len(here) > 1:
         raise click.UsageError(f"Several daemons run here: {listed}. Name them, or use --all")
-    return [each for each in there if all_ or not pids or each.pid in pids]
+    return [each for each in here if all_ or not pids or each.pid in pids]
+
+
+def _pids(daemons: list[Record]) -> list[int]:
+    return [each.pid for each in daemons]
+
+
+def _named(daemon: Record) -> str:
+    return f"{daemon.pid} ({', '.join(daemon.studies) or 'all studies'})"
 
 
 @worker.command("list")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import threading
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rust_optuna.data.radiographs import SUFFIXES, content_hash, pixel_hash, read_bytes
+from rust_optuna.data.radiographs import SIGNATURE_BYTES, SUFFIXES, content_hash, has_signature, pixel_hash, read_bytes
 from rust_optuna.data.threads import Progress, map_in_threads
-from rust_optuna.errors import DataError, FilmError, MissingFilmsError
+from rust_optuna.errors import AbsentFilmsError, DataError, FilmError, MissingFilmsError
 from rust_optuna.locks import locked
 from rust_optuna.paths import atomic_write
 
@@ -95,8 +97,8 @@ class FilmIndex:
     def scan(self, root: Path, wanted: Collection[str], progress: Progress | None = None) -> None:
         """Make sure that films are found: look below a folder for those that are missing, and remember all it holds.
 
-        Image files are known by their suffix; folders behind links are not entered. Files that were hashed before and
-        have not changed since are not hashed again, and where no film is missing the folder is not looked at.
+        Every file of a format that is read counts, whatever its name, behind links too. Files that were hashed before
+        and have not changed since are not hashed again, and where no film is missing the folder is not looked at.
 
         Args:
             root: the folder.
@@ -113,9 +115,9 @@ class FilmIndex:
             return
         if not root.is_dir():
             raise DataError(f"The films are to be looked for in {root}, which is not a folder")
-        unlisted: list[str] = []
-        good, failed = self._hash(list(_image_files(root, unlisted)), progress)
-        unread = [str(error) for error in failed.values()]
+        folder = _Folder(root)
+        good, failed = self._hash(list(folder.image_files(self._entries.keys())), progress)
+        unread = [*(str(error) for error in failed.values()), *folder.unread]
         here = {entry.content for entry in good.values()}
         missing = [content for content in missing if content not in here]
         was = {name: self._entries[name].content for name in good if name in self._entries}
@@ -128,7 +130,26 @@ class FilmIndex:
                 FilmError(content, "has changed: its content differs from the manifest's", name)
                 for name, content in sorted(changed.items())
             ]
-            raise MissingFilmsError(missing, len(set(wanted)), root, films, [*unread, *unlisted])
+            raise MissingFilmsError(
+                missing, len(set(wanted)), root, films, unread, compared=len(good), others=folder.others
+            )
+
+    def content_of(self, path: Path) -> str | None:
+        """Return what a file held when it was last hashed on this machine, whether or not it is still there."""
+        known = self._entries.get(os.path.abspath(path))
+        return None if known is None else known.content
+
+    def require(self, contents: Iterable[str]) -> None:
+        """Refuse films of which no file is there, before anything costly begins.
+
+        Raises:
+            AbsentFilmsError: how many there are, and what helps.
+        """
+        self._use(self._load())
+        wanted = list(dict.fromkeys(contents))
+        absent = [each for each in wanted if not any(map(os.path.isfile, self._paths.get(each, [])))]
+        if absent:
+            raise AbsentFilmsError(absent, len(wanted), next(iter(self._paths.get(absent[0], [])), None))
 
     def locate(self, content: str) -> Path:
         """Return the path of a film.
@@ -172,7 +193,7 @@ class FilmIndex:
         if existing:
             return existing
         if known:
-            raise FilmError(content, "is gone", known[0])
+            raise FilmError(content, "is gone: --data-root names the folder where the films are now", known[0])
         raise FilmError(content, "is not on this machine, or was never indexed here: name its folder by --data-root")
 
     def _hash(
@@ -261,11 +282,59 @@ def _pixels_by_content(entries: dict[str, Entry]) -> dict[str, str]:
     return {entry.content: entry.pixels for entry in entries.values() if entry.pixels}
 
 
-def _image_files(root: Path, unlisted: list[str]) -> Iterator[str]:
-    """Yield the absolute path of every image file below a folder; folders that cannot be listed are added to a list."""
+@dataclass
+class _Folder:
+    """A folder of films: its image files, and what was passed over.
 
-    def note(error: OSError) -> None:
-        unlisted.append(f"{error.filename}: {error.strerror}")
+    Args:
+        root: the folder.
+        others: what is no file of a format that is read.
+        unread: files and folders that cannot be read, with the reason.
+    """
 
-    for folder, _, names in os.walk(os.path.abspath(root), onerror=note):
-        yield from (os.path.join(folder, name) for name in names if name.lower().endswith(SUFFIXES))
+    root: Path
+    others: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+    def image_files(self, known: Collection[str]) -> Iterator[str]:
+        """Yield the absolute path of every file below the folder that `data check` may accept, known ones unopened.
+
+        Links are followed; of a folder that is met twice, by whatever name, the files are told once.
+        """
+        entered: set[tuple[int, int]] = set()
+        folders = deque([os.path.abspath(self.root)])
+        while folders:
+            # What lies here itself comes before what links lead to.
+            for folder, inner, names in os.walk(folders.popleft(), onerror=self._note):
+                status = os.stat(folder)
+                identity = (status.st_dev, status.st_ino)
+                if identity in entered:
+                    inner.clear()
+                    continue
+                entered.add(identity)
+                paths = (os.path.join(folder, name) for name in inner)
+                folders.extend(path for path in paths if os.path.islink(path))
+                for path in (os.path.join(folder, name) for name in names):
+                    if path in known or self._is_image(path):
+                        yield path
+
+    def _is_image(self, path: str) -> bool:
+        """Tell by its name or its first bytes whether a file may be a film; keep it in mind if it is not."""
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                self.others.append(path)  # a pipe, say: reading it would wait for ever
+                return False
+            if path.lower().endswith(SUFFIXES):
+                return True
+            with open(path, "rb") as file:
+                begins = file.read(SIGNATURE_BYTES)
+        except OSError as error:
+            self._note(error)
+            return False
+        if not has_signature(begins):
+            self.others.append(path)
+            return False
+        return True
+
+    def _note(self, error: OSError) -> None:
+        self.unread.append(f"{error.filename}: {error.strerror}")

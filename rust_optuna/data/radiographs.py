@@ -22,7 +22,10 @@ Resize = Literal["stretch", "pad"]
 
 FORMATS = ("PNG", "JPEG", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-"""By which files of these formats are found in a folder; what a file is, its bytes decide."""
+"""Usual names of files of these formats; what a file is, its bytes decide."""
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"MM\0+", b"II+\0")
+"""What files of these formats begin with, as Pillow has it: PNG, JPEG, and TIFF in its kinds."""
+SIGNATURE_BYTES = max(map(len, SIGNATURES))
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _NO_FULL_SCALE = ("I", "F")
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
@@ -83,6 +86,11 @@ def read_radiograph(content: bytes | Path, *, size: int, resize: Resize, name: s
     square[top : top + height, left : left + width] = small
     scaled: np.ndarray = np.clip(square * 2 - 1, -1, 1)
     return scaled
+
+
+def has_signature(begins: bytes) -> bool:
+    """Tell by a file's first `SIGNATURE_BYTES` whether it may be of a format that is read."""
+    return begins.startswith(SIGNATURES)
 
 
 def content_hash(path: Path) -> str:

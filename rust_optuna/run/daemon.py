@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import subprocess
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from rust_optuna.errors import RustOptunaError
 from rust_optuna.paths import Home
 from rust_optuna.processes import ExitCode
-from rust_optuna.run import records
+from rust_optuna.run import identity, records
 from rust_optuna.run.place import last_words, program
 
 LOOK_SECONDS = 0.05
@@ -71,28 +70,51 @@ def detach(home: Home, name: str, arguments: Sequence[str], environment: Mapping
     return Daemon(process.pid, log)
 
 
-def daemons(home: Home) -> list[records.Record]:
-    """Return the daemons of this home that live on this machine, oldest first."""
-    return [each for each in records.living(home) if each.daemon and each.host == platform.node()]
+def daemons(home: Home) -> tuple[list[records.Record], list[tuple[records.Record, str]]]:
+    """Return the daemons of this home that live, oldest first: those that can be signalled here, and the others.
+
+    Each of the others comes with where it runs, in words.
+    """
+    here, others = [], []
+    for each in records.living(home):
+        if each.daemon:
+            where = identity.elsewhere(each.process, each.name)
+            if where is None:
+                here.append(each)
+            else:
+                others.append((each, where))
+    return here, others
+
+
+def home_of(pid: int) -> Path | None:
+    """Return the home of the supervisor that has this process number here, None if there is none or it is not told."""
+    root = identity.variable_of(pid, "RUST_OPTUNA_HOME")
+    if root is None:
+        return None
+    home = Home.find(root)
+    try:
+        here, _ = daemons(home)
+    except OSError:
+        return None  # another user's
+    return home.root if pid in [each.pid for each in here] else None
 
 
 def stop(home: Home, chosen: Sequence[records.Record]) -> None:
     """Ask daemons to stop, and wait until they have ended.
 
     Raises:
-        RustOptunaError: one is another user's, or is still there long after its workers' grace.
+        RustOptunaError: one is another user's, does not run here, or is still there long after its workers' grace.
     """
     for each in chosen:
-        # It holds its lock, so the process of that number is it; or it ended in this very moment.
-        if records.lives(home, each.name):
-            try:
-                os.kill(each.pid, signal.SIGTERM)
-            except ProcessLookupError:
-                pass  # it has ended
-            except PermissionError:
-                raise RustOptunaError(
-                    f"Process {each.pid} is another user's: only they, or root, may stop it"
-                ) from None
+        try:
+            sent = identity.send(each.process, each.name, signal.SIGTERM)
+            where = None if sent else identity.elsewhere(each.process, each.name)
+            if where is not None and records.lives(home, each.name):
+                raise RustOptunaError(f"Daemon {each.pid} runs {where}: stop it there")
+        except ProcessLookupError:
+            pass  # it has ended
+        except PermissionError:
+            raise RustOptunaError(f"Process {each.pid} is another user's: only they, or root, may stop it") from None
     deadline = time.monotonic() + max((each.grace for each in chosen), default=0.0) + STOP_MARGIN_SECONDS
     while there := [each for each in chosen if records.lives(home, each.name)]:
         if time.monotonic() > deadline:

@@ -111,6 +111,7 @@ def forecast(
     workers: int | None = None,
     gpus: str = "all",
     per_gpu: int | None = None,
+    data_root: Path | None = None,
     progress: Progress | None = None,
 ) -> Forecast:
     """Say what a search of these files would take.
@@ -122,13 +123,14 @@ def forecast(
         workers: as for the search.
         gpus: as for the search.
         per_gpu: as for the search.
+        data_root: as for the search.
         progress: called while films are hashed.
 
     Raises:
         RustOptunaError: whatever the search itself would refuse.
     """
     where = slots(gpus, workers, per_gpu)
-    plans = _plans([read_study_file(path) for path in files], home, open_database, progress)
+    plans = _plans([read_study_file(path) for path in files], home, open_database, progress, data_root)
     clock = _Clock(home, where)
     extraction = _extraction(plans, clock)
     studies = [_study(plan, clock) for plan in plans]
@@ -167,23 +169,28 @@ def _plans(
     home: Home,
     open_database: Callable[[], Database],
     progress: Progress | None,
+    data_root: Path | None,
 ) -> list[_Plan]:
     try:
         database = open_database()
     except NoDatabaseError:
         # The search would make it.
-        return _plans_in(None, configurations, home, progress)
+        return _plans_in(None, configurations, home, progress, data_root)
     with database:
-        return _plans_in(database, configurations, home, progress)
+        return _plans_in(database, configurations, home, progress, data_root)
 
 
 def _plans_in(
-    database: Database | None, configurations: Sequence[StudyConfiguration], home: Home, progress: Progress | None
+    database: Database | None,
+    configurations: Sequence[StudyConfiguration],
+    home: Home,
+    progress: Progress | None,
+    data_root: Path | None,
 ) -> list[_Plan]:
     plans: list[_Plan] = []
     earlier: dict[str, PreparedStudy] = {}
     for configuration in configurations:
-        prepared = prepare(configuration, home, database, progress=progress, earlier=earlier)
+        prepared = prepare(configuration, home, database, progress=progress, earlier=earlier, data_root=data_root)
         known, left = prepared.known, prepared.points
         if database is not None and known is not None:
             compare(database, prepared, known)

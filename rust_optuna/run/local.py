@@ -60,6 +60,7 @@ def search(
     per_gpu: int | None = None,
     grace: float = GRACE_SECONDS,
     objective: str | None = None,
+    data_root: Path | None = None,
     listener: Listener | None = None,
     password_file: Path | None = None,
 ) -> list[Status]:
@@ -77,6 +78,7 @@ def search(
         per_gpu: how many processes on each GPU, where ``workers`` is None.
         grace: seconds in which an interrupted worker may finish its point.
         objective: ``MODULE:FUNCTION`` of a stand-in.
+        data_root: the folder of the films on this machine; None for where the manifest says.
         listener: told how it goes.
         password_file: what the URL has its password from.
 
@@ -90,21 +92,28 @@ def search(
     listener = listener or Listener()
     configurations = [read_study_file(path) for path in files]
     where = slots(gpus, workers, per_gpu)
-    how = Workers(where, grace=grace, objective=objective)
+    how = Workers(where, grace=grace, objective=objective, data_root=data_root)
     with create_database(url, artifacts or ARTIFACTS) as database:
         finished = []
         for configuration in configurations:
-            creation = create_study(database, configuration, home, listener.on_hashed, artifacts)
+            creation = create_study(database, configuration, home, listener.on_hashed, artifacts, data_root)
             listener.on_created(creation, where)
             environment = child_environment(home, database.url, artifacts or database.artifacts(), password_file)
             if objective is None and creation.study.state != "done":
-                _build_features(database, creation.study, home, environment, where[0])
+                _build_features(database, creation.study, home, environment, where[0], data_root)
             _run_workers(database, creation.study, home, how, environment, listener)
             finished.append(status(database, load_study(database, configuration.name)))
         return finished
 
 
-def _build_features(database: Database, study: Study, home: Home, environment: dict[str, str], device: Slot) -> None:
+def _build_features(
+    database: Database,
+    study: Study,
+    home: Home,
+    environment: dict[str, str],
+    device: Slot,
+    data_root: Path | None,
+) -> None:
     """Compute missing features in a process of its own, on a worker's device, with all cores and a progress bar.
 
     TensorFlow must not be loaded here: this process stays small and starts the workers.
@@ -114,13 +123,18 @@ def _build_features(database: Database, study: Study, home: Home, environment: d
     if all(_is_complete(home, backbone, contents, device) for backbone in backbones):
         return
     # Its progress bar, on stderr, is this search's own; what it would print to a user is not.
-    child = subprocess.run(
-        program(["features", "build", study.name]),
+    with subprocess.Popen(
+        program(["features", "build", study.name, *(["--data-root", str(data_root)] if data_root else [])]),
         env={**os.environ, **environment, **device.alone},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        check=False,
-    )
+    ) as child:
+        try:
+            child.wait()
+        except BaseException:
+            # A scheduler's signal comes to this process alone; waiting for the end is what the `with` block does.
+            child.terminate()
+            raise
     if child.returncode:
         raise RustOptunaError(f"The features of {study.name} were not built: see above")
 

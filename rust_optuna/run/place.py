@@ -74,6 +74,7 @@ class Place:
         deaths: of its workers, in a row, with no point finished in between.
         due: when the next worker may start, by the supervisor's clock.
         retired: given up.
+        unfit: given up because no worker can serve the studies here.
     """
 
     number: int
@@ -84,6 +85,7 @@ class Place:
     deaths: int = 0
     due: float = 0.0
     retired: bool = False
+    unfit: bool = False
     _shown: int = 0
     _unheard: bool = False
 
@@ -126,6 +128,11 @@ class Place:
     def blameless(self) -> bool:
         """Whether the last worker's death says nothing about the worker: then it is not counted."""
         return False
+
+    @property
+    def stays(self) -> bool:
+        """Whether the next worker would meet the machine that this one met."""
+        return True
 
     def show(self, stream: TextIO, prefix: str) -> None:
         """Write the whole lines that were logged since the last call.

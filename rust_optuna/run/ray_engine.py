@@ -66,6 +66,11 @@ class RayPlace(Place):
         """Whether the last worker's node died: another is started however often that happens."""
         return self._last is not None and self._last.node_died
 
+    @property
+    def stays(self) -> bool:
+        """No: Ray may find another node, which has what this one lacks."""
+        return False
+
     def show(self, stream: TextIO, prefix: str) -> None:
         """Write nothing: the log is on the worker's node."""
 

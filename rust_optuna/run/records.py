@@ -12,13 +12,14 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rust_optuna.locks import hold, is_held
 from rust_optuna.paths import Home
+from rust_optuna.run.identity import Identity, elsewhere, own_identity
 
 KEPT_SUPERVISORS = 20
 """Of so many ended supervisors the logs are kept."""
@@ -35,6 +36,9 @@ class Record:
         daemon: whether it runs in the background.
         studies: the names it serves; none for all open studies.
         grace: the seconds that its workers get to finish their points.
+        boot: see `Identity`, as the next two; earlier versions recorded none of them.
+        namespace: of its process number.
+        started: when its process began.
     """
 
     name: str
@@ -43,6 +47,14 @@ class Record:
     daemon: bool
     studies: Sequence[str]
     grace: float
+    boot: str = ""
+    namespace: str = ""
+    started: str = ""
+
+    @property
+    def process(self) -> Identity:
+        """Its process, told from all others."""
+        return Identity(self.pid, self.host, self.boot, self.namespace, self.started)
 
 
 def new_name() -> str:
@@ -53,7 +65,8 @@ def new_name() -> str:
 @contextmanager
 def registered(home: Home, name: str, *, daemon: bool, studies: Sequence[str], grace: float) -> Iterator[Record]:
     """Be a living supervisor of this home while the block runs; the logs of long-ended ones go."""
-    record = Record(name, platform.node(), os.getpid(), daemon, tuple(studies), grace)
+    me = asdict(own_identity())
+    record = Record(name=name, daemon=daemon, studies=tuple(studies), grace=grace, **me)
     path = home.record(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     unseen = path.with_suffix(".new")
@@ -78,7 +91,7 @@ def living(home: Home) -> list[Record]:
             with path.open(encoding="utf-8") as file:
                 if _lives(file):
                     file.seek(0)
-                    found.append(Record(**json.load(file)))
+                    found.append(_record(json.load(file)))
                 else:
                     _remove(path)
         except FileNotFoundError:
@@ -108,6 +121,12 @@ def prune_logs(home: Home, keep: int = KEPT_SUPERVISORS) -> None:
             _remove(path)
 
 
+def _record(document: dict[str, Any]) -> Record:
+    """Return what a file says, whichever version wrote it."""
+    known = {field.name for field in fields(Record)}
+    return Record(**{name: value for name, value in document.items() if name in known})
+
+
 def _remove(path: Path) -> None:
     with suppress(PermissionError):  # another user's: theirs to remove
         path.unlink(missing_ok=True)
@@ -116,13 +135,15 @@ def _remove(path: Path) -> None:
 def _lives(file: TextIO) -> bool:
     held = is_held(file.fileno())
     if held is None:  # no locks on this file system
-        return _runs(Record(**json.load(file)))
+        return _runs(_record(json.load(file)))
     return held
 
 
 def _runs(record: Record) -> bool:
-    """Say whether the process of a record runs, as far as its number tells; of another machine's nothing is known."""
-    if record.host != platform.node():
+    """Say whether the process of a record runs; of one in another container or on another machine nothing is known."""
+    here = own_identity()
+    machine = here.boot if record.boot else here.host
+    if (record.boot or record.host, record.namespace) != (machine, here.namespace if record.namespace else ""):
         return True
     try:
         os.kill(record.pid, 0)
@@ -130,4 +151,4 @@ def _runs(record: Record) -> bool:
         return False
     except PermissionError:
         pass  # it is another user's
-    return True
+    return elsewhere(record.process, record.name) is None

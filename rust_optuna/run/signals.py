@@ -10,15 +10,19 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that ask a supervisor to stop: a scheduler's, Ctrl-C, and a terminal that is closed."""
+WARNING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""Signals by which schedulers say that time is nearly over: the first asks to stop, a further one does not insist, for
+they come as often as a scheduler likes (SIGXCPU once a second)."""
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *WARNING)
+"""Signals that ask a supervisor to stop: a scheduler's, Ctrl-C, a terminal that is closed, and those of `WARNING`."""
 
 
 class Signals:
     """Notes the signals that ask this process to stop, while the ``with`` block runs. Of the main thread only.
 
     Inside, this thread blocks them at first, so that none disturbs it while it starts processes; ``listen`` lets them
-    in. None is lost, whenever it comes. Afterwards the former handlers are back.
+    in. None is lost, whenever it comes, but warnings after the first signal are not noted. Afterwards the former
+    handlers are back.
     """
 
     def __init__(self) -> None:
@@ -55,7 +59,8 @@ class Signals:
             os.read(self._readable, 4096)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received.append(signal.Signals(number))
+        if not (self.received and number in WARNING):
+            self.received.append(signal.Signals(number))
 
 
 def handle_with(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rust_optuna.errors import RetiredError, StorageError
+from rust_optuna.errors import CannotServeError, RetiredError, StorageError
 from rust_optuna.processes import ExitCode
 from rust_optuna.run.devices import Slot
 from rust_optuna.run.place import Place
@@ -92,6 +92,7 @@ class Supervisor:
             signals: entered, and not listened to yet.
 
         Raises:
+            CannotServeError: no worker can serve the studies here; with the last words of one.
             RetiredError: every slot was given up; with the last words of a worker.
             StorageError: the database was away for too long.
         """
@@ -137,6 +138,8 @@ class Supervisor:
             return self._all_ended()
         if all(place.retired for place in self.places):
             place = self.places[0]
+            if all(each.unfit for each in self.places):
+                raise CannotServeError(f"No worker can run here. {place.last_words()} Log: {place.log}")
             raise RetiredError(
                 f"All workers died, again and again. The last words of one: {place.last_words()} Log: {place.log}"
             )
@@ -198,13 +201,15 @@ class Supervisor:
             place.deaths = 1 if finished else place.deaths + 1
         delay = min(MAX_DELAY_SECONDS, 2.0 ** max(0, place.deaths - 1))
         place.due = self.clock() + delay
-        place.retired = code == ExitCode.CIRCUIT_BREAKER or place.deaths >= MAX_DEATHS
+        place.unfit = code == ExitCode.CANNOT_SERVE and place.stays
+        place.retired = place.unfit or code == ExitCode.CIRCUIT_BREAKER or place.deaths >= MAX_DEATHS
         about |= {"event": "died", "deaths": place.deaths}
         words = place.last_words()
         log.warning("Worker %s %s; its last words: %s", place.worker, place.cause(code), words, extra=about)
         if place.retired:
             same = code == ExitCode.CIRCUIT_BREAKER
             why = "the same error at several points" if same else f"{place.deaths} deaths in a row"
+            why = "no worker can serve here" if place.unfit else why
             about["event"] = "retired"
             log.error("Slot %d on %s is given up: %s", place.number, place.slot.name, why, extra=about)
 

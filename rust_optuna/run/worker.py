@@ -20,7 +20,14 @@ from types import FrameType
 
 import optuna
 
-from rust_optuna.errors import LeaseLostError, RustOptunaError, StorageError, StudyError
+from rust_optuna.errors import (
+    FingerprintError,
+    LeaseLostError,
+    RustOptunaError,
+    StorageError,
+    StudyError,
+    WrongStoreError,
+)
 from rust_optuna.paths import Home
 from rust_optuna.processes import SUPERVISOR, WORKER_ID, sleep_unless
 from rust_optuna.run import signals
@@ -94,6 +101,7 @@ class Worker:
         self.stopping = False
         self.preparing = False
         self.finished = 0
+        self.cannot_serve = False
         self._deadline = float("inf")
         self._beat_at = self._tidy_at = 0.0
         self._holds = False
@@ -128,6 +136,11 @@ class Worker:
                 raise
             log.warning("stopped while the database was away: %s", error, extra={"event": "outage"})
         return self.finished
+
+    @property
+    def supervised(self) -> bool:
+        """Whether a supervisor started this process, and passes on what it is asked."""
+        return self._parent != 0
 
     def stop(self) -> None:
         """Ask for a stop: no more points, and the running one may end within the grace. Safe in a signal handler."""
@@ -223,7 +236,13 @@ class Worker:
         ready = [study for study in studies_to_serve(self.database, names) if study.state == "open"]
         for study in ready:
             with self._preparing():
-                self._serving.add(study)
+                try:
+                    self._serving.add(study)
+                except RustOptunaError as error:
+                    # A database that is away comes back, and a study that was deleted is not asked for again.
+                    passing = isinstance(error, StorageError | StudyError)
+                    self.cannot_serve = isinstance(error, WrongStoreError | FingerprintError) or not passing
+                    raise
         return [study.key for study in ready]
 
     def _can_serve(self, name: str, key: StudyKey) -> bool:
@@ -357,10 +376,19 @@ def new_worker_id() -> str:
 
 
 def stop_on_signals(worker: Worker) -> None:
-    """Let SIGTERM, SIGINT and SIGHUP stop a worker: the first within its grace, the second at once."""
+    """Let the signals of `signals.ASKING` stop a worker: the first within its grace, the second at once.
+
+    A warning is never a second one. Nor is what a supervisor sends after a warning that reached both of them, as a
+    scheduler's does that signals all processes of a job.
+    """
+    heard: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
+        warned_only = all(each in signals.WARNING for each in heard)
+        heard.append(number)
         if worker.stopping:
+            if number in signals.WARNING or (worker.supervised and warned_only):
+                return
             raise KeyboardInterrupt
         worker.stop()
         if worker.preparing:  # no point is held, and making ready may take long

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from rust_optuna.errors import DataError, StorageError
+from rust_optuna.errors import DataError, StorageError, WrongStoreError
 from rust_optuna.paths import Home, atomic_write
 from rust_optuna.search import tables
 from rust_optuna.search.database import Database
@@ -100,12 +100,12 @@ def check_owner(store: ArtifactStore, database: Database) -> None:
     """Refuse to work with a store that is not this storage's.
 
     Raises:
-        StorageError: it is another's, or nobody's.
+        WrongStoreError: it is another's, or nobody's.
     """
     theirs = _token_in(store)
     if theirs != _token(database):
         why = f"it holds no {TOKEN}" if theirs is None else "it is another storage's"
-        raise StorageError(
+        raise WrongStoreError(
             f"{store} is not the artifact store of {database} ({why}): name the right one with --artifacts. Where that "
             "one is lost, rust-optuna storage adopt-artifacts takes this one in its place"
         )

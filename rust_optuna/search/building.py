@@ -49,6 +49,7 @@ def fill_cache(
         return
     if data_root is not None:
         index.scan(data_root, missing, on_hashed)
+    index.require(missing)
     extractor = Extractor(cache.backbone)
     check_sample(extractor, contents, index, pins, data_root, on_hashed)
     cache.build(contents, index.read, progress, extractor)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import optuna
 import sqlalchemy as sa
@@ -39,6 +40,7 @@ def create_study(
     home: Home,
     progress: Progress | None = None,
     artifacts: str | None = None,
+    data_root: Path | None = None,
 ) -> Creation:
     """Create a study with its films, folds and whole design, or find the one that the same file created.
 
@@ -50,6 +52,7 @@ def create_study(
         home: where relative paths begin.
         progress: called while films are hashed.
         artifacts: the artifact store; None for where the database says.
+        data_root: where films are looked for that are not where the manifest says; None for nowhere.
 
     Raises:
         ManifestError: the manifest breaks its rules, is not split yet, or ``data check`` finds problems in it.
@@ -62,7 +65,7 @@ def create_study(
     """
     if not load_studies(database):
         adopt(open_store(artifacts or database.artifacts(), home), database)
-    prepared = prepare(configuration, home, database, progress=progress)
+    prepared = prepare(configuration, home, database, progress=progress, data_root=data_root)
     # Before the lock, for a file is hashed, or downloaded; and only where all else agrees.
     if prepared.known is not None:
         compare(database, prepared, prepared.known)

@@ -221,6 +221,7 @@ class CrossValidationObjective:
         contents = self.development.content
         if self.data_root is not None:
             index.scan(self.data_root, contents, self.progress)
+        index.require(contents)
         extractor = Extractor(backbone)
         check_sample(extractor, contents, index, self.pins)
         live = LiveFeatures(extractor, contents, index.read)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,15 @@ from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.folds import labels_missing
 from rust_optuna.data.manifest import read_manifest
 from rust_optuna.data.patients import undecided
-from rust_optuna.errors import ConfigurationError, FingerprintError, OpenHolesError, Problem, StudyError
+from rust_optuna.data.relocation import relocated
+from rust_optuna.errors import (
+    ConfigurationError,
+    FingerprintError,
+    ManifestError,
+    OpenHolesError,
+    Problem,
+    StudyError,
+)
 from rust_optuna.learn.weights import weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search import design
@@ -163,6 +172,7 @@ def prepare(
     *,
     progress: Progress | None = None,
     earlier: Mapping[str, PreparedStudy] | None = None,
+    data_root: Path | None = None,
 ) -> PreparedStudy:
     """Resolve a study file.
 
@@ -172,6 +182,7 @@ def prepare(
         database: where the study may be already, and where the one is that it takes values from; None for nowhere.
         progress: called while films are hashed and, once on a machine, decoded.
         earlier: studies that will be run before this one and are not done yet.
+        data_root: where films are looked for that are not where the manifest says; None for nowhere.
 
     Raises:
         ManifestError: the manifest breaks its rules, is not split yet, or ``data check`` finds problems in it.
@@ -201,6 +212,14 @@ def prepare(
         inheritance, alternatives = None, [{}]
     manifest = read_manifest(home.resolve(configuration.manifest or ""), require_split=True)
     index = FilmIndex(home.film_index)
+    if data_root is not None:
+        manifest = relocated(manifest, index, data_root, progress)
+    if not any(film.image.is_file() for film in manifest.films):
+        what = (
+            f"none of the {len(manifest.films):,} films is there, the first: {manifest.films[0].image}: No such file. "
+            "If they lie in another folder now, name it: rust-optuna search STUDY.toml --data-root FOLDER"
+        )
+        raise ManifestError(str(manifest.path), [Problem("image", what)])
     refuse_problems(manifest, index, progress)
     development = development_set(manifest, index, folds=configuration.folds, seed=configuration.seed)
     points = load_parameters(database, known.id) if database and known else design.draw(configuration)

@@ -1,8 +1,10 @@
 import shutil
+import signal
 
 import pytest
 
 from rust_optuna.learn import extraction
+from rust_optuna.run.signals import ASKING
 from rust_optuna.search.studies import load_study
 from tests.cli.test_main import invoke
 from tests.studies import make_study, random_document
@@ -32,6 +34,19 @@ def test_a_data_root_does_not_go_with_a_study_file(build):
     done = run("regime-1.toml", "--data-root", "elsewhere")
     assert done.exit_code == 2
     assert "--data-root goes with a study's name" in done.output
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_a_scheduler_stops_it_as_cleanly_as_ctrl_c(build, monkeypatch, number):
+    run, study = build
+    before = {each: signal.getsignal(each) for each in ASKING}
+    monkeypatch.setattr("rust_optuna.run.ahead.wanted_by_study", lambda *_: signal.raise_signal(signal.Signals[number]))
+    try:
+        done = run(study.name)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert (done.exit_code, "the same command goes on where it stopped" in done.output) == (130, True)
 
 
 def test_what_a_worker_would_be_refused_for_is_refused(sqlite, home, monkeypatch):

@@ -22,6 +22,7 @@ from tests.studies import (
     run_command,
     start_command,
     wait_until,
+    write_study,
 )
 
 PEAK = ("--objective", "tests.stand_ins:peak")
@@ -83,6 +84,46 @@ def test_a_worker_process_ends_well_at_sigterm(sqlite, home, tmp_path):
     rest = run_command(home, url, "worker", "run", "--objective", "tests.stand_ins:gated", **gate)
     assert rest.returncode == 0, rest.stderr
     assert [row.outcome for row in attempts(sqlite, study)] == ["complete"] * 3
+    assert_in_step(sqlite, study)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("command", [["run"], ["start", "--gpus", "none", "--workers", "1"]])
+def test_a_worker_without_films_ends_at_once_and_says_what_helps(sqlite, home, command):
+    model = {"weights": "random", "output": "mixed0", "image_size": 75}
+    make_study(sqlite, home, random_document(1, model=model))
+    (home.root / "films").rename(home.root.parent / "moved")
+    done = run_command(home, sqlite.url.render_as_string(), "worker", *command)
+    assert done.returncode == 1, done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert "20 of 20 films are not on this machine any more" in said
+    assert "--data-root" in said
+    assert "rust-optuna features build" in said
+    assert done.stderr.count(" started on cpu") <= 1
+    assert " replaces " not in done.stderr
+
+
+@pytest.mark.parametrize("number", ["SIGUSR1", "SIGUSR2", "SIGXCPU"])
+@pytest.mark.parametrize(("command", "code"), [("start", 0), ("search", 130)])
+def test_what_schedulers_send_before_time_is_over_stops_in_good_order(sqlite, home, tmp_path, command, code, number):
+    study = make_study(sqlite, home, random_document(3))
+    words = (
+        ["worker", "start", "--grace", "60"]
+        if command == "start"
+        else ["search", write_study(home, random_document(3))]
+    )
+    options = ["--gpus", "none", "--workers", "1", "--objective", "tests.stand_ins:gated"]
+    running = start_command(home, sqlite.url.render_as_string(), *words, *options, **{GATE: str(tmp_path)})
+    try:
+        wait_until(lambda: list(tmp_path.glob("*.began")), 60)
+        running.send_signal(signal.Signals[number])
+        if command == "start":
+            (tmp_path / "open").touch()  # within the grace
+        output, _ = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == code, output
+    assert [row.outcome for row in attempts(sqlite, study)] == ["complete" if command == "start" else "released"]
     assert_in_step(sqlite, study)
 
 
@@ -170,11 +211,80 @@ def test_a_daemon_that_has_nothing_to_do_ends_well(sqlite, home, run, daemon):
     assert records.living(home) == []
 
 
-def test_a_daemon_on_another_machine_is_left_alone(home, run):
-    with records.registered(home, "one", daemon=True, studies=[], grace=0):
-        path = home.record("one")
-        path.write_text(path.read_text().replace(platform.node(), "elsewhere"))
-        assert "No daemon" in run("worker", "stop", "--all").output
+@pytest.fixture
+def never_signalled(monkeypatch):
+    """This process is the one that a record names: a signal would end the tests."""
+
+    def refuse(*_):
+        raise AssertionError("signalled")
+
+    monkeypatch.setattr("os.kill", refuse)
+    monkeypatch.setattr("signal.pidfd_send_signal", refuse, raising=False)
+
+
+def change_record(home, **changes):
+    """Change what the record of this process says; None takes it out."""
+    (there,) = records.living(home)
+    path = home.record(there.name)
+    document = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in document.items() if value is not None}))
+
+
+EARLIER = {"boot": None, "namespace": None, "started": None}
+"""What versions before these fields did not record."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"boot": "another"}, "on another machine (%s)"),
+        ({"namespace": "pid:[1]"}, "in another PID namespace of this machine (a container; its host name: %s)"),
+        ({"started": "1"}, "where it cannot be seen from here: process %s is another one"),
+        (EARLIER, "in another container or on another machine (%s)"),
+        ({**EARLIER, "host": "elsewhere"}, "on another machine (elsewhere)"),
+    ],
+)
+@pytest.mark.usefixtures("never_signalled")
+def test_a_daemon_that_does_not_run_here_is_left_alone_and_it_is_said_where_it_runs(home, run, changes, where):
+    with records.registered(home, "one", daemon=True, studies=["a"], grace=0):
+        change_record(home, **changes)
+        if "%s" in where:
+            where %= os.getpid() if changes.get("started") else platform.node()
+        done = run("worker", "stop")
+        assert (done.exit_code, f"{os.getpid()} (a) runs {where}" in done.output) == (1, True), done.output
+        assert f"No daemon of {home.root} runs here" in done.output
+        done = run("worker", "stop", os.getpid())
+        assert (done.exit_code, f"daemon {os.getpid()} runs {where}" in done.output) == (1, True), done.output
+        assert run("worker", "stop", "--all").exit_code == 0
+
+
+def test_a_daemon_that_an_earlier_version_recorded_is_stopped(sqlite, home, gate, run, daemon):
+    make_study(sqlite, home, random_document(3))
+    assert daemon("--forever").exit_code == 0
+    change_record(home, **EARLIER, host="renamed since")
+    assert run("worker", "stop").exit_code == 0
+    assert records.living(home) == []
+
+
+def test_what_a_later_version_records_besides_is_passed_over(home):
+    with records.registered(home, "one", daemon=True, studies=[], grace=0) as record:
+        change_record(home, colour="blue")
+        assert records.living(home)[0].process == record.process
+
+
+def test_a_daemon_of_another_home_is_named_with_its_home(sqlite, home, gate, run, daemon, tmp_path):
+    make_study(sqlite, home, random_document(3))
+    assert daemon("--forever").exit_code == 0
+    (there,) = records.living(home)
+    other = tmp_path / "my other home"
+    for number, what in (
+        (there.pid, f"is a daemon of another home: rust-optuna worker stop {there.pid} --home {home.root}"),
+        (os.getpid(), f"is no daemon of {other}"),
+    ):
+        done = invoke("--home", other, "worker", "stop", number)
+        assert (done.exit_code, f"Process {number} {what}" in done.output) == (2, True), done.output
+        assert f"Of {other}, no daemon runs here" in done.output
+    assert records.living(home) == [there]
 
 
 def test_a_supervisor_in_the_foreground_is_no_daemon(home, run):
@@ -227,6 +337,7 @@ def test_a_daemon_of_another_user_is_left_alone_with_one_line(home, run, monkeyp
 
     with records.registered(home, records.new_name(), daemon=True, studies=(), grace=0):
         monkeypatch.setattr("os.kill", forbidden)
+        monkeypatch.setattr("signal.pidfd_send_signal", forbidden, raising=False)
         done = run("worker", "stop")
     assert (done.exit_code, "another user's" in done.output) == (1, True)
 

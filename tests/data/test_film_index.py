@@ -1,14 +1,16 @@
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from rust_optuna.data import film_index
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.data.radiographs import content_hash, pixel_hash
+from rust_optuna.data.radiographs import FORMATS, SIGNATURE_BYTES, content_hash, has_signature, pixel_hash
 from rust_optuna.errors import DataError, FilmError, MissingFilmsError
 from tests.data.films import draw_film
 
@@ -60,7 +62,7 @@ def test_a_film_that_is_gone_is_named(tmp_path):
     index = FilmIndex(tmp_path / "films.json")
     index.add([tmp_path / "a"])
     (tmp_path / "a").unlink()
-    with pytest.raises(DataError, match=rf"^{tmp_path / 'a'} \(film \w+ is gone\)"):
+    with pytest.raises(DataError, match=rf"^{tmp_path / 'a'} \(film \w+ is gone: --data-root"):
         index.read(content)
 
 
@@ -175,6 +177,58 @@ def test_films_below_a_folder_are_found_whatever_their_folders(tmp_path, root, h
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert FilmIndex(index.path).read(contents[0]) == b"Smith/left/1.PNG"
     assert index.locate(contents[1]) == folder / "Smith" / "2.jpeg"
+
+
+JPEG, PNG, TIFF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0"
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"), [("1.jfif", JPEG), ("1.JPE", JPEG), ("1", PNG), ("1.dat", TIFF), ("IM.000.001", b"MM\0*")]
+)
+def test_a_film_is_found_whatever_its_name(tmp_path, name, begins):
+    path = tmp_path / "root" / name
+    path.parent.mkdir()
+    path.write_bytes(begins + b"film")
+    index = FilmIndex(tmp_path / "films.json")
+    index.scan(path.parent, [content_hash(path)])
+    assert index.locate(content_hash(path)) == path
+
+
+def test_every_file_that_can_be_read_as_a_film_begins_as_such(tmp_path):
+    """Pillow decides what is read: no format's beginning may be missing."""
+    Image.preinit()
+    for begins in itertools.product("IM\x89\xff", "IMP\xd8"):
+        for rest in (b"*\0", b"\0*", b"+\0", b"\0+", b"\xff\xe0", b"NG\r\n\x1a\n"):
+            start = "".join(begins).encode("latin-1") + rest + b"\0" * 8
+            accepted = any(Image.OPEN[name][1](start) for name in FORMATS)
+            assert has_signature(start[:SIGNATURE_BYTES]) == accepted, start
+
+
+def test_links_are_followed_and_no_loop_is_run_in(tmp_path, root, hashed):
+    folder, contents = root
+    outside = tmp_path / "disk2"
+    outside.mkdir()
+    far = film(outside / "far.png", "far")
+    film_behind_a_link = film(tmp_path / "single", "\x89PNG")
+    (folder / "more").symlink_to(outside)
+    (folder / "again").symlink_to(outside)
+    (outside / "back").symlink_to(folder)
+    (outside / "self").symlink_to(outside)
+    (folder / "one.png").symlink_to(tmp_path / "single")
+    index = FilmIndex(tmp_path / "films.json")
+    index.scan(folder, [*contents, far, film_behind_a_link])
+    assert sorted(hashed) == ["1.PNG", "2.jpeg", "3.tif", "far.png", "one.png"]
+
+
+def test_what_was_passed_over_is_said_and_a_pipe_does_not_hold_the_search_up(tmp_path, root):
+    folder, _ = root
+    os.mkfifo(folder / "pipe.png")
+    (folder / "scan.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    with pytest.raises(MissingFilmsError) as caught:
+        FilmIndex(tmp_path / "films.json").scan(folder, ["0" * 64])
+    assert "3 image files there were compared" in str(caught.value)
+    assert f"3 files there are no PNG, JPEG or TIFF, the first: {folder}" in str(caught.value)
+    assert str(folder) not in caught.value.public
 
 
 def test_nothing_is_hashed_twice(tmp_path, root, hashed):

@@ -81,6 +81,31 @@ def test_a_search_whose_workers_all_die_says_why(sqlite_url, home, files, monkey
     assert str(log) in str(said.value)
 
 
+def test_a_search_goes_on_after_its_films_were_moved_and_renamed(sqlite_url, home, tmp_path):
+    file = write_study(home, random_document(3))
+    assert run_command(home, sqlite_url, *search(file)).returncode == 0
+    films = home.root / "films"
+    films.rename(tmp_path / "disk2")
+    for number, path in enumerate(sorted((tmp_path / "disk2").iterdir())):
+        path.rename(path.with_name(f"renamed {number}.jfif"))
+    gone = run_command(home, sqlite_url, *search(file))
+    assert (gone.returncode, "none of the 24 films is there" in gone.stderr) == (2, True), gone.stderr
+    assert "--data-root" in gone.stderr
+    done = run_command(home, sqlite_url, *search(file), "--data-root", tmp_path / "disk2")
+    assert done.returncode == 0, done.stderr
+    assert "goes on" in done.stderr
+
+
+def test_a_search_finds_films_elsewhere_that_this_machine_never_saw_where_the_manifest_says(sqlite_url, home, tmp_path):
+    file = write_study(home, random_document(3))
+    (home.root / "films").rename(tmp_path / "disk2")
+    for root in (tmp_path, home.root / "nowhere"):
+        done = run_command(home, sqlite_url, *search(file), "--data-root", root)
+        assert done.returncode != 0
+    done = run_command(home, sqlite_url, *search(file), "--data-root", tmp_path / "disk2")
+    assert done.returncode == 0, done.stderr
+
+
 def test_holes_are_told_by_the_exit_code(sqlite_url, home):
     file = write_study(home, random_document(3))
     done = run_command(home, sqlite_url, *search(file, objective="raising_at_point_1"))

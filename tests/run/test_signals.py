@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rust_optuna.run.signals import ASKING, Signals, blocked
+from rust_optuna.run.signals import ASKING, WARNING, Signals, blocked
 
 
 def mask():
@@ -27,6 +27,16 @@ def test_signals_are_noted_in_order_and_none_is_lost_before_they_are_let_in():
         os.kill(os.getpid(), signal.SIGINT)
         signals.wait(0)
         assert signals.received == [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.mark.parametrize("number", WARNING)
+def test_a_warning_asks_to_stop_once_and_never_insists(number):
+    with Signals() as signals:
+        signals.listen()
+        for each in (number, number, signal.SIGTERM, number):
+            os.kill(os.getpid(), each)
+        signals.wait(0)
+        assert signals.received == [number, signal.SIGTERM]
 
 
 def test_a_signal_ends_a_wait():

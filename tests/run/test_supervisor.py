@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rust_optuna.errors import RetiredError, StorageError
+from rust_optuna.errors import CannotServeError, RetiredError, StorageError
 from rust_optuna.processes import ExitCode
 from rust_optuna.run import supervisor as module
 from rust_optuna.run.devices import Slot
@@ -181,6 +181,19 @@ def test_a_slot_whose_worker_met_the_same_error_again_and_again_is_given_up_at_o
     retired = [record for record in caplog.records if getattr(record, "event", "") == "retired"]
     assert [(record.exit_code, record.levelname) for record in retired] == [(4, "ERROR")]
     assert "Slot 0 on cpu is given up: the same error at several points" in retired[0].message
+
+
+def test_a_worker_that_can_never_serve_is_started_once(sqlite, home, supervise):
+    make_study(sqlite, home, random_document(4))
+    # The artifact store of another storage: nothing that a further worker would find otherwise.
+    environment = child_environment(home, sqlite.url, "elsewhere")
+    supervisor = supervise("peak", workers=2, environment=environment)
+    supervisor.start()
+    names = [place.worker for place in supervisor.places]
+    with pytest.raises(CannotServeError, match=r"not the artifact store.*--artifacts") as said:
+        wait_until(supervisor.step, 60)
+    assert said.value.exit_code == ExitCode.ERROR
+    assert [place.worker for place in supervisor.places] == names
 
 
 def test_where_every_slot_is_given_up_the_last_words_of_a_worker_are_told(sqlite, home, supervise):

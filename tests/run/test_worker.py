@@ -416,7 +416,7 @@ class Endless:
             yield 0.2
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", ASKING)
 def test_a_signal_gives_the_point_back_and_ends_the_worker_well(sqlite, home, children, tmp_path, number):
     study = make_study(sqlite, home, random_document(2))
     child = children.start(run_until_signalled, url_of(sqlite), home, str(tmp_path))
@@ -447,6 +447,36 @@ def test_a_second_signal_ends_the_worker_at_once_and_gives_the_point_back(sqlite
     assert [(row.outcome, row.reason) for row in attempts(sqlite, study)] == [
         ("released", "the worker was interrupted")
     ]
+
+
+@pytest.mark.parametrize(
+    ("supervised", "numbers"),
+    [
+        (False, ["SIGXCPU", "SIGXCPU", "SIGUSR1", "SIGUSR2"]),
+        (False, ["SIGTERM", "SIGUSR1"]),
+        (True, ["SIGUSR1", "SIGTERM", "SIGUSR1"]),  # the scheduler's, and what the supervisor made of its own
+    ],
+)
+def test_a_warning_does_not_insist(sqlite, home, monkeypatch, supervised, numbers):
+    if supervised:
+        monkeypatch.setenv(processes.SUPERVISOR, str(os.getppid()))
+    study = make_study(sqlite, home, random_document(1))
+
+    def warn(epoch):
+        for number in numbers:
+            signal.raise_signal(signal.Signals[number])
+        numbers.clear()
+
+    before = {name: signal.getsignal(name) for name in ASKING}
+    stopped = worker_with(sqlite, home, FakeObjective([0.1, 0.2], between=warn))
+    stopped.grace = 600
+    try:
+        worker_module.stop_on_signals(stopped)
+        assert stopped.run([study.name]) == 1
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+    assert [row.outcome for row in attempts(sqlite, study)] == ["complete"]
 
 
 def supervise_and_die(url, home, gate):

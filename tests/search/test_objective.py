@@ -4,7 +4,7 @@ import pytest
 import sqlalchemy as sa
 
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.errors import FilmError, MissingFilmsError, RustOptunaError
+from rust_optuna.errors import AbsentFilmsError, MissingFilmsError, RustOptunaError
 from rust_optuna.search import objective as objective_module
 from rust_optuna.search.artifacts import artifacts_of, open_store
 from rust_optuna.search.ledger import Ledger
@@ -64,7 +64,7 @@ def elsewhere(sqlite, home, tmp_path):
 @pytest.mark.tensorflow
 def test_films_are_looked_for_below_the_data_root(elsewhere, home):
     root, prepare = elsewhere
-    with pytest.raises(FilmError, match="is gone"):
+    with pytest.raises(AbsentFilmsError, match=r"20 of 20 films are not on this machine.*--data-root"):
         prepare(None)
     prepared = prepare(root)
     assert FilmIndex(home.film_index).locate(prepared.development.content[0]).parent == root
