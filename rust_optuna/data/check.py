@@ -72,7 +72,8 @@ class CheckReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as what JSON can hold."""
-        return {"passed": self.passed} | asdict(self)
+        problems = [{"where": problem.where, "what": problem.what} for problem in self.problems]
+        return {"passed": self.passed} | asdict(self) | {"problems": problems}
 
 
 def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progress | None = None) -> CheckReport:
@@ -92,13 +93,16 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
     if folds < 2:
         raise DataError(f"cross-validation needs at least 2 folds, not {folds}")
     try:
-        films = read_manifest(path).films
+        manifest = read_manifest(path)
     except ManifestError as error:
         note = "The films were not looked at: put the manifest right first"
         return CheckReport(str(path), error.problems, (note,))
+    films = manifest.films
     facts = map_in_threads(_examine, [film.image for film in films], progress)
     problems = _problems(films, [fact.pixels if isinstance(fact, ImageFacts) else fact for fact in facts])
     notes = _notes(films)
+    if manifest.ignored:
+        notes.append(f"columns that mean nothing here are ignored: {', '.join(map(repr, manifest.ignored))}")
     readable = [(f, fact) for f, fact in zip(films, facts, strict=True) if isinstance(fact, ImageFacts)]
     parts = [_part("all", films)]
     if any(film.split for film in films):
@@ -148,7 +152,11 @@ def _problems(films: Sequence[Film], pixels: Sequence[str | DataError]) -> list[
     """
     found = list(zip(films, pixels, strict=True))
     problems = mapping_problems(films)
-    problems += [Problem(f"row {film.row}, image", str(fault)) for film, fault in found if isinstance(fault, DataError)]
+    problems += [
+        Problem(f"row {film.row}, image", str(fault), str(fault).removeprefix(str(film.image)))
+        for film, fault in found
+        if isinstance(fault, DataError)
+    ]
     problems += _same_pixels([(film, each) for film, each in found if isinstance(each, str)])
     if any(film.split for film in films):
         problems += split_problems(films)
