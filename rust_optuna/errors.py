@@ -200,7 +200,21 @@ class OpenHolesError(StudyError):
 
 
 class FingerprintError(StudyError):
-    """This worker would not compute the same numbers as the study's others."""
+    """This worker would not compute the same numbers as the study's others.
+
+    Args:
+        message: for the terminal; may name files.
+        public: the same without a path, where ``message`` names one.
+    """
+
+    def __init__(self, message: str, public: str = "") -> None:
+        self._public = public
+        super().__init__(message)
+
+    @property
+    def public(self) -> str:
+        """The message without the path of a film."""
+        return self._public or str(self)
 
 
 class RetiredError(RustOptunaError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,13 @@ from rust_optuna.data.radiographs import ImageFacts, examine
 from rust_optuna.data.threads import Progress, map_in_threads
 from rust_optuna.data.views import mapping_of_films, mapping_problems
 from rust_optuna.errors import DataError, ManifestError, Problem
+
+DARK = 1 / 16
+"""A film whose brightest level is below this share of its range looks like 12 bits or fewer saved in 16."""
+DETECTORS = (10, 12)
+"""Bits of the usual detectors."""
+TINY = 32
+"""Width or height of a film, in pixels, below which it is hardly one."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,7 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
     if manifest.ignored:
         notes.append(f"columns that mean nothing here are ignored: {', '.join(map(repr, manifest.ignored))}")
     readable = [(f, fact) for f, fact in zip(films, facts, strict=True) if isinstance(fact, ImageFacts)]
+    notes += _notes_of_images(readable)
     parts = [_part("all", films)]
     if any(film.split for film in films):
         parts += [_part(name, [film for film in films if film.split == name]) for name in SPLITS]
@@ -181,6 +190,43 @@ def _notes(films: Sequence[Film]) -> list[str]:
     absent = [name for name, count in zip(LABELS, stack_labels(films).sum(axis=0), strict=True) if count == 0]
     if absent:
         notes.append(f"no film has the label {', '.join(absent)}")
+    return notes
+
+
+def _notes_of_images(found: Sequence[tuple[Film, ImageFacts]]) -> list[str]:
+    """Return what looks wrong with films that can be read, without being so for certain."""
+
+    def listed(what: str, rows: Sequence[int], rest: str = "") -> list[str]:
+        count = "1 film" if len(rows) == 1 else f"{len(rows):,} films"
+        return [f"{count} {what}: {named_rows(rows)}{rest}"] if rows else []
+
+    constant = [(film, fact) for film, fact in found if fact.darkest == fact.brightest]
+    dark = [(film, fact) for film, fact in found if 0 < fact.brightest < 2**fact.bits * DARK and fact.bits > 1]
+    notes = listed(
+        "with a hole in its JPEG data or more of these than the picture takes, so that part of the picture is none",
+        [film.row for film, fact in found if fact.hole],
+        ". Fetch the files again",
+    )
+    notes += listed("black throughout", [film.row for film, fact in constant if fact.brightest == 0])
+    notes += listed("of one grey level throughout", [film.row for film, fact in constant if fact.brightest > 0])
+    notes += listed(
+        f"smaller than {TINY} pixels", [film.row for film, fact in found if min(fact.width, fact.height) < TINY]
+    )
+    unscored = [film.row for film, _ in found if not film.scored]
+    notes += listed("without any score", unscored)
+    if sixteen := [(film, fact) for film, fact in dark if fact.bits == 16]:
+        brightest = max(fact.brightest for _, fact in sixteen)
+        bits = next(bits for bits in DETECTORS if brightest < 2**bits)
+        share = math.ceil(100 * (brightest + 1) / 2**16)
+        advice = (
+            f". They look like {bits} bits saved in 16 and come out nearly black: if so, put `bits = {bits}` under "
+            "[model] in the study file"
+        )
+        notes += listed(
+            f"of 16 bits that use less than {share}% of their range", [film.row for film, _ in sixteen], advice
+        )
+    others = [film.row for film, fact in dark if fact.bits != 16 and fact.darkest < fact.brightest]
+    notes += listed(f"that use less than {DARK:.1%} of their range", others, ". They come out nearly black")
     return notes
 
 

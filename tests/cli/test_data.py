@@ -1,10 +1,13 @@
+import io
 import json
 import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from rust_optuna.cli.data import data
 from rust_optuna.data.manifest import CORTICES, read_manifest
@@ -179,3 +182,32 @@ def test_an_excel_workbook_is_called_one(tmp_path, content):
     result = run("check", path)
     assert result.exit_code == 1
     assert "is an Excel workbook, not a CSV file" in result.output
+
+
+def test_films_that_look_wrong_are_listed(tmp_path):
+    manifest = make_manifest(tmp_path)
+    random = np.random.default_rng(0)
+    ten_bits = random.integers(0, 1000, (48, 40), dtype=np.uint16)
+    ten_bits[0, 0] = 1023
+    # Dark, too, but with a white label on it: a film of full range.
+    dark = ten_bits // 2
+    dark[5, 5] = 65535
+    jpeg = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (300, 300), dtype=np.uint8)).save(jpeg, "JPEG")
+    drawn = [ten_bits, ten_bits[::-1], dark, np.zeros((40, 40), np.uint8), np.full((40, 40), 7, np.uint8)]
+    for film, pixels in zip(manifest.films, drawn, strict=False):
+        Image.fromarray(pixels).save(film.image)
+    Image.fromarray(ten_bits[:5, :5].astype(np.uint8)).save(manifest.films[5].image)
+    middle = len(jpeg.getvalue()) // 2
+    manifest.films[6].image.write_bytes(jpeg.getvalue()[:middle] + bytes(3000) + jpeg.getvalue()[middle + 3000 :])
+    lines = manifest.path.read_text().splitlines()
+    lines[9] = ",".join([*lines[9].split(",")[:4], "", "", "", "", "development"])
+    manifest.path.write_text("\n".join(lines))
+    output = succeed("check", manifest.path, "--folds", 2)
+    assert "2 films of 16 bits that use less than 2% of their range: rows 2, 3." in output
+    assert "put `bits = 10` under [model] in the study file" in output
+    assert "1 film black throughout: row 5." in output
+    assert "1 film of one grey level throughout: row 6." in output
+    assert "row 7" not in output.split("smaller than 32 pixels: ")[0]
+    assert "1 film with a hole in its JPEG data" in output
+    assert "1 film without any score: row 10." in output
