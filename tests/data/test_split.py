@@ -67,17 +67,19 @@ def sides_of(manifest) -> dict:
 
 def test_new_films_join_a_split_and_no_other_is_moved(manifest):
     split_manifest(manifest.path, holdout=0.15, seed=1)
-    held, *_ = read_manifest(manifest.path).part("holdout")
-    new = {film.row: "" for film in manifest.films[60:]} | {held.row: ""}
-    before = sides_of(rewrite(read_manifest(manifest.path), split=new))
+    # Ten patients are new, and each of the others has one film that is new.
+    firsts = {film.patient: film for film in read_manifest(manifest.path).films[:60]}
+    new = {film.row: "" for film in (*manifest.films[60:], *firsts.values())}
+    known = rewrite(read_manifest(manifest.path), split=new)
+    before = sides_of(known)
+    share = len(known.part("holdout")) / (80 - len(new))
     after = split_manifest(manifest.path, seed=7)
     assert all(film.split for film in after.films)
     assert {image: after_side for image, after_side in sides_of(after).items() if before[image]} == {
         image: side for image, side in before.items() if side
     }
-    # The patient is known by its other film.
-    assert sides_of(after)[held.image] == "holdout"
-    assert 10 <= len(after.part("holdout")) <= 14
+    assert {film.image: film.split for film in firsts.values()}.items() <= sides_of(after).items()
+    assert abs(len(after.part("holdout")) - 80 * share) <= 4
 
 
 def test_a_new_film_of_a_known_patient_goes_to_its_side_whatever_the_share(manifest):
