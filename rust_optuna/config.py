@@ -115,6 +115,7 @@ KEYS: Mapping[str, Key] = {
     "pooling": Key("model", str, "max", choices=("max", "average")),
     "image_size": Key("model", int, 299, low=75, high=2048),
     "resize": Key("model", str, "stretch", choices=("stretch", "pad")),
+    "bits": Key("model", int, 16, low=9, high=16),
     "features": Key("model", str, "cached", choices=("cached", "live")),
     "extraction_precision": Key("model", str, "float32", choices=PRECISIONS),
     "training_precision": Key("model", str, "float32", choices=PRECISIONS),
@@ -138,6 +139,7 @@ class BackboneConfiguration:
     image_size: int = 299
     resize: str = "stretch"
     extraction_precision: str = "float32"
+    bits: int = 16
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rust_optuna.processes import ExitCode
 
@@ -21,14 +22,23 @@ class RustOptunaError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One violation in an input file: where it is, and what is wrong with which value."""
+    """One violation in an input file.
+
+    Args:
+        where: it is, as in ``row 3, view``.
+        what: is wrong, with the value.
+        kind: what is wrong without the value, where that differs: many problems of one kind are reported together.
+    """
 
     where: str
     what: str
+    kind: str = field(default="", compare=False)
 
 
 class InvalidInputError(RustOptunaError):
     """Every problem found in one input, reported together.
+
+    The message groups the problems that many rows share, and shows no more than `SHOWN` lines.
 
     Args:
         source: the file or object the problems are in.
@@ -36,15 +46,39 @@ class InvalidInputError(RustOptunaError):
     """
 
     exit_code = ExitCode.USAGE
+    SHOWN = 30
 
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         self.source = source
         self.problems = tuple(problems)
         count = len(self.problems)
-        width = max((len(p.where) for p in self.problems), default=0)
-        lines = [f"{count} problem{'' if count == 1 else 's'} in {source}:"]
-        lines += [f"  {p.where.ljust(width)}  {p.what}" for p in self.problems]
+        grouped = _grouped(self.problems)
+        shown = grouped[: self.SHOWN]
+        width = max((len(p.where) for p in shown), default=0)
+        lines = [f"{count:,} problem{'' if count == 1 else 's'} in {source}:"]
+        lines += [f"  {p.where.ljust(width)}  {p.what}" for p in shown]
+        if len(grouped) > len(shown):
+            lines.append(f"  … and {len(grouped) - len(shown):,} more like these or of other kinds")
         super().__init__("\n".join(lines))
+
+
+def _grouped(problems: Sequence[Problem], most: int = 5) -> list[Problem]:
+    """Return one problem for all rows that have it in the same column, where they are more than ``most``."""
+    groups: dict[object, list[tuple[int, Problem]]] = {}
+    for problem in problems:
+        row = re.fullmatch(r"row (\d+)(.*)", problem.where)
+        key = (row[2], problem.kind or problem.what) if row else problem
+        groups.setdefault(key, []).append((int(row[1]) if row else 0, problem))
+    found = []
+    for group in groups.values():
+        (row_number, first), *others = group
+        if len(group) <= most:
+            found += [problem for _, problem in group]
+            continue
+        column = first.where.removeprefix(f"row {row_number}")
+        alike = "" if all(problem.what == first.what for _, problem in others) else ", others likewise"
+        found.append(Problem(f"{len(group):,} rows{column}", f"{first.what}{alike}; first row {row_number}"))
+    return found
 
 
 class ManifestError(InvalidInputError):
@@ -231,7 +265,21 @@ class OpenHolesError(StudyError):
 
 
 class FingerprintError(StudyError):
-    """This worker would not compute the same numbers as the study's others."""
+    """This worker would not compute the same numbers as the study's others.
+
+    Args:
+        message: for the terminal; may name files.
+        public: the same without a path, where ``message`` names one.
+    """
+
+    def __init__(self, message: str, public: str = "") -> None:
+        self._public = public
+        super().__init__(message)
+
+    @property
+    def public(self) -> str:
+        """The message without the path of a film."""
+        return self._public or str(self)
 
 
 class RetiredError(RustOptunaError):

@@ -7,14 +7,24 @@ the name that a table gives it.
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 
 def composed(text: str) -> str:
     """Return a text with its accents composed (NFC): texts that look the same are then equal."""
     return unicodedata.normalize("NFC", text)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the one of some names that a name was probably meant to be: up to case, punctuation or a few letters."""
+    plain = {re.sub(r"[\W_]+", "", each).casefold(): each for each in known if each}
+    close = difflib.get_close_matches(re.sub(r"[\W_]+", "", name).casefold(), plain, n=1, cutoff=0.75)
+    return plain[close[0]] if close else None
 
 
 class Spelling:

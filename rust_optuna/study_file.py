@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rust_optuna.config import HYPERPARAMETERS, KEYS, Key, Range, StudyConfiguration, Value, plain, plain_values
 from rust_optuna.errors import ConfigurationError, PathError, Problem
+from rust_optuna.spelling import nearest
 
 SECTIONS = ("sampler", "search_space", "fixed", "model", "cross_validation")
 TOP_LEVEL = ("name", "manifest", "lease_seconds")
@@ -100,6 +101,11 @@ def _range_document(axis: Range) -> dict[str, Any] | list[Value]:
     return {name: value for name, value in asdict(axis).items() if name not in absent or value != absent[name]}
 
 
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = nearest(name, known)
+    return f" (is {near} meant?)" if near else ""
+
+
 class _Reader:
     """Reads one document, collecting problems instead of stopping at the first."""
 
@@ -142,7 +148,7 @@ class _Reader:
 
     def refuse_rest(self, table: Mapping[str, Any], prefix: str, known: tuple[str, ...]) -> None:
         for name in table:
-            self.problem(f"{prefix}{name}", f"is not a key here; the keys are {', '.join(known)}")
+            self.problem(f"{prefix}{name}", f"is not a key here{_meant(name, known)}; the keys are {', '.join(known)}")
 
     def read(self, stored: bool) -> StudyConfiguration | None:
         top = {name: v for name, v in self.document.items() if name not in SECTIONS}
@@ -206,7 +212,9 @@ class _Reader:
         for name, given in table.items():
             where = f"search_space.{name}"
             if name not in KEYS:
-                self.problem(where, f"is not a key that can be searched; those are {', '.join(KEYS)}")
+                self.problem(
+                    where, f"is not a key that can be searched{_meant(name, KEYS)}; those are {', '.join(KEYS)}"
+                )
                 continue
             axis = self.read_axis(where, KEYS[name], given)
             if axis is None:

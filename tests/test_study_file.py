@@ -292,3 +292,12 @@ def test_a_study_survives_the_way_to_a_file_and_back(study):
     document = tomllib.loads(toml({**to_document(study), "manifest": "manifest.csv"}))
     assert parse_study(document, "file").search_space == study.search_space
     assert parse_study(document, "file").fixed == study.fixed
+
+
+def test_a_misspelt_key_is_named_beside_the_right_one():
+    with pytest.raises(ConfigurationError, match=r"fixed\.learning_rat +is not a key.*\(is learning_rate meant\?\)"):
+        parse_study({"fixed": {"learning_rat": 1e-3}}, "study.toml")
+    with pytest.raises(ConfigurationError, match=r"search_space\.Batch-Size .*\(is batch_size meant\?\)"):
+        parse_study({"search_space": {"Batch-Size": [1]}}, "study.toml")
+    with pytest.raises(ConfigurationError, match=r"serach_space +is not a key here \(is \[search_space\] meant\?\)"):
+        parse_study({"serach_space": {}}, "study.toml")

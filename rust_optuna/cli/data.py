@@ -67,7 +67,11 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
 
 @data.command(epilog=_example("rust-optuna data split manifest.csv --holdout 0.15 --seed 1"))
 @click.argument("manifest", type=click.Path(path_type=Path))
-@click.option("--holdout", default=0.15, show_default=True, help="Share of the films to set aside.")
+@click.option(
+    "--holdout",
+    type=float,
+    help="Share of the films to set aside.  [default: 0.15; where films are split already, the share they have]",
+)
 @click.option("--seed", default=SEED, show_default=True, help="Another seed sets other patients aside.")
 @click.option("--force", is_flag=True, help="Split anew what is split already.")
 @click.option(
@@ -90,19 +94,24 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
 )
 @home_option
 def split(
-    manifest: Path, holdout: float, seed: int, force: bool, same: tuple[str, ...], different: tuple[str, ...]
+    manifest: Path, holdout: float | None, seed: int, force: bool, same: tuple[str, ...], different: tuple[str, ...]
 ) -> None:
     """Set a share of the patients aside as the hold-out, once and for all.
 
     Patients are kept whole and stratified over subscores and views. The split is written into MANIFEST.
+
+    In a manifest that is split already, films without a split join it, and no other is moved: a new film of a known
+    patient goes to that patient's side, and new patients are divided like the others.
 
     Names that are alike (P7, p7, P-007, P7.0) may be one patient's, who must not stand on both sides: nothing is
     split before --same or --different says which of them are. --same A=B keeps the name A in MANIFEST; --same alone
     keeps, of each group of names that are alike, that of most films. --different marks the patients in MANIFEST.
     Both may also be given when MANIFEST is split already: the split then stays.
     """
+    from rust_optuna.data.manifest import SPLITS, read_manifest
     from rust_optuna.data.split import split_manifest
 
+    before = {film.row: film.split for film in read_manifest(_resolve(manifest)).films}
     films = split_manifest(
         _resolve(manifest),
         holdout=holdout,
@@ -112,7 +121,11 @@ def split(
         different=different,
         on_settled=_print_settled,
     )
-    for name in ("development", "holdout"):
+    joined = [film for film in films.films if not before[film.row]]
+    if joined and any(before.values()) and not force:
+        counts = ", ".join(f"{name} {sum(film.split == name for film in joined):,}" for name in SPLITS)
+        click.echo(f"{len(joined):,} films joined ({counts}); no other film was moved")
+    for name in SPLITS:
         part = films.part(name)
         patients = len({film.patient for film in part})
         click.echo(f"{name}: {len(part):,} films of {patients:,} patients")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,13 @@ from rust_optuna.data.radiographs import ImageFacts, examine
 from rust_optuna.data.threads import Progress, map_in_threads
 from rust_optuna.data.views import mapping_of_films, mapping_problems
 from rust_optuna.errors import DataError, ManifestError, Problem
+
+DARK = 1 / 16
+"""A film whose brightest level is below this share of its range looks like 12 bits or fewer saved in 16."""
+DETECTORS = (10, 12)
+"""Bits of the usual detectors."""
+TINY = 32
+"""Width or height of a film, in pixels, below which it is hardly one."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,8 @@ class CheckReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as what JSON can hold."""
-        return {"passed": self.passed} | asdict(self)
+        problems = [{"where": problem.where, "what": problem.what} for problem in self.problems]
+        return {"passed": self.passed} | asdict(self) | {"problems": problems}
 
 
 def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progress | None = None) -> CheckReport:
@@ -92,14 +101,18 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
     if folds < 2:
         raise DataError(f"cross-validation needs at least 2 folds, not {folds}")
     try:
-        films = read_manifest(path).films
+        manifest = read_manifest(path)
     except ManifestError as error:
         note = "The films were not looked at: put the manifest right first"
         return CheckReport(str(path), error.problems, (note,))
+    films = manifest.films
     facts = map_in_threads(_examine, [film.image for film in films], progress)
     problems = _problems(films, [fact.pixels if isinstance(fact, ImageFacts) else fact for fact in facts])
     notes = _notes(films)
+    if manifest.ignored:
+        notes.append(f"columns that mean nothing here are ignored: {', '.join(map(repr, manifest.ignored))}")
     readable = [(f, fact) for f, fact in zip(films, facts, strict=True) if isinstance(fact, ImageFacts)]
+    notes += _notes_of_images(readable)
     parts = [_part("all", films)]
     if any(film.split for film in films):
         parts += [_part(name, [film for film in films if film.split == name]) for name in SPLITS]
@@ -148,7 +161,11 @@ def _problems(films: Sequence[Film], pixels: Sequence[str | DataError]) -> list[
     """
     found = list(zip(films, pixels, strict=True))
     problems = mapping_problems(films)
-    problems += [Problem(f"row {film.row}, image", str(fault)) for film, fault in found if isinstance(fault, DataError)]
+    problems += [
+        Problem(f"row {film.row}, image", str(fault), str(fault).removeprefix(str(film.image)))
+        for film, fault in found
+        if isinstance(fault, DataError)
+    ]
     problems += _same_pixels([(film, each) for film, each in found if isinstance(each, str)])
     if any(film.split for film in films):
         problems += split_problems(films)
@@ -173,6 +190,43 @@ def _notes(films: Sequence[Film]) -> list[str]:
     absent = [name for name, count in zip(LABELS, stack_labels(films).sum(axis=0), strict=True) if count == 0]
     if absent:
         notes.append(f"no film has the label {', '.join(absent)}")
+    return notes
+
+
+def _notes_of_images(found: Sequence[tuple[Film, ImageFacts]]) -> list[str]:
+    """Return what looks wrong with films that can be read, without being so for certain."""
+
+    def listed(what: str, rows: Sequence[int], rest: str = "") -> list[str]:
+        count = "1 film" if len(rows) == 1 else f"{len(rows):,} films"
+        return [f"{count} {what}: {named_rows(rows)}{rest}"] if rows else []
+
+    constant = [(film, fact) for film, fact in found if fact.darkest == fact.brightest]
+    dark = [(film, fact) for film, fact in found if 0 < fact.brightest < 2**fact.bits * DARK and fact.bits > 1]
+    notes = listed(
+        "with a hole in its JPEG data or more of these than the picture takes, so that part of the picture is none",
+        [film.row for film, fact in found if fact.hole],
+        ". Fetch the files again",
+    )
+    notes += listed("black throughout", [film.row for film, fact in constant if fact.brightest == 0])
+    notes += listed("of one grey level throughout", [film.row for film, fact in constant if fact.brightest > 0])
+    notes += listed(
+        f"smaller than {TINY} pixels", [film.row for film, fact in found if min(fact.width, fact.height) < TINY]
+    )
+    unscored = [film.row for film, _ in found if not film.scored]
+    notes += listed("without any score", unscored)
+    if sixteen := [(film, fact) for film, fact in dark if fact.bits == 16]:
+        brightest = max(fact.brightest for _, fact in sixteen)
+        bits = next(bits for bits in DETECTORS if brightest < 2**bits)
+        share = math.ceil(100 * (brightest + 1) / 2**16)
+        advice = (
+            f". They look like {bits} bits saved in 16 and come out nearly black: if so, put `bits = {bits}` under "
+            "[model] in the study file"
+        )
+        notes += listed(
+            f"of 16 bits that use less than {share}% of their range", [film.row for film, _ in sixteen], advice
+        )
+    others = [film.row for film, fact in dark if fact.bits != 16 and fact.darkest < fact.brightest]
+    notes += listed(f"that use less than {DARK:.1%} of their range", others, ". They come out nearly black")
     return notes
 
 

@@ -145,3 +145,59 @@ def development_set(
         labels=labels,
         folds=assign_folds(content, patients, labels, folds=folds, seed=seed),
     )
+
+
+def development_differences(ours: DevelopmentSet, theirs: DevelopmentSet, index: FilmIndex) -> list[str]:
+    """Return in words what is other in a development set than in that of a study: which films, and what of them.
+
+    The words name files, for the terminal of whoever holds them and for nothing else.
+
+    Args:
+        ours: as the manifest has it.
+        theirs: as the study was created with.
+        index: knows where films lie.
+    """
+    here, there = ({film: row for row, film in enumerate(films.content)} for films in (ours, theirs))
+    both = [film for film in ours.content if film in there]
+    found = []
+    if new := [film for film in ours.content if film not in there]:
+        found.append(f"the manifest has {_named(new, index)}, which the study has not")
+    if gone := [film for film in theirs.content if film not in here]:
+        found.append(f"the study has {_named(gone, index)}, which the manifest has not among its development films")
+    labelled = [film for film in both if not np.array_equal(ours.labels[here[film]], theirs.labels[there[film]])]
+    if labelled:
+        first = labelled[0]
+        changes = [
+            f"{name} is {'set' if now else 'not set'} here and {'set' if was else 'not set'} there"
+            for name, now, was in zip(LABELS, ours.labels[here[first]], theirs.labels[there[first]], strict=True)
+            if now != was
+        ]
+        which = "its labels" if len(labelled) == 1 else "labels"
+        found.append(f"{which} differ of {_named(labelled, index)} ({', '.join(changes)} of the first)")
+    # Pseudonyms change with the films of a patient, so who belongs together is compared, not what they are called.
+    ours_of = _companions(both, [ours.patients[here[film]] for film in both])
+    theirs_of = _companions(both, [theirs.patients[there[film]] for film in both])
+    if moved := [film for film in both if ours_of[film] != theirs_of[film]]:
+        found.append(f"the patient differs of {_named(moved, index)}")
+    return found or ["the films and labels are the same and the folds differ"]
+
+
+def _companions(films: Sequence[str], patients: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Return, for each film, the films of its patient."""
+    of_patient: dict[str, set[str]] = {}
+    for film, patient in zip(films, patients, strict=True):
+        of_patient.setdefault(patient, set()).add(film)
+    groups = {patient: frozenset(group) for patient, group in of_patient.items()}
+    return {film: groups[patient] for film, patient in zip(films, patients, strict=True)}
+
+
+def _named(films: Sequence[str], index: FilmIndex, most: int = 3) -> str:
+    """Return films as words: how many, and the first few by file, or by content where no file is known."""
+    names = []
+    for film in films[:most]:
+        try:
+            names.append(str(index.locate(film)))
+        except DataError:
+            names.append(f"film {film[:12]}")
+    count = "1 film" if len(films) == 1 else f"{len(films):,} films"
+    return f"{count} ({', '.join(names)}{', …' if len(films) > most else ''})"

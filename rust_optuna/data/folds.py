@@ -9,7 +9,7 @@ average.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,13 @@ from rust_optuna.data.manifest import LABELS
 from rust_optuna.errors import DataError
 
 
-def stratify(patients: Sequence[str], labels: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
+def stratify(
+    patients: Sequence[str],
+    labels: np.ndarray,
+    shares: Sequence[float],
+    seed: int,
+    placed: Mapping[str, int] | None = None,
+) -> np.ndarray:
     """Divide films so that patients stay whole and every part is a small image of the whole.
 
     The result depends on the set of (patient, label) alone, not on the order of the rows, and is the same on
@@ -29,6 +35,7 @@ def stratify(patients: Sequence[str], labels: np.ndarray, shares: Sequence[float
         labels: (n, 18) of 0 and 1.
         shares: the share of films that each part is to get; they sum to 1.
         seed: another seed, another division.
+        placed: the part of each patient who has one already and keeps it.
 
     Returns:
         (n,) int64, the part of each film. No part is empty.
@@ -48,11 +55,14 @@ def stratify(patients: Sequence[str], labels: np.ndarray, shares: Sequence[float
     excess = -np.outer(shares, totals)
     # A label counts by its relative deviation; a small part's deviation for as much more as its share is smaller.
     weights = 1 / np.outer(shares, np.maximum(totals, 1) ** 2)
-    part_of = np.full(len(names), -1, dtype=np.int64)
-    for dealt, patient in enumerate(_order(names, counts, seed)):
+    part_of = np.array([(placed or {}).get(str(name), -1) for name in names], dtype=np.int64)
+    for patient in np.flatnonzero(part_of >= 0):
+        excess[part_of[patient]] += counts[patient]
+    waiting = [patient for patient in _order(names, counts, seed) if part_of[patient] < 0]
+    for dealt, patient in enumerate(waiting):
         growth = ((2 * excess + counts[patient]) * counts[patient] * weights).sum(axis=1)
         empty = np.setdiff1d(np.arange(parts), part_of)
-        if len(names) - dealt == len(empty):
+        if len(waiting) - dealt <= len(empty):
             growth[np.setdiff1d(np.arange(parts), empty)] = np.inf
         # Rounded, so that what is a tie on paper is one in floating point too, whatever the instruction set.
         part = int(np.round(growth, 9).argmin())

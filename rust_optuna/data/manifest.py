@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rust_optuna.data.tables import parse_csv
+from rust_optuna.data.tables import parse_csv, read_table
 from rust_optuna.errors import ManifestError, Problem
 from rust_optuna.paths import atomic_write
-from rust_optuna.spelling import Spelling, composed
+from rust_optuna.spelling import Spelling, composed, nearest
 
 VIEWS = ("anteroposterior", "lateral")
 CORTICES = ("medial", "lateral", "anterior", "posterior")
@@ -75,10 +75,17 @@ class Film:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest that keeps its rules: where it lies, and its films in the order of its rows."""
+    """A manifest that keeps its rules.
+
+    Args:
+        path: where it lies.
+        films: in the order of its rows.
+        ignored: its columns that mean nothing here.
+    """
 
     path: Path
     films: tuple[Film, ...]
+    ignored: tuple[str, ...] = ()
 
     def part(self, split: str) -> tuple[Film, ...]:
         """Return the films of one split (or, for an empty string, those that have none yet)."""
@@ -97,10 +104,10 @@ def read_manifest(
 
     Images are named relative to the manifest's folder (``..`` is allowed, an absolute path is not, for it
     would hold on one machine only); a name whose accents the disk composes otherwise is found. Wholly blank
-    lines are passed over.
+    lines are passed over, and so are columns that mean nothing here.
 
     Args:
-        path: the CSV file, UTF-8 with or without a byte-order mark.
+        path: the CSV file, UTF-8 with or without a byte-order mark; commas, semicolons or tabs between the columns.
         require_split: also refuse rows whose ``split`` is empty, and patients on both sides of it.
         require_files: also refuse rows whose image file does not exist.
 
@@ -115,13 +122,14 @@ def read_manifest(
         problems += split_problems(films)
     if require_files:
         problems += [
-            Problem(f"row {film.row}, image", f"{film.image} is not a file")
+            Problem(f"row {film.row}, image", f"{film.image} is not a file", "is not a file")
             for film in films
             if not film.image.is_file()
         ]
     if problems:
         raise ManifestError(str(path), problems)
-    return Manifest(path, tuple(films))
+    ignored = [column for column in header if column and column not in (*COLUMNS, DISTINCT)]
+    return Manifest(path, tuple(films), tuple(ignored))
 
 
 def write_manifest(path: str | os.PathLike[str], films: Iterable[Film]) -> None:
@@ -145,6 +153,33 @@ def write_manifest(path: str | os.PathLike[str], films: Iterable[Film]) -> None:
             writer.writerow(cells[: len(columns)])
 
 
+def update_manifest(path: Path, films: Iterable[Film]) -> None:
+    """Write the patients and the split of films into the rows that they were read from, whole or not at all.
+
+    All else stays as it is in that file: rows, other columns and how they are separated.
+    """
+    delimiter, rows = read_table(path)
+    cells_of = dict(rows)
+    (_, header), *_ = ((number, row) for number, row in rows if any(cell.strip() for cell in row))
+    names = [cell.strip() for cell in header]
+    films = tuple(films)
+    if DISTINCT not in names and any(film.distinct for film in films):
+        names.append(DISTINCT)
+        header.append(DISTINCT)
+        for film in films:
+            cells_of[film.row].append("")
+    for film in films:
+        cells = cells_of[film.row]
+        if composed(cells[names.index("patient")].strip()) != film.patient:
+            cells[names.index("patient")] = film.patient
+        cells[names.index("split")] = film.split
+        if DISTINCT in names:
+            cells[names.index(DISTINCT)] = "yes" if film.distinct else ""
+    encoding, end = _encoding_and_line_end(path)
+    with atomic_write(path) as temporary, temporary.open("w", encoding=encoding, newline="") as file:
+        csv.writer(file, delimiter=delimiter, lineterminator=end).writerows(row for _, row in rows)
+
+
 def _encoding_and_line_end(path: Path) -> tuple[str, str]:
     try:
         with path.open("rb") as file:
@@ -162,6 +197,12 @@ def split_problems(films: Sequence[Film]) -> list[Problem]:
         # One problem for all of them: they have one cause and one remedy.
         what = f"is empty in {named_rows(empty)}: run `rust-optuna data split MANIFEST`"
         problems.append(Problem("split", what))
+    return problems + side_problems(films)
+
+
+def side_problems(films: Sequence[Film]) -> list[Problem]:
+    """Return the patients with films on both sides of the split."""
+    problems = []
     sides: dict[str, dict[str, list[int]]] = {}
     for film in films:
         if film.split:
@@ -197,10 +238,13 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 
 def _header_problems(header: Sequence[str]) -> list[Problem]:
-    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
-        return [Problem("row 1", "columns are to be separated by commas")]
-    problems = [Problem("row 1", f"column {c!r} is missing") for c in COLUMNS if c not in header]
-    problems += [Problem("row 1", f"column {c!r} is unknown") for c in header if c not in (*COLUMNS, DISTINCT)]
+    others = [column for column in header if column not in (*COLUMNS, DISTINCT)]
+    problems = []
+    for column in COLUMNS:
+        if column not in header:
+            near = nearest(column, others)
+            hint = f": rename the column {near!r}, if that is it" if near else ""
+            problems.append(Problem("row 1", f"column {column!r} is missing{hint}"))
     twice = [c for c in (*COLUMNS, DISTINCT) if header.count(c) > 1]
     return problems + [Problem("row 1", f"column {c!r} stands there {header.count(c)} times") for c in twice]
 
@@ -215,14 +259,14 @@ def _parse_rows(
     for number, cells in rows:
         if len(cells) != len(header):
             what = f"has {len(cells)} cells, the header has {len(header)}"
-            problems.append(Problem(f"row {number}", what))
+            problems.append(Problem(f"row {number}", what, "cells"))
             continue
         values = {DISTINCT: ""} | dict(zip(header, cells, strict=True))
         found = _row_problems(number, values)
         image = spelling.find(Path(os.path.normpath(folder / values["image"])))
         if values["image"] and row_of_image.setdefault(image, number) != number:
             what = f"{values['image']!r} already stands in row {row_of_image[image]}"
-            found.append(Problem(f"row {number}, image", what))
+            found.append(Problem(f"row {number}, image", what, "stands twice"))
         problems += found
         if not found:
             films.append(_film(number, image, values))
@@ -242,7 +286,8 @@ def _row_problems(number: int, values: dict[str, str]) -> list[Problem]:
         found.append(("split", f"{values['split']!r} is not {', '.join(SPLITS)} or empty"))
     if values[DISTINCT] not in ("", "yes"):
         found.append((DISTINCT, f"{values[DISTINCT]!r} is not yes or empty"))
-    return [Problem(f"row {number}, {column}", what) for column, what in found]
+    kinds = [what.removeprefix(repr(values[column])) for column, what in found]
+    return [Problem(f"row {number}, {c}", what, kind) for (c, what), kind in zip(found, kinds, strict=True)]
 
 
 def _film(number: int, image: Path, values: dict[str, str]) -> Film:

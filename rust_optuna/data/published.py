@@ -94,7 +94,8 @@ def _label_rows(files: _Files, problems: list[Problem]) -> Table:
 
 
 def _name_rows(files: _Files) -> list[tuple[int, str]]:
-    rows = parse_csv(files.filenames)
+    # One column: whatever stands in a name belongs to it, but for a comma.
+    rows = parse_csv(files.filenames, ",")
     if rows and rows[0][1][0].lower() in NAME_HEADERS:
         rows = rows[1:]
     problems = [

@@ -1,8 +1,9 @@
 """Image files → arrays: every film grey, upright and on one scale, whatever container it came in.
 
-Read are PNG, JPEG and TIFF. 16-bit grey is scaled by its container's full scale, 65,535: a detector of 12
-bits that was saved into 16 without stretching comes out dark, not clipped. Pillow itself reduces 16-bit
-*colour* to its high bytes, which neither clips nor stretches.
+Reads PNG, JPEG and TIFF. A TIFF that declares 12 bits is scaled by 4,095, what declares 16 bits by 65,535. A detector
+of 12 bits that was saved into 16 without stretching, which no file tells, then comes out dark, not clipped; whoever
+knows better says so (``bits``). Pillow itself reduces 16-bit *colour* to its high bytes, which neither clips nor
+stretches.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from rust_optuna.data.formats import refused_format
+from rust_optuna.data.jpeg import has_hole
 from rust_optuna.errors import DataError
 
 Resize = Literal["stretch", "pad"]
@@ -28,7 +31,8 @@ SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II\0*
 SIGNATURE_BYTES = max(map(len, SIGNATURES))
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _NO_FULL_SCALE = ("I", "F")
-_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_SIXTEEN_BITS_WHITE = 65535
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,10 @@ class ImageFacts:
         width: in pixels, upright.
         height: in pixels, upright.
         mode: Pillow's name of the file's pixel layout.
-        bits: per channel, as decoded (Pillow decodes 16-bit colour to 8).
+        bits: per channel, as declared and decoded (Pillow decodes 16-bit colour to 8).
+        darkest: the lowest level.
+        brightest: the highest level.
+        hole: whether it is a JPEG that lacks data in its midst, see `rust_optuna.data.jpeg`.
     """
 
     content: str
@@ -50,9 +57,21 @@ class ImageFacts:
     height: int
     mode: str
     bits: int
+    darkest: int
+    brightest: int
+    hole: bool = False
 
 
-def read_radiograph(content: bytes | Path, *, size: int, resize: Resize, name: str = "") -> np.ndarray:
+@dataclass(frozen=True)
+class _Decoded:
+    """Upright grey pixels, (height, width) uint8 or uint16, the level that is white, and the file's mode."""
+
+    grey: np.ndarray
+    white: int
+    mode: str
+
+
+def read_radiograph(content: bytes | Path, *, size: int, resize: Resize, bits: int = 16, name: str = "") -> np.ndarray:
     """Read a film as a square grey array.
 
     Colour becomes luminance (ITU-R 601), alpha is dropped, EXIF orientation applied. Resizing is antialiased:
@@ -63,6 +82,8 @@ def read_radiograph(content: bytes | Path, *, size: int, resize: Resize, name: s
         content: the file's bytes, or its path.
         size: width and height of the result, in pixels.
         resize: ``"stretch"`` to the square, or ``"pad"``: keep the aspect ratio, centred on black.
+        bits: that films of 16 bits really hold. A film with levels beyond that holds 16, and a file that declares its
+            bits is taken at its word.
         name: what messages call the film where ``content`` is bytes.
 
     Returns:
@@ -71,8 +92,11 @@ def read_radiograph(content: bytes | Path, *, size: int, resize: Resize, name: s
     Raises:
         DataError: not a whole image of a format and depth that can be read; the message names the file.
     """
-    grey, _ = _decode(content, name)
-    unit = Image.fromarray(grey.astype(np.float32) / np.iinfo(grey.dtype).max)
+    film = _decode(content, name)
+    white = film.white
+    if white == _SIXTEEN_BITS_WHITE and film.grey.max() < 2**bits:
+        white = 2**bits - 1
+    unit = Image.fromarray(film.grey.astype(np.float32) / white)
     if resize == "stretch":
         width = height = size
     elif resize == "pad":
@@ -108,7 +132,7 @@ def pixel_hash(content: bytes | Path, *, name: str = "") -> str:
     Raises:
         DataError: as `read_radiograph`.
     """
-    return _hash_pixels(_decode(content, name)[0])
+    return _hash_pixels(_decode(content, name).grey)
 
 
 def examine(path: Path) -> ImageFacts:
@@ -118,10 +142,19 @@ def examine(path: Path) -> ImageFacts:
         DataError: as `read_radiograph`.
     """
     content = read_bytes(path)
-    grey, mode = _decode(content, str(path))
-    height, width = grey.shape
-    bits = 1 if mode == "1" else grey.dtype.itemsize * 8
-    return ImageFacts(hashlib.sha256(content).hexdigest(), _hash_pixels(grey), width, height, mode, bits)
+    film = _decode(content, str(path))
+    height, width = film.grey.shape
+    return ImageFacts(
+        content=hashlib.sha256(content).hexdigest(),
+        pixels=_hash_pixels(film.grey),
+        width=width,
+        height=height,
+        mode=film.mode,
+        bits=1 if film.mode == "1" else film.white.bit_length(),
+        darkest=int(film.grey.min()),
+        brightest=int(film.grey.max()),
+        hole=has_hole(content) if content.startswith(b"\xff\xd8") else False,
+    )
 
 
 def read_bytes(path: Path) -> bytes:
@@ -136,8 +169,7 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: {error.strerror or error}") from error
 
 
-def _decode(content: bytes | Path, name: str) -> tuple[np.ndarray, str]:
-    """Return the upright grey pixels, (height, width) uint8 or uint16, and the file's mode."""
+def _decode(content: bytes | Path, name: str) -> _Decoded:
     if isinstance(content, Path):
         content, name = read_bytes(content), str(content)
     name = name or "the image"
@@ -149,27 +181,26 @@ def _decode(content: bytes | Path, name: str) -> tuple[np.ndarray, str]:
             if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
                 raise DataError(f"{name}: holds more than one page, a film is one")
             upright = ImageOps.exif_transpose(image)
-            inverted = isinstance(image, TiffImagePlugin.TiffImageFile) and _white_is_zero(image)
-            return _grey(upright, inverted), mode
+            if mode not in _SIXTEEN_BITS:
+                return _Decoded(_grey(upright), 255, mode)
+            white, inverted = _SIXTEEN_BITS_WHITE, False
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                white = 2 ** image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] - 1
+                # Pillow turns over only pixels of up to 8 bits.
+                inverted = image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+            # Never convert("L") from 16 bits: it clips at 255 instead of scaling.
+            pixels = np.asarray(upright).astype(np.uint16)
+            return _Decoded(white - pixels if inverted else pixels, white, mode)
     except (DataError, MemoryError):
         raise
     # Broken files make Pillow's decoders raise nearly anything, so this one boundary, which nothing but they
     # are within, catches all.
     except Exception as error:
-        what = "is not a PNG, JPEG or TIFF file" if isinstance(error, UnidentifiedImageError) else error
+        what = refused_format(content) if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"{name}: cannot be read as an image: {what}") from error
 
 
-def _white_is_zero(image: TiffImagePlugin.TiffImageFile) -> bool:
-    """Tell whether 16-bit pixels are stored inverted; Pillow turns over only those of up to 8 bits."""
-    return image.mode in _SIXTEEN_BITS and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-
-
-def _grey(image: Image.Image, inverted: bool) -> np.ndarray:
-    # Never convert("L") from 16 bits: it clips at 255 instead of scaling.
-    if image.mode in _SIXTEEN_BITS:
-        pixels = np.asarray(image).astype(np.uint16)
-        return np.iinfo(np.uint16).max - pixels if inverted else pixels
+def _grey(image: Image.Image) -> np.ndarray:
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))
     if image.mode in ("La", "RGBa"):

@@ -7,15 +7,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from rust_optuna.data.folds import stratify
-from rust_optuna.data.manifest import Film, Manifest, read_manifest, split_problems, stack_labels, write_manifest
+from rust_optuna.data.manifest import (
+    SPLITS,
+    Film,
+    Manifest,
+    read_manifest,
+    side_problems,
+    stack_labels,
+    update_manifest,
+)
 from rust_optuna.data.patients import Settled, settle
 from rust_optuna.errors import DataError, ManifestError, Problem
+
+HOLDOUT = 0.15
+"""The share of films that is set aside where nothing else is asked for."""
 
 
 def split_manifest(
     path: Path,
     *,
-    holdout: float,
+    holdout: float | None = None,
     seed: int,
     again: bool = False,
     same: Sequence[str] = (),
@@ -24,12 +35,14 @@ def split_manifest(
 ) -> Manifest:
     """Assign every patient of a manifest to development or hold-out, and rewrite the manifest atomically.
 
-    Patients are stratified over the 16 subscores and the views. The result depends on the films' patients and
-    labels and on ``seed``, not on the order of the rows.
+    Films that have a side keep it. A film without one goes to the side of its patient, and patients who are new are
+    divided so that the hold-out comes closest to its share. Patients are stratified over the 16 subscores and the
+    views. The result depends on the films' patients, labels and sides and on ``seed``, not on the order of the rows.
 
     Args:
         path: the manifest.
-        holdout: the share of films to set aside, between 0 and 1.
+        holdout: the share of films to set aside, between 0 and 1; None for the share that is set aside already, or
+            `HOLDOUT` where nothing is split.
         seed: another seed, another hold-out.
         again: split anew what already is split.
         same: names that are one patient's, see `rust_optuna.data.patients.settle`. With these or ``different``, a
@@ -43,43 +56,43 @@ def split_manifest(
     Raises:
         ManifestError: the manifest breaks its rules, or names of one patient are on both sides of its split.
         PatientNamesError: names are alike, and it is not said whether they are one patient's.
-        DataError: it is split already, ``holdout`` is out of range, or there are fewer than two patients.
+        DataError: every film is split already, ``holdout`` is out of range, or there are fewer than two patients.
     """
-    if not 0 < holdout < 1:
+    if holdout is not None and not 0 < holdout < 1:
         raise DataError(f"the hold-out's share is between 0 and 1, not {holdout}")
     manifest = read_manifest(path)
     settled = settle(manifest.films, same, different)
-    manifest = replace(manifest, films=settled.films)
-    done = sum(bool(film.split) for film in manifest.films)
-    if done and not again:
-        if not same and not different:
-            count = f"{done:,} of {len(manifest.films):,}"
-            raise DataError(
-                f"{path}: {count} films are split already. A new split may move hold-out films into "
-                "development, after which no result on the hold-out counts: pass --force if you mean it"
-            )
-        if problems := split_problems(manifest.films):
-            what = (
-                "all rows of a patient belong on one side: give them one by hand, or split anew with --force. Either "
-                "way, no earlier result on the hold-out counts"
-            )
-            raise ManifestError(str(path), [*problems, Problem("split", what)])
-        films = manifest.films
-    else:
-        films = _split(manifest, holdout, seed)
-    write_manifest(path, films)
+    films = tuple(replace(film, split="") for film in settled.films) if again else settled.films
+    if all(film.split for film in films) and not same and not different:
+        raise DataError(
+            f"{path}: all {len(films):,} films are split already. A new split may move hold-out films into "
+            "development, after which no result on the hold-out counts: pass --force if you mean it"
+        )
+    if problems := side_problems(films):
+        what = (
+            "all rows of a patient belong on one side: give them one by hand, or split anew with --force. Either "
+            "way, no earlier result on the hold-out counts"
+        )
+        raise ManifestError(str(path), [*problems, Problem("split", what)])
+    films = _split(films, holdout, seed)
+    update_manifest(path, films)
     if on_settled is not None:
         on_settled(settled)
     return read_manifest(path, require_split=True)
 
 
-def _split(manifest: Manifest, holdout: float, seed: int) -> tuple[Film, ...]:
-    """Return all films with their side of the split."""
-    parts = stratify(
-        [film.patient for film in manifest.films],
-        stack_labels(manifest.films),
-        [1 - holdout, holdout],
-        seed,
-    )
-    names = ("development", "holdout")
-    return tuple(replace(f, split=names[part]) for f, part in zip(manifest.films, parts, strict=True))
+def _split(films: Sequence[Film], holdout: float | None, seed: int) -> tuple[Film, ...]:
+    """Return all films with their side of the split; those that have one keep it, and so do their patients."""
+    placed = {film.patient: SPLITS.index(film.split) for film in films if film.split}
+    if any(film.patient not in placed for film in films):
+        share = _share(films) if holdout is None else holdout
+        patients = [film.patient for film in films]
+        parts = stratify(patients, stack_labels(films), [1 - share, share], seed, placed)
+        placed = dict(zip(patients, parts.tolist(), strict=True))
+    return tuple(replace(film, split=film.split or SPLITS[placed[film.patient]]) for film in films)
+
+
+def _share(films: Sequence[Film]) -> float:
+    """Return the share that is set aside already, so that films which join change it least; else the usual one."""
+    sides = [film.split for film in films if film.split]
+    return sides.count("holdout") / len(sides) if len(set(sides)) > 1 else HOLDOUT

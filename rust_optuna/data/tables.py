@@ -8,19 +8,41 @@ from pathlib import Path
 
 from rust_optuna.errors import ManifestError, Problem
 
+DELIMITERS = ",;\t"
+"""What stands between the columns: spreadsheets of many languages save semicolons as CSV."""
+_ZIP, _OLD_EXCEL = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 
-def parse_csv(path: Path) -> list[tuple[int, list[str]]]:
+
+def parse_csv(path: Path, delimiters: str = DELIMITERS) -> list[tuple[int, list[str]]]:
     """Return a CSV file's rows that are not blank, as (row counted from 1, stripped cells).
+
+    Args:
+        path: the file.
+        delimiters: that may stand between the columns; the first row tells which it is.
 
     Raises:
         ManifestError: the file cannot be read, is not UTF-8 or not CSV.
     """
-    reader = csv.reader(io.StringIO(_decode(path), newline=""), strict=True)
+    _, rows = read_table(path, delimiters)
+    stripped = [(number, [cell.strip() for cell in row]) for number, row in rows]
+    return [(number, cells) for number, cells in stripped if any(cells)]
+
+
+def read_table(path: Path, delimiters: str = DELIMITERS) -> tuple[str, list[tuple[int, list[str]]]]:
+    """Return a CSV file's delimiter and all its rows as they are, as (row counted from 1, cells).
+
+    Raises:
+        ManifestError: as `parse_csv`.
+    """
+    text = _decode(path)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    # A comma where no other is more frequent, as in a table of one column.
+    delimiter = max(delimiters, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(reader, start=1)]
+        return delimiter, list(enumerate(reader, start=1))
     except csv.Error as error:
         raise ManifestError(str(path), [Problem(f"line {reader.line_num}", str(error))]) from error
-    return [(number, cells) for number, cells in rows if any(cells)]
 
 
 def _decode(path: Path) -> str:
@@ -33,9 +55,21 @@ def _decode(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise ManifestError(str(path), [Problem("file", error.strerror or str(error))]) from error
+    if workbook := _workbook(content):
+        what = f"is {workbook}, not a CSV file: open it there and save the sheet as CSV UTF-8"
+        raise ManifestError(str(path), [Problem("file", what)])
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         what = f"byte {content[error.start]:#04x} in line {line} is not UTF-8: save the file as CSV UTF-8"
         raise ManifestError(str(path), [Problem("file", what)]) from error
+
+
+def _workbook(content: bytes) -> str:
+    """Return what kind of a spreadsheet's own file this is, or nothing."""
+    if content.startswith(_OLD_EXCEL) or (content.startswith(_ZIP) and b"xl/" in content):
+        return "an Excel workbook"
+    if content.startswith(_ZIP):
+        return "an OpenDocument spreadsheet" if b"opendocument.spreadsheet" in content[:200] else "a ZIP archive"
+    return ""

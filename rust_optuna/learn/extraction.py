@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from rust_optuna.config import BackboneConfiguration
+from rust_optuna.config import KEYS, BackboneConfiguration
 from rust_optuna.data.radiographs import Resize, read_radiograph
 from rust_optuna.errors import DataError, FilmError
 from rust_optuna.learn.backbone import build_backbone
@@ -48,7 +48,7 @@ def extraction_identity(backbone: BackboneConfiguration) -> dict[str, str | int]
     Raises:
         WeightsError: the weights are missing.
     """
-    return {
+    identity: dict[str, str | int] = {
         "weights": weights_identity(backbone),
         "output": backbone.output,
         "pooling": backbone.pooling,
@@ -56,6 +56,8 @@ def extraction_identity(backbone: BackboneConfiguration) -> dict[str, str | int]
         "resize": backbone.resize,
         "precision": backbone.extraction_precision,
     }
+    # Left out where it is the default: features from before there was this setting keep their identity.
+    return identity if backbone.bits == KEYS["bits"].default else {**identity, "bits": backbone.bits}
 
 
 def extraction_versions() -> dict[str, str | int]:
@@ -200,7 +202,8 @@ def read_film(backbone: BackboneConfiguration, content: str, read: Callable[[str
     """
     encoded = read(content)
     try:
-        return read_radiograph(encoded, size=backbone.image_size, resize=cast(Resize, backbone.resize))
+        resize = cast(Resize, backbone.resize)
+        return read_radiograph(encoded, size=backbone.image_size, resize=resize, bits=backbone.bits)
     except DataError as error:
         raise FilmError(content, str(error).removeprefix("the image: ")) from error
 

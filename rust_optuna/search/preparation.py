@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from rust_optuna.config import HYPERPARAMETERS, StudyConfiguration, TrialConfiguration, Value, plain_values
+from rust_optuna.config import HYPERPARAMETERS, KEYS, StudyConfiguration, TrialConfiguration, Value, plain_values
 from rust_optuna.data.check import refuse_problems
-from rust_optuna.data.development import DevelopmentSet, development_set
+from rust_optuna.data.development import DevelopmentSet, development_differences, development_set
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.folds import labels_missing
 from rust_optuna.data.manifest import read_manifest
@@ -154,6 +154,8 @@ class PreparedStudy:
         configuration = self.configuration
         values = configuration.values({}, self.inherited)
         values.pop("weights")
+        if values["bits"] == KEYS["bits"].default:
+            del values["bits"]  # studies from before there was this setting keep their fingerprint
         search_space = to_document(configuration)["search_space"]
         return {
             **plain_values(values),
@@ -332,15 +334,16 @@ def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:
         if ours.get(key) != theirs.get(key):
             differences.append(f"{key} is {ours.get(key)!r} here and {theirs.get(key)!r} there")
     if prepared.development.fingerprint() != known.fingerprint["films"]:
-        what = "" if ours["folds"] == theirs["folds"] and ours["seed"] == theirs["seed"] else " or only their folds"
-        differences.append(f"the development films, their labels or their patients{what} differ")
+        index = FilmIndex(prepared.home.film_index)
+        differences += development_differences(prepared.development, load_development(database, known), index)
     # Last, for they may have to be downloaded.
     if not differences and prepared.weights() != known.fingerprint["weights"]:
         differences.append("the weights differ")
     if differences:
         raise FingerprintError(
             f"Study {known.name} in {database} was created otherwise: {'; '.join(differences)}. "
-            f"Give the study another name, or delete that one: rust-optuna study delete {known.name}"
+            f"Give the study another name, or delete that one: rust-optuna study delete {known.name}",
+            public=f"Study {known.name} was created with other settings, films or weights",
         )
     asked, has = prepared.configuration.n_trials, known.configuration.n_trials
     if asked is not None and has is not None and asked > has:

@@ -1,10 +1,13 @@
+import io
 import json
 import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from rust_optuna.cli.data import data
 from rust_optuna.data.manifest import CORTICES, read_manifest
@@ -114,3 +117,97 @@ def test_help_imports_nothing_heavy():
     code = "import sys, rust_optuna.cli.data; print(sorted({'numpy', 'PIL', 'rich', 'optuna'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_new_patients_join_by_the_command_that_check_names(tmp_path):
+    manifest = make_manifest(tmp_path)
+    lines = manifest.path.read_text().splitlines()
+    lines[-4:] = [line.removesuffix("holdout") for line in lines[-4:-2]] + lines[-2:]
+    manifest.path.write_text("\n".join([*lines[:-2], *[line.removesuffix("holdout") for line in lines[-2:]]]) + "\n")
+    checked = run("check", manifest.path, "--folds", 2)
+    assert checked.exit_code == 1
+    assert "run `rust-optuna data split MANIFEST`" in checked.output
+    output = succeed("split", manifest.path)
+    assert "4 films joined (development 2, holdout 2); no other film was moved" in output
+    assert "No problems found." in succeed("check", manifest.path, "--folds", 2)
+    with pytest.raises(DataError, match="all 24 films are split already"):
+        succeed("split", manifest.path)
+
+
+def test_many_problems_of_one_kind_are_one_line(tmp_path):
+    manifest = make_manifest(tmp_path, patients=60)
+    manifest.path.write_text(manifest.path.read_text().replace("anteroposterior", "AP"))
+    output = run("check", manifest.path).output
+    assert "60 rows, view  'AP' is not anteroposterior or lateral; first row 2" in output
+    for film in manifest.films:
+        film.image.unlink()
+    manifest.path.write_text(manifest.path.read_text().replace(",AP,", ",anteroposterior,"))
+    output = run("check", manifest.path).output
+    assert "120 rows, image" in output
+    assert "No such file or directory, others likewise; first row 2" in output
+    assert len(output.splitlines()) < 40
+
+
+def test_problems_of_many_kinds_are_bounded(tmp_path):
+    manifest = make_manifest(tmp_path, patients=60)
+    lines = manifest.path.read_text().splitlines()
+    for row in range(1, 41):
+        lines[row] = lines[row].replace("MRN", "MRN" + row * " ").rpartition(",")[0] + f",side {row}" + row * ","
+    manifest.path.write_text("\n".join(lines) + "\n")
+    output = run("check", manifest.path).output
+    assert len(output.splitlines()) < 40
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("Image", "image"), ("veiw", "view"), ("medail", "medial")])
+def test_a_misspelt_column_is_named_beside_the_right_one(tmp_path, wrong, right):
+    manifest = make_manifest(tmp_path)
+    manifest.path.write_text(manifest.path.read_text().replace(right, wrong, 1))
+    output = run("check", manifest.path).output
+    assert f"column {right!r} is missing: rename the column {wrong!r}, if that is it" in output
+
+
+def test_other_columns_are_listed_and_ignored(tmp_path):
+    manifest = make_manifest(tmp_path)
+    header, *rows = manifest.path.read_text().splitlines()
+    manifest.path.write_text("\n".join([f"{header},age,sex,", *(f"{row},54,f," for row in rows)]))
+    result = run("check", manifest.path, "--folds", 2)
+    assert result.exit_code == 0
+    assert "Note: columns that mean nothing here are ignored: 'age', 'sex'." in result.output
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04....xl/workbook.xml", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"])
+def test_an_excel_workbook_is_called_one(tmp_path, content):
+    path = tmp_path / "manifest.xlsx"
+    path.write_bytes(content)
+    result = run("check", path)
+    assert result.exit_code == 1
+    assert "is an Excel workbook, not a CSV file" in result.output
+
+
+def test_films_that_look_wrong_are_listed(tmp_path):
+    manifest = make_manifest(tmp_path)
+    random = np.random.default_rng(0)
+    ten_bits = random.integers(0, 1000, (48, 40), dtype=np.uint16)
+    ten_bits[0, 0] = 1023
+    # Dark, too, but with a white label on it: a film of full range.
+    dark = ten_bits // 2
+    dark[5, 5] = 65535
+    jpeg = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (300, 300), dtype=np.uint8)).save(jpeg, "JPEG")
+    drawn = [ten_bits, ten_bits[::-1], dark, np.zeros((40, 40), np.uint8), np.full((40, 40), 7, np.uint8)]
+    for film, pixels in zip(manifest.films, drawn, strict=False):
+        Image.fromarray(pixels).save(film.image)
+    Image.fromarray(ten_bits[:5, :5].astype(np.uint8)).save(manifest.films[5].image)
+    middle = len(jpeg.getvalue()) // 2
+    manifest.films[6].image.write_bytes(jpeg.getvalue()[:middle] + bytes(3000) + jpeg.getvalue()[middle + 3000 :])
+    lines = manifest.path.read_text().splitlines()
+    lines[9] = ",".join([*lines[9].split(",")[:4], "", "", "", "", "development"])
+    manifest.path.write_text("\n".join(lines))
+    output = succeed("check", manifest.path, "--folds", 2)
+    assert "2 films of 16 bits that use less than 2% of their range: rows 2, 3." in output
+    assert "put `bits = 10` under [model] in the study file" in output
+    assert "1 film black throughout: row 5." in output
+    assert "1 film of one grey level throughout: row 6." in output
+    assert "row 7" not in output.split("smaller than 32 pixels: ")[0]
+    assert "1 film with a hole in its JPEG data" in output
+    assert "1 film without any score: row 10." in output

@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -182,3 +183,62 @@ def test_image_facts(tmp_path):
     assert (facts.width, facts.height, facts.mode, facts.bits) == (64, 32, "I;16", 16)
     assert facts.content == content_hash(path)
     assert facts.pixels == pixel_hash(path)
+
+
+def tiff(levels: list[int], bits: int, photometric: int = 1) -> bytes:
+    """Return a TIFF of one row whose samples are packed as many bits as it declares."""
+    packed = int("".join(f"{level:0{bits}b}" for level in levels), 2)
+    length = -(-len(levels) * bits // 8)
+    data = (packed << (8 * length - len(levels) * bits)).to_bytes(length, "big")
+    tags = {256: len(levels), 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: length}
+    page = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 3, 1, tags[tag]) for tag in tags)
+    start = 8 + length + length % 2
+    return struct.pack("<2sHI", b"II", 42, start) + data.ljust(start - 8, b"\0") + page + bytes(4)
+
+
+def test_a_tiff_of_12_bits_is_scaled_by_12_bits_whatever_the_study_says(tmp_path):
+    levels = [0, 1024, 2048, 4095] * 16
+    for bits in (10, 16):
+        found = read_radiograph(tiff(levels, 12), size=64, resize="stretch", bits=bits)
+        np.testing.assert_allclose(found[0], np.array(levels) / 4095 * 2 - 1, atol=1e-6)
+    path = tmp_path / "film.tif"
+    path.write_bytes(tiff(levels, 12))
+    assert examine(path).bits == 12
+
+
+@pytest.mark.parametrize("bits", [10, 14])
+def test_a_tiff_of_bits_that_pillow_does_not_read_is_refused_by_them(bits):
+    with pytest.raises(DataError, match=rf"a TIFF of {bits} bits a pixel .* is not read: save it"):
+        read_radiograph(tiff([0, 1, 2, 3], bits), size=8, resize="pad")
+
+
+def test_bits_scale_what_is_dark_for_want_of_them():
+    dark = encode(Image.fromarray(RAMP // 16))
+    found = read_radiograph(dark, size=64, resize="stretch", bits=12)
+    np.testing.assert_allclose(found, (RAMP // 16) / 4095 * 2 - 1, atol=1e-6)
+    # Films that hold more, and films of 8 bits, stand beside them in many a collection.
+    for other in (encode(Image.fromarray(RAMP)), encode(Image.fromarray((RAMP // 4096).astype(np.uint8)))):
+        plain = read_radiograph(other, size=64, resize="stretch")
+        assert (read_radiograph(other, size=64, resize="stretch", bits=12) == plain).all()
+
+
+@pytest.mark.parametrize(
+    ("marker", "precision", "words"),
+    [
+        (0xC0, 12, "a 12-bit JPEG is not read"),
+        (0xC1, 12, "a 12-bit JPEG is not read"),
+        (0xC3, 16, "a lossless JPEG of 16 bits is not read"),
+        (0xF7, 12, "a JPEG-LS file is not read"),
+    ],
+)
+def test_an_unusual_jpeg_is_refused_by_its_name(marker, precision, words):
+    content = bytearray(encode(Image.fromarray((RAMP // 257).astype(np.uint8)), "JPEG"))
+    frame = content.index(b"\xff\xc0")
+    content[frame + 1], content[frame + 4] = marker, precision
+    with pytest.raises(DataError, match=words):
+        read_radiograph(bytes(content), size=8, resize="pad")
+
+
+def test_a_dicom_file_is_refused_by_its_name():
+    with pytest.raises(DataError, match="is a DICOM file: save it as PNG, JPEG or TIFF"):
+        read_radiograph(bytes(128) + b"DICM" + bytes(64), size=8, resize="pad")

@@ -119,3 +119,9 @@ def test_the_identity_tells_all_that_features_depend_on():
         assert extraction_identity(replace(BACKBONE, **change)) != identity
     assert extraction_identity(replace(BACKBONE, resize="pad")) != identity
     assert extraction_identity(replace(BACKBONE, extraction_precision="bfloat16")) != identity
+
+
+def test_bits_are_part_of_the_identity_and_absent_where_they_are_not_given():
+    identity = extraction_identity(BACKBONE)
+    assert set(identity) == {"weights", "output", "pooling", "image_size", "resize", "precision"}
+    assert extraction_identity(replace(BACKBONE, bits=12)) == {**identity, "bits": 12}

@@ -211,14 +211,38 @@ def test_another_setting_under_the_same_name_is_refused_and_named(sqlite, home, 
 def test_other_films_or_labels_under_the_same_name_are_refused(sqlite, home):
     make_study(sqlite, home)
     manifest = read_manifest(home.root / "manifest.csv")
-    for changes in ({"subscores": {2: (4, 4, None, None)}}, {"split": {20: "holdout", 21: "holdout"}}):
+    films = home.root / "films"
+    cases = (
+        (
+            {"subscores": {2: (4, 4, None, None)}},
+            rf"its labels differ of 1 film \({films}/0.png\) \(medial_1 is not set",
+        ),
+        (
+            {"split": {20: "holdout", 21: "holdout"}},
+            rf"the study has 2 films \({films}/1[89].png, .*the manifest has not",
+        ),
+        ({"patient": {2: "another"}}, rf"the patient differs of 2 films \({films}/[01].png"),
+    )
+    for changes, words in cases:
         rewrite(manifest, **changes)
-        with pytest.raises(FingerprintError, match="development films, their labels or their patients differ"):
+        with pytest.raises(FingerprintError, match=words) as refused:
             make_study(sqlite, home)
-    draw_film(home.root / "films" / "0.png", 99)
+        assert str(home.root) not in refused.value.public
+    draw_film(films / "0.png", 99)
     rewrite(manifest)
-    with pytest.raises(FingerprintError, match="development films"):
+    with pytest.raises(FingerprintError, match=rf"the manifest has 1 film \({films}/0.png\), which the study has not"):
         make_study(sqlite, home)
+
+
+def test_bits_are_part_of_the_fingerprint_and_absent_where_they_are_not_given(sqlite, home):
+    study = make_study(sqlite, home)
+    assert "bits" not in study.fingerprint["settings"]
+    document = random_document()
+    document.setdefault("model", {})["bits"] = 16
+    assert make_study(sqlite, home, document).id == study.id
+    document["model"]["bits"] = 12
+    with pytest.raises(FingerprintError, match="bits is 12 here and None there"):
+        make_study(sqlite, home, document)
 
 
 def test_other_names_of_films_and_patients_are_the_same_study(sqlite, home):

@@ -8,6 +8,7 @@ ignores the key can pass.
 from __future__ import annotations
 
 import functools
+import io
 import math
 import shutil
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rust_optuna.config import KEYS, TrialConfiguration
+from rust_optuna.learn.extraction import read_film
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import Home
 from rust_optuna.search.database import open_database, parse_url
@@ -45,6 +48,7 @@ A = {
     "pooling": "max",
     "image_size": 75,
     "resize": "stretch",
+    "bits": 16,
     "features": "cached",
     "extraction_precision": "float32",
     "training_precision": "float32",
@@ -63,6 +67,7 @@ B = {
     "pooling": "average",
     "image_size": 91,
     "resize": "pad",
+    "bits": 12,
     "flips": "horizontal",
     "standardize": False,
     "hidden_units": (64,),
@@ -160,6 +165,14 @@ def steps_are_those_of_adam(material, trial, values):
             assert np.abs(ours - theirs).max() <= 1e-3 * moved
 
 
+def films_are_scaled_by_the_bits_asked_for(material, trial, values):
+    backbone = TrialConfiguration.from_values(values).backbone
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([[0, 2 ** values["bits"] - 1]], dtype=np.uint16)).save(buffer, "PNG")
+    film = read_film(backbone, "0" * 64, lambda content: buffer.getvalue())
+    assert (film.min(), film.max()) == (-1, 1)
+
+
 def features_are_those_of_keras(material, trial, values):
     """What enters training is the reference's film, each training film of the fold once."""
     low, high = {"float32": (0, 1e-5), "bfloat16": (1e-4, 3e-2)}[values["extraction_precision"]]
@@ -249,6 +262,7 @@ ROWS = {
     "pooling": Row(features_are_those_of_keras, "AB"),
     "image_size": Row(features_are_those_of_keras, "AB"),
     "resize": Row(features_are_those_of_keras, "AB"),
+    "bits": Row(films_are_scaled_by_the_bits_asked_for, "AB"),
     "features": Row(the_backbone_runs_at_every_step_or_never, "ABC"),
     "extraction_precision": Row(features_are_those_of_keras, "ABC"),
     "training_precision": Row(products_have_the_bits_asked_for, "ABC"),
