@@ -26,7 +26,7 @@ MICRO_BATCH = 16
 """Films in one run of the backbone, the last run padded. Never the training batch: rounding depends on it, so a change
 is a change of `PREPROCESSING_VERSION`."""
 
-PREPROCESSING_VERSION = 4
+PREPROCESSING_VERSION = 5
 """Raised whenever the way from a film's bytes to its features may change the features."""
 
 LIBRARIES = ("tensorflow", "keras", "numpy", "pillow")
