@@ -19,6 +19,12 @@ class RustOptunaError(Exception):
         return str(self)
 
 
+class InvalidValueError(RustOptunaError):
+    """A value given on the command line, in the environment or in a study file that cannot be used."""
+
+    exit_code = ExitCode.USAGE
+
+
 @dataclass(frozen=True)
 class Problem:
     """One violation in an input file: where it is, and what is wrong with which value."""
@@ -57,6 +63,10 @@ class ConfigurationError(InvalidInputError):
 
 class DataError(RustOptunaError):
     """Films that cannot be read, are not where they should be, or are not what they were."""
+
+
+class DataValueError(InvalidValueError, DataError):
+    """A value that these films, or any, cannot be used with: more folds than patients, say."""
 
 
 class FilmError(DataError):
@@ -124,6 +134,10 @@ class WeightsError(RustOptunaError):
     """A weights file that is missing or does not fit the backbone."""
 
 
+class MissingWeightsError(InvalidValueError, WeightsError):
+    """A weights file that is named and not there."""
+
+
 class MissingExtraError(RustOptunaError):
     """An optional package is needed and not installed."""
 
@@ -137,6 +151,10 @@ class OutOfMemoryError(Exception):
 
 class StorageError(RustOptunaError):
     """The database is missing, unreachable, or not one that this version can use."""
+
+
+class StorageValueError(InvalidValueError, StorageError):
+    """A storage's URL, password file or backup that is none."""
 
 
 class NoDatabaseError(StorageError):

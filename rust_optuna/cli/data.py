@@ -53,7 +53,13 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
 @data.command(epilog=examples("rust-optuna data split manifest.csv --holdout 0.15 --seed 1"))
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--holdout", default=0.15, show_default=True, help="The share of the films to set aside.")
-@click.option("--seed", default=SEED, show_default=True, help="Another seed sets other patients aside.")
+@click.option(
+    "--seed",
+    default=SEED,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Another seed sets other patients aside.",
+)
 @click.option("--force", is_flag=True, help="Split again what is split already.")
 @home_option
 def split(manifest: Path, holdout: float, seed: int, force: bool) -> None:
@@ -74,8 +80,14 @@ def split(manifest: Path, holdout: float, seed: int, force: bool) -> None:
 
 @data.command(epilog=examples("rust-optuna data check manifest.csv --folds 6 --seed 1"))
 @click.argument("manifest", type=click.Path(path_type=Path))
-@click.option("--folds", default=FOLDS, show_default=True, help="How many folds the development set is divided into.")
-@click.option("--seed", default=SEED, show_default=True, help="The seed of the folds.")
+@click.option(
+    "--folds",
+    default=FOLDS,
+    show_default=True,
+    type=click.IntRange(min=2),
+    help="How many folds the development set is divided into.",
+)
+@click.option("--seed", default=SEED, show_default=True, type=click.IntRange(min=0), help="The seed of the folds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @home_option
 @click.pass_context
@@ -99,8 +111,12 @@ def check(context: click.Context, manifest: Path, folds: int, seed: int, as_json
 
 @data.command(epilog=examples("rust-optuna data synthesize storage/demo --patients 120 --seed 1"))
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--patients", default=120, show_default=True, help="How many patients to make up.")
-@click.option("--seed", default=SEED, show_default=True, help="Another seed makes up other patients.")
+@click.option(
+    "--patients", default=120, show_default=True, type=click.IntRange(min=1), help="How many patients to make up."
+)
+@click.option(
+    "--seed", default=SEED, show_default=True, type=click.IntRange(min=0), help="Another seed makes up other patients."
+)
 @click.option(
     "--contrast", default=1.0, show_default=True, help="How plainly the scores show, from 0 (not at all) to 10."
 )

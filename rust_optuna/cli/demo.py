@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog=examples("rust-optuna demo"))
-@click.option("--seed", default=1, show_default=True, help="Seed of the made-up patients.")
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Seed of the made-up patients.")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),

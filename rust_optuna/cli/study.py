@@ -28,13 +28,15 @@ def create(file: Path) -> None:
     Reads the manifest, makes the folds and draws every point of the design. Afterwards workers need only the database
     and the films. If an earlier call was interrupted, this one finishes its work.
     """
-    from rust_optuna.search.creation import create_study
+    from rust_optuna.search.creation import create_study, refuse_before_database
     from rust_optuna.search.database import create_database
     from rust_optuna.search.studies import load_development, load_parameters
     from rust_optuna.study_file import read_study_file
 
     where = settings()
     configuration = read_study_file(where.home.resolve(file))
+    with progress_bar("Hashing films") as progress:
+        refuse_before_database(where.url, configuration, where.home, where.artifacts, progress)
     with create_database(where.url, where.artifacts) as database:
         with progress_bar("Hashing films") as progress:
             creation = create_study(database, configuration, where.home, progress, where.given_artifacts)

@@ -25,7 +25,7 @@ from rust_optuna.data.manifest import (
 from rust_optuna.data.radiographs import ImageFacts, examine
 from rust_optuna.data.threads import Progress, map_in_threads
 from rust_optuna.data.views import mapping_of_films, mapping_problems
-from rust_optuna.errors import DataError, ManifestError, Problem
+from rust_optuna.errors import DataError, DataValueError, ManifestError, Problem
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
         DataError: fewer than two folds.
     """
     if folds < 2:
-        raise DataError(f"cross-validation needs at least 2 folds, not {folds}")
+        raise DataValueError(f"cross-validation needs at least 2 folds, not {folds}")
     try:
         films = read_manifest(path).films
     except ManifestError as error:

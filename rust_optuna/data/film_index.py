@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from rust_optuna.data.radiographs import SUFFIXES, content_hash, pixel_hash, read_bytes
 from rust_optuna.data.threads import Progress, map_in_threads
-from rust_optuna.errors import DataError, FilmError, MissingFilmsError
+from rust_optuna.errors import DataError, DataValueError, FilmError, MissingFilmsError
 from rust_optuna.paths import atomic_write
 
 VERSION = 2
@@ -113,7 +113,7 @@ class FilmIndex:
         if not missing:
             return
         if not root.is_dir():
-            raise DataError(f"The films are to be looked for in {root}, which is not a folder")
+            raise DataValueError(f"The films are to be looked for in {root}, which is not a folder")
         unlisted: list[str] = []
         good, failed = self._hash(list(_image_files(root, unlisted)), progress)
         unread = [str(error) for error in failed.values()]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rust_optuna.data.folds import stratify
 from rust_optuna.data.manifest import Manifest, read_manifest, stack_labels, write_manifest
-from rust_optuna.errors import DataError
+from rust_optuna.errors import DataError, DataValueError
 
 
 def split_manifest(path: Path, *, holdout: float, seed: int, again: bool = False) -> Manifest:
@@ -30,7 +30,7 @@ def split_manifest(path: Path, *, holdout: float, seed: int, again: bool = False
         DataError: it is split already, ``holdout`` is out of range, or there are fewer than two patients.
     """
     if not 0 < holdout < 1:
-        raise DataError(f"the hold-out's share is between 0 and 1, not {holdout}")
+        raise DataValueError(f"the hold-out's share is between 0 and 1, not {holdout}")
     manifest = read_manifest(path)
     done = sum(bool(film.split) for film in manifest.films)
     if done and not again:

@@ -31,7 +31,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from rust_optuna.errors import MissingExtraError, NoDatabaseError, StorageError
+from rust_optuna.errors import MissingExtraError, NoDatabaseError, StorageError, StorageValueError
 from rust_optuna.processes import sleep_unless
 from rust_optuna.search import migrations, tables
 from rust_optuna.search.refusal import check_file_system, check_optuna
@@ -76,13 +76,13 @@ def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
     try:
         url = sa.make_url(text)
     except (ArgumentError, ValueError):
-        raise StorageError(
+        raise StorageValueError(
             "The storage is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or postgresql://user@host/name"
         ) from None
     backend = url.get_backend_name()
     if backend == "sqlite":
         if not url.database or url.database == ":memory:":
-            raise StorageError("An in-memory SQLite database cannot be shared with workers: name a file")
+            raise StorageValueError("An in-memory SQLite database cannot be shared with workers: name a file")
         return url.set(drivername="sqlite", database=str(home.resolve(url.database)))
     if password_file and url.password is None and not {"password", "passfile"} & set(url.query):
         url = url.set(password=_read_password(home.resolve(password_file)))
@@ -91,7 +91,7 @@ def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
     if backend in ("mysql", "mariadb"):
         # Under the dialect name "mariadb" Optuna skips its MySQL upsert.
         return url.set(drivername="mysql+pymysql")
-    raise StorageError(f"{backend} is not supported: use sqlite, postgresql or mysql")
+    raise StorageValueError(f"{backend} is not supported: use sqlite, postgresql or mysql")
 
 
 def _read_password(path: Path) -> str:
@@ -100,9 +100,9 @@ def _read_password(path: Path) -> str:
         password = path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise StorageError(f"The password file {path} cannot be read: {what}") from None
+        raise StorageValueError(f"The password file {path} cannot be read: {what}") from None
     if not password or "\n" in password:
-        raise StorageError(f"The password file {path} must hold the password on one line, and nothing else")
+        raise StorageValueError(f"The password file {path} must hold the password on one line, and nothing else")
     return password
 
 
@@ -170,9 +170,9 @@ class Database:
             engine = sa.create_engine(self.url, **self._engine_arguments)
             _refuse_unknown_options(self.url)
         except NoSuchModuleError:
-            raise StorageError(f"{self.url.drivername} is not a database that SQLAlchemy knows") from None
+            raise StorageValueError(f"{self.url.drivername} is not a database that SQLAlchemy knows") from None
         except ValueError as error:
-            raise StorageError(f"The storage's URL has an option that cannot be used: {error}") from None
+            raise StorageValueError(f"The storage's URL has an option that cannot be used: {error}") from None
         except ImportError as error:
             extra = "postgresql" if self.url.get_backend_name() == "postgresql" else "mysql"
             raise MissingExtraError(str(error.name), extra) from None
@@ -395,7 +395,7 @@ def _refuse_unknown_options(url: URL) -> None:
     known = inspect.signature(dialect.import_dbapi().connections.Connection.__init__).parameters
     unknown = sorted(options.keys() - known.keys())
     if unknown:
-        raise StorageError(f"The storage's URL has an option that PyMySQL does not know: {', '.join(unknown)}")
+        raise StorageValueError(f"The storage's URL has an option that PyMySQL does not know: {', '.join(unknown)}")
 
 
 def name_digest(name: str) -> str:

@@ -94,25 +94,27 @@ def test_the_page_of_worker_start_is_the_one_that_was_meant():
           Run a worker on each device of this machine.
 
           They serve the studies NAMES, or all open ones, until those are done; with
-          --forever, until they are stopped. Each worker is a process of its own, on
-          one GPU or with its share of the cores. One that dies is replaced, after a
-          delay that grows, and its point returns to the queue at once. A slot whose
-          worker dies five times without finishing a point is given up.
+          --forever, until they are stopped. Each worker is a process of its own, on one
+          GPU or with its share of the cores. One that dies is replaced, after a delay
+          that grows, and its point returns to the queue at once. A slot whose worker
+          dies five times without finishing a point is given up.
 
           After the first Ctrl-C or SIGTERM the running points have --grace seconds to
           finish; then they are given back. A second signal gives them back at once.
 
         """)
-    assert "Exit codes:" + end.split("Exit codes:")[1] == textwrap.dedent("""\
-        Exit codes:
-            0    the studies are done, or SIGTERM stopped the workers
-            3    the studies are done, but have holes that nobody accepted
-            6    every slot was given up
-            130  Ctrl-C stopped the workers
-            1    any other error, which the message explains
+    assert (
+        end.split("Exit codes:")[1]
+        == """
+    0    the studies are done, or SIGTERM stopped the workers
+    3    the studies are done, but have holes that nobody accepted
+    6    every slot was given up
+    130  Ctrl-C stopped the workers
+    1    any other error, which the message explains
 
-          Examples:
-            rust-optuna worker start regime-1 --gpus all
-            rust-optuna worker start --gpus 0,1 --per-gpu 2 --forever --daemon
-            rust-optuna worker start regime-1 --engine ray --address auto --workers 16
-        """)
+  Examples:
+    rust-optuna worker start regime-1 --gpus all
+    rust-optuna worker start --gpus 0,1 --per-gpu 2 --forever --daemon
+    rust-optuna worker start regime-1 --engine ray --address auto --workers 16
+"""
+    )
