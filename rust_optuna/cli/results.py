@@ -42,16 +42,24 @@ def status(context: click.Context, as_json: bool) -> None:
 def print_statuses(found: Sequence[Status]) -> None:
     """Print a table of studies, and below it what needs attention."""
     columns = ("study", "state", "points", "complete", "running", "waiting", "pruned", "holes")
-    click.echo(f"{columns[0]:<20}{columns[1]:>9}" + "".join(f"{name:>10}" for name in columns[2:]) + f"{'best':>9}")
+    click.echo(
+        f"{columns[0]:<20}{columns[1]:>9}"
+        + "".join(f"{name:>10}" for name in columns[2:])
+        + f"{'best':>9}{'baseline':>10}"
+    )
     for each in found:
         row = each.as_json()
-        best = "–" if each.best_value is None else f"{each.best_value:.4f}"
+        best, baseline = ("–" if value is None else f"{value:.4f}" for value in (each.best_value, each.best_baseline))
         click.echo(
-            f"{row['study']:<20}{row['state']:>9}" + "".join(f"{row[n]:>10}" for n in columns[2:]) + f"{best:>9}"
+            f"{row['study']:<20}{row['state']:>9}"
+            + "".join(f"{row[n]:>10}" for n in columns[2:])
+            + f"{best:>9}{baseline:>10}"
         )
     for each in found:
         if each.study.stand_in:
             click.echo(f"{each.study.name}: {each.study.stand_in}: its values are no real scores")
+        for words in each.best_words:
+            click.echo(f"WARNING: the best trial of {each.study.name}: {words}")
         _print_caveats(each.as_json())
         if each.open_holes:
             name = each.study.name
@@ -124,6 +132,8 @@ def print_best(document: dict[str, Any]) -> None:
                 continue
             shown = f"{value:g}" if isinstance(value, float) else value
             click.echo(f"  {key} = {shown}" + (f"  ({title})" if title != "params" else ""))
+    for words in document["warnings"]:
+        click.echo(f"  WARNING: {words}")
     _print_caveats(document)
     if "objective" in document:
         return
