@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from rust_optuna.processes import ExitCode
 
@@ -142,7 +147,22 @@ class MissingExtraError(RustOptunaError):
     """An optional package is needed and not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"This needs {package}, which is not installed: pip install 'rust_optuna[{extra}]'")
+        super().__init__(f"This needs {package}, which is not installed: {_install(extra)}")
+
+
+def _install(extra: str) -> str:
+    """Return the command that installs an extra as this program was installed: from a checkout, or by its name."""
+    try:
+        origin = json.loads(distribution("rust_optuna").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        origin = {}
+    url = str(origin.get("url", ""))
+    if "dir_info" not in origin or not url.startswith("file://"):
+        return f"pip install 'rust_optuna[{extra}]'"
+    folder = Path(unquote(urlsplit(url).path))
+    editable = "-e " if origin["dir_info"].get("editable") else ""
+    place = "." if folder == Path.cwd() else str(folder)
+    return f"pip install {editable}" + shlex.quote(f"{place}[{extra}]")
 
 
 class OutOfMemoryError(Exception):

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import random
+import re
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -55,6 +57,14 @@ LONGEST_WAIT = 5.0
 """Seconds between two tries; they double from 0.1 up to this."""
 ANSWER_SECONDS = 60
 """Without an answer for so long, a connection to a server is taken for dead."""
+SHORT_NAMES = {"postgres": "postgresql"}
+"""What other programs call a back end in a URL."""
+ESCAPE_HINT = (
+    "a special character of the password must be escaped in a URL (@ is %40, : is %3A, / is %2F, # is %23, ? is %3F, "
+    "% is %25), or the password left out and its file named: --password-file FILE"
+)
+NO_DATABASE_ON_POSTGRESQL, NO_DATABASE_ON_MARIADB = re.compile(r'database ".*" does not exist'), (1049,)
+"""What each says of a database that is not there."""
 REFUSALS = ("password authentication failed", "no password supplied")
 """What PostgreSQL says of a wrong password, and its driver of a missing one."""
 REFUSED_BY_MARIADB = ((1044,), (1045,), (1698,))
@@ -73,12 +83,18 @@ def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
         StorageError: for a malformed URL, an unsupported database or an in-memory one, which workers cannot share; for
             a password file that is needed and cannot be used.
     """
+    scheme, separator, rest = text.partition("://")
+    backend, plus, driver = scheme.partition("+")
     try:
-        url = sa.make_url(text)
+        url = sa.make_url(SHORT_NAMES.get(backend, backend) + plus + driver + separator + rest)
     except (ArgumentError, ValueError):
+        hint = f"; {ESCAPE_HINT}" if "@" in rest else ""
         raise StorageValueError(
-            "The storage is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or postgresql://user@host/name"
+            "The storage is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or "
+            f"postgresql://user@host/name{hint}"
         ) from None
+    if backend != "sqlite" and "@" in f"{url.host}{url.database}":
+        raise StorageValueError(f"The storage's URL has more than one @: {ESCAPE_HINT}")
     backend = url.get_backend_name()
     if backend == "sqlite":
         if not url.database or url.database == ":memory:":
@@ -134,6 +150,12 @@ class Database:
     def is_sqlite(self) -> bool:
         """Whether this is an embedded SQLite file."""
         return self.url.get_backend_name() == "sqlite"
+
+    def _missing(self) -> str:
+        """Say that the server has no such database, and what makes it."""
+        name = shlex.quote(str(self.url.database))
+        make = f"createdb {name}" if self.url.get_backend_name() == "postgresql" else f"mariadb-admin create {name}"
+        return f"{self}: the server has no database of that name. Make it ({make}), or name another one: --storage URL"
 
     @property
     def _engine_arguments(self) -> dict[str, Any]:
@@ -312,6 +334,8 @@ class Database:
             try:
                 return function()
             except Exception as error:
+                if is_missing(error):
+                    raise StorageError(self._missing()) from error
                 if refuses(error):
                     raise StorageError(f"{self} refuses its user: {first_line(error)}") from error
                 if not passes(error):
@@ -421,6 +445,14 @@ def refuses(error: BaseException) -> bool:
     # psycopg gives no SQLSTATE where the connection itself failed.
     said = str(getattr(orig, "sqlstate", None) or "").startswith("28") or any(words in str(orig) for words in REFUSALS)
     return said or orig.args[:1] in REFUSED_BY_MARIADB
+
+
+def is_missing(error: BaseException) -> bool:
+    """Say whether a server answered that it has no database of that name: waiting does not make it."""
+    orig = getattr(_cause(error), "orig", None)
+    if orig is None:
+        return False
+    return bool(NO_DATABASE_ON_POSTGRESQL.search(str(orig))) or orig.args[:1] == NO_DATABASE_ON_MARIADB
 
 
 def _cause(error: BaseException) -> BaseException:

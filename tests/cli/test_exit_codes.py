@@ -22,7 +22,6 @@ CALLS = [
     ("data", "synthesize", "films", "--contrast", "11"),
     ("demo", "--seed", "-1"),
     ("demo", "--workers", "0"),
-    ("weights", "check", "none.h5"),
     ("search", "good.toml", "--gpus", "7"),
     ("search", "good.toml", "--gpus", ","),
     ("search", "good.toml", "--gpus", "none", "--workers", "2", "--per-gpu", "2"),
