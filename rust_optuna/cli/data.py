@@ -179,9 +179,27 @@ def _print_verdict(report: CheckReport, manifest: Path) -> None:
         return
     click.echo("No problems found.")
     if len(report.parts) > 1:
-        print_next("rust-optuna study create studies/regime_1.toml")
+        file = _study_file_of(_resolve(manifest))
+        if file is None:
+            click.echo(f'No study file in studies/ names this manifest: write one with manifest = "{manifest}".')
+        print_next(f"rust-optuna search {file or 'STUDY.toml'}")
     else:
         print_next(f"rust-optuna data split {manifest}")
+
+
+def _study_file_of(manifest: Path) -> Path | None:
+    """Return the first file of the home's studies/ that names a manifest, relative to the home."""
+    import tomllib
+
+    home = settings().home
+    for path in sorted((home.root / "studies").glob("*.toml")):
+        try:
+            named = tomllib.loads(path.read_text(encoding="utf-8")).get("manifest")
+        except (OSError, ValueError):
+            continue
+        if isinstance(named, str) and home.resolve(named) == manifest:
+            return path.relative_to(home.root)
+    return None
 
 
 def _counts(counts: dict[int, int] | dict[str, int]) -> str:

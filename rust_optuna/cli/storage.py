@@ -30,7 +30,7 @@ def backup(file: Path) -> None:
     path = where.home.resolve(file)
     size = backup(where.url, path)
     click.echo(f"{path}: {size:,} bytes")
-    print_next(f"rust-optuna storage restore {file}")
+    click.echo(f"To restore it: rust-optuna storage restore {file}")
 
 
 @storage.command(epilog=examples("rust-optuna storage restore storage/backups/monday"))
