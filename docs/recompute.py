@@ -3,7 +3,7 @@
     rust-optuna study export regime-1 storage/reports/regime-1
     python docs/recompute.py storage/reports/regime-1
 
-Every number in ``trials.csv`` is compared, the lift over the view-only baseline first. What was chosen (the epoch) or
+Every number in trials.csv is compared, the lift over the view-only baseline first. What was chosen (the epoch) or
 measured (seconds) cannot be recomputed. If the folder holds what these commands print, that is compared too:
 
     rust-optuna best regime-1 --json > storage/reports/regime-1/best.json
@@ -12,6 +12,7 @@ measured (seconds) cannot be recomputed. If the folder holds what these commands
 Exits with 1 if any number differs by more than 1e-9.
 """
 
+import argparse
 import csv
 import json
 import math
@@ -217,7 +218,10 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python docs/recompute.py FOLDER")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the folder that `rust-optuna study export` wrote")
+    chosen = parser.parse_args().folder
+    if not (chosen / "trials.csv").is_file():
+        parser.error(f"there is no trials.csv in {chosen}: rust-optuna study export NAME {chosen} writes one")
     sys.stdout.reconfigure(errors="replace")  # where a terminal is not UTF-8
-    sys.exit(not main(Path(sys.argv[1])))
+    sys.exit(not main(chosen))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from rust_optuna.processes import ExitCode
 
@@ -18,6 +23,12 @@ class RustOptunaError(Exception):
     def public(self) -> str:
         """The message as it may stand in a database or a log: without the path or name of a film."""
         return str(self)
+
+
+class InvalidValueError(RustOptunaError):
+    """A value given on the command line, in the environment or in a study file that cannot be used."""
+
+    exit_code = ExitCode.USAGE
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,10 @@ class PathError(RustOptunaError):
 
 class DataError(RustOptunaError):
     """Films that cannot be read, are not where they should be, or are not what they were."""
+
+
+class DataValueError(InvalidValueError, DataError):
+    """A value that these films, or any, cannot be used with: more folds than patients, say."""
 
 
 class FilmError(DataError):
@@ -211,11 +226,30 @@ class WeightsError(RustOptunaError):
     """A weights file that is missing or does not fit the backbone."""
 
 
+class MissingWeightsError(InvalidValueError, WeightsError):
+    """A weights file that is named and not there."""
+
+
 class MissingExtraError(RustOptunaError):
     """An optional package is needed and not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"This needs {package}, which is not installed: pip install 'rust_optuna[{extra}]'")
+        super().__init__(f"This needs {package}, which is not installed: {_install(extra)}")
+
+
+def _install(extra: str) -> str:
+    """Return the command that installs an extra as this program was installed: from a checkout, or by its name."""
+    try:
+        origin = json.loads(distribution("rust_optuna").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        origin = {}
+    url = str(origin.get("url", ""))
+    if "dir_info" not in origin or not url.startswith("file://"):
+        return f"pip install 'rust_optuna[{extra}]'"
+    folder = Path(unquote(urlsplit(url).path))
+    editable = "-e " if origin["dir_info"].get("editable") else ""
+    place = "." if folder == Path.cwd() else str(folder)
+    return f"pip install {editable}" + shlex.quote(f"{place}[{extra}]")
 
 
 class OutOfMemoryError(Exception):
@@ -248,6 +282,10 @@ class LockedError(RustOptunaError):
                 f"behind: if it no longer runs there, remove {marker}"
             )
         super().__init__(f"{path} is held by {holder}, without any progress for {seconds:.0f} seconds: {remedy}")
+
+
+class StorageValueError(InvalidValueError, StorageError):
+    """A storage's URL, password file or backup that is none."""
 
 
 class NoDatabaseError(StorageError):

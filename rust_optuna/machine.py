@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 
 from rust_optuna import cgroup
-from rust_optuna.errors import RustOptunaError
+from rust_optuna.errors import InvalidValueError
 
 CORES = "RUST_OPTUNA_CORES"
 """How many cores a process computes on, where it is not to use all that it may: a supervisor divides them among its
@@ -42,7 +42,7 @@ def cores() -> int:
     if given is None:
         return cpu_cores()
     if not given.isdecimal() or int(given) < 1:
-        raise RustOptunaError(f"{CORES} is {given!r}: it must be a number of cores, 1 or more")
+        raise InvalidValueError(f"{CORES} is {given!r}: it must be a number of cores, 1 or more")
     return int(given)
 
 

@@ -48,6 +48,20 @@ def recompute(folder):
     return subprocess.run([sys.executable, SCRIPT, folder], capture_output=True, text=True, check=False)
 
 
+def test_help_says_what_it_does_and_how_it_is_called():
+    done = recompute("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "    python docs/recompute.py storage/reports/regime-1\n" in done.stdout
+    assert "Every number in ``trials.csv`` is compared" not in done.stdout
+    assert "Every number in trials.csv is compared" in done.stdout
+
+
+def test_a_folder_that_is_no_export_is_a_wrong_call(tmp_path):
+    done = recompute(tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert f"there is no trials.csv in {tmp_path}" in done.stderr
+
+
 def scored(seed, films=60):
     """Return out-of-fold arrays, and what is reported of them."""
     generator = np.random.default_rng(seed)

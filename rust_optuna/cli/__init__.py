@@ -12,7 +12,7 @@ import sys
 import click
 
 from rust_optuna import __version__
-from rust_optuna.cli.options import home_option, storage_options
+from rust_optuna.cli.options import home_option, listing, storage_options
 from rust_optuna.cli.output import replace_what_cannot_be_shown
 from rust_optuna.errors import RustOptunaError
 from rust_optuna.permissions import denial
@@ -69,17 +69,21 @@ class LazyGroup(click.Group):
             ctx.exit(ExitCode.INTERRUPTED)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=listing(
+        "Examples:",
+        "rust-optuna demo                            try it on synthetic films",
+        "rust-optuna search studies/regime_1.toml    search with your own films",
+        "rust-optuna status                          see how far it is",
+    ),
+)
 @click.version_option(__version__, prog_name="rust-optuna")
 @home_option
 @storage_options
 def cli() -> None:
-    r"""Search hyperparameters for a classifier that reads RUST scores off radiographs.
-
-    \b
-    Try it on synthetic films:  rust-optuna demo
-    The whole search:           rust-optuna search studies/regime_1.toml studies/regime_2.toml
-    """
+    """Search hyperparameters for a classifier that reads RUST scores off radiographs."""
 
 
 def main() -> None:

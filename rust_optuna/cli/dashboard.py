@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import click
 
-from rust_optuna.cli.options import common_options, settings, terminate_as_interrupt
+from rust_optuna.cli.options import common_options, examples, settings, terminate_as_interrupt
 
 
-@click.command()
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free one.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to serve on; 0.0.0.0 is all of them.")
+@click.command(epilog=examples("rust-optuna dashboard --port 8080"))
+@click.option(
+    "--port",
+    default=8080,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="The port to serve on; 0 picks a free one.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The address to serve on; 0.0.0.0 means all of this machine's.",
+)
 @common_options
 def dashboard(port: int, host: str) -> None:
-    r"""Serve optuna-dashboard, for reading only, until Ctrl-C or SIGTERM.
+    """Serve optuna-dashboard, read-only, until Ctrl-C or SIGTERM.
 
-    It asks for no password: whoever reaches the address reads every study. Leave it on 127.0.0.1, and reach it from
-    elsewhere through `ssh -L 8080:127.0.0.1:8080`.
-
-    \b
-    Example:
-      rust-optuna dashboard --port 8080
+    It asks for no password: anyone who can reach the address can read every study. Keep it on 127.0.0.1, and reach it
+    from another machine through `ssh -L 8080:127.0.0.1:8080 THIS-MACHINE`.
     """
     from rust_optuna.errors import RustOptunaError
     from rust_optuna.run.dashboard import serve

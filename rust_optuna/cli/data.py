@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rust_optuna.cli.options import home_option, settings
+from rust_optuna.cli.options import examples, home_option, settings
 from rust_optuna.cli.output import print_json, print_next, progress_bar
 
 if TYPE_CHECKING:
@@ -20,11 +20,6 @@ ALL = "all"
 """What `rust_optuna.data.patients` takes for every group of names, and an option without names means."""
 
 
-def _example(command: str) -> str:
-    # \b keeps click from wrapping the paragraph, so that the line can be copied.
-    return f"\b\nExample:\n  {command}"
-
-
 def _check_pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
         if value != ALL and "=" not in value:
@@ -35,25 +30,26 @@ def _check_pairs(context: click.Context, parameter: click.Parameter, values: tup
 
 @click.group()
 def data() -> None:
-    """Make, split and check the manifest: the table of radiographs."""
+    """Make, split and check the manifest, the table of the films."""
 
 
 @data.command(
     "import",
-    epilog=_example(
+    epilog=examples(
         "rust-optuna data import --labels labels.csv --filenames names.csv --images films --output manifest.csv"
     ),
 )
-@click.option("--labels", required=True, type=click.Path(path_type=Path), help="The one-hot CSV.")
-@click.option("--filenames", required=True, type=click.Path(path_type=Path), help="The list of file names.")
-@click.option("--images", required=True, type=click.Path(path_type=Path), help="The folder with the images.")
+@click.option("--labels", required=True, type=click.Path(path_type=Path), help="The CSV file of one-hot labels.")
+@click.option("--filenames", required=True, type=click.Path(path_type=Path), help="The list of the films' file names.")
+@click.option("--images", required=True, type=click.Path(path_type=Path), help="The folder that holds the images.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The manifest to write.")
-@click.option("--force", is_flag=True, help="Replace a manifest that exists.")
+@click.option("--force", is_flag=True, help="Replace an existing manifest.")
 @home_option
 def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bool) -> None:
     """Make a manifest from the published data set's own files.
 
-    The two tables have no header and the same order. Nothing is written if anything in them is wrong.
+    The two tables have no header, and list the films in the same order. If anything in them is wrong, nothing is
+    written.
     """
     from rust_optuna.data.published import import_published
 
@@ -65,15 +61,21 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
     print_next(f"rust-optuna data split {output}")
 
 
-@data.command(epilog=_example("rust-optuna data split manifest.csv --holdout 0.15 --seed 1"))
+@data.command(epilog=examples("rust-optuna data split manifest.csv --holdout 0.15 --seed 1"))
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option(
     "--holdout",
     type=float,
     help="Share of the films to set aside.  [default: 0.15; where films are split already, the share they have]",
 )
-@click.option("--seed", default=SEED, show_default=True, help="Another seed sets other patients aside.")
-@click.option("--force", is_flag=True, help="Split anew what is split already.")
+@click.option(
+    "--seed",
+    default=SEED,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Another seed sets other patients aside.",
+)
+@click.option("--force", is_flag=True, help="Split again what is split already.")
 @click.option(
     "--same",
     multiple=True,
@@ -96,9 +98,10 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
 def split(
     manifest: Path, holdout: float | None, seed: int, force: bool, same: tuple[str, ...], different: tuple[str, ...]
 ) -> None:
-    """Set a share of the patients aside as the hold-out, once and for all.
+    """Set patients aside as the hold-out, once and for all.
 
-    Patients are kept whole and stratified over subscores and views. The split is written into MANIFEST.
+    A patient's films stay together, and both sides are alike in subscores and views. The split is written into
+    MANIFEST.
 
     In a manifest that is split already, films without a split join it, and no other is moved: a new film of a known
     patient goes to that patient's side, and new patients are divided like the others.
@@ -132,18 +135,24 @@ def split(
     print_next(f"rust-optuna data check {manifest}")
 
 
-@data.command(epilog=_example("rust-optuna data check manifest.csv --folds 6 --seed 1"))
+@data.command(epilog=examples("rust-optuna data check manifest.csv --folds 6 --seed 1"))
 @click.argument("manifest", type=click.Path(path_type=Path))
-@click.option("--folds", default=FOLDS, show_default=True, help="Folds of the development set.")
-@click.option("--seed", default=SEED, show_default=True, help="Seed of the folds.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option(
+    "--folds",
+    default=FOLDS,
+    show_default=True,
+    type=click.IntRange(min=2),
+    help="How many folds the development set is divided into.",
+)
+@click.option("--seed", default=SEED, show_default=True, type=click.IntRange(min=0), help="The seed of the folds.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @home_option
 @click.pass_context
 def check(context: click.Context, manifest: Path, folds: int, seed: int, as_json: bool) -> None:
-    """Read every film of MANIFEST and report what is there and what is wrong.
+    """Read every film of MANIFEST, and report what is wrong.
 
-    Exits with 1 if anything must be put right: unreadable films, patients on both sides of the split, a
-    cortex scored on films of both views, the same pixels twice.
+    Also counts what is there. Exits with 1 if anything must be put right: unreadable films, patients on both sides of
+    the split, a cortex scored on films of both views, the same pixels twice.
     """
     from rust_optuna.data.check import check_manifest
 
@@ -157,15 +166,24 @@ def check(context: click.Context, manifest: Path, folds: int, seed: int, as_json
     context.exit(0 if report.passed else 1)
 
 
-@data.command(epilog=_example("rust-optuna data synthesize storage/demo --patients 120 --seed 1"))
+@data.command(epilog=examples("rust-optuna data synthesize storage/demo --patients 120 --seed 1"))
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--patients", default=120, show_default=True, help="How many patients to make up.")
-@click.option("--seed", default=SEED, show_default=True, help="Another seed makes up others.")
-@click.option("--contrast", default=1.0, show_default=True, help="How plainly the scores show; 0 hides them.")
-@click.option("--shuffle-scores", is_flag=True, help="Negative control: scores that no film shows.")
+@click.option(
+    "--patients", default=120, show_default=True, type=click.IntRange(min=1), help="How many patients to make up."
+)
+@click.option(
+    "--seed", default=SEED, show_default=True, type=click.IntRange(min=0), help="Another seed makes up other patients."
+)
+@click.option(
+    "--contrast", default=1.0, show_default=True, help="How plainly the scores show, from 0 (not at all) to 10."
+)
+@click.option("--shuffle-scores", is_flag=True, help="Negative control: deal the scores at random.")
 @home_option
 def synthesize(directory: Path, patients: int, seed: int, contrast: float, shuffle_scores: bool) -> None:
-    """Draw SYNTHETIC films of made-up patients, with a manifest, into DIRECTORY."""
+    """Draw SYNTHETIC films of made-up patients.
+
+    Writes the films and their manifest into DIRECTORY.
+    """
     from rust_optuna.data.synthetic import synthesize as draw
 
     with progress_bar("Drawing films") as progress:
@@ -225,9 +243,27 @@ def _print_verdict(report: CheckReport, manifest: Path) -> None:
         return
     click.echo("No problems found.")
     if len(report.parts) > 1:
-        print_next("rust-optuna study create studies/regime_1.toml")
+        file = _study_file_of(_resolve(manifest))
+        if file is None:
+            click.echo(f'No study file in studies/ names this manifest: write one with manifest = "{manifest}".')
+        print_next(f"rust-optuna search {file or 'STUDY.toml'}")
     else:
         print_next(f"rust-optuna data split {manifest}")
+
+
+def _study_file_of(manifest: Path) -> Path | None:
+    """Return the first file of the home's studies/ that names a manifest, relative to the home."""
+    import tomllib
+
+    home = settings().home
+    for path in sorted((home.root / "studies").glob("*.toml")):
+        try:
+            named = tomllib.loads(path.read_text(encoding="utf-8")).get("manifest")
+        except (OSError, ValueError):
+            continue
+        if isinstance(named, str) and home.resolve(named) == manifest:
+            return path.relative_to(home.root)
+    return None
 
 
 def _counts(counts: dict[int, int] | dict[str, int]) -> str:

@@ -8,27 +8,30 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rust_optuna.cli.options import common_options, settings, terminate_as_interrupt
+from rust_optuna.cli.options import common_options, examples, settings, terminate_as_interrupt
 from rust_optuna.cli.output import progress_bar
 
 if TYPE_CHECKING:
     from rust_optuna.run.demo import Demo
 
 
-@click.command()
-@click.option("--seed", default=1, show_default=True, help="Another seed makes up other patients.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes.  [default: one a GPU, or one a core]")
-@click.option("--weights", help="imagenet, random, or a file.  [default: imagenet where they can be had]")
-@click.option("--shuffle-scores", is_flag=True, help="Negative control: scores that no film shows.")
+@click.command(epilog=examples("rust-optuna demo"))
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0), help="Seed of the made-up patients.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="How many worker processes.  [default: one per GPU, else one per core]",
+)
+@click.option(
+    "--weights", help="imagenet, random, or the path of a file.  [default: imagenet if available, else random]"
+)
+@click.option("--shuffle-scores", is_flag=True, help="Negative control: deal the scores at random.")
 @common_options
 def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bool) -> None:
-    r"""Draw SYNTHETIC films, search both regimes in small, show the best trials beside their baselines.
+    """Run the whole story in small, on SYNTHETIC films.
 
-    Everything goes below storage/. Called again it goes on where it stopped.
-
-    \b
-    Example:
-      rust-optuna demo
+    Draws films, searches both regimes on them and shows the best trials beside their baselines. Everything is written
+    below storage/. Run it again, and it goes on where it stopped.
     """
     from rust_optuna.cli.live import LiveTable
     from rust_optuna.cli.results import print_best

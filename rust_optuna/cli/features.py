@@ -7,29 +7,29 @@ from pathlib import Path
 
 import click
 
-from rust_optuna.cli.options import common_options, data_root_option, settings, terminate_as_interrupt
+from rust_optuna.cli.options import common_options, data_root_option, examples, settings, terminate_as_interrupt
 from rust_optuna.cli.output import print_next, progress_bar
 
 
 @click.group()
 def features() -> None:
-    """Compute the frozen backbone's features ahead."""
+    """Compute the frozen backbone's features ahead of the workers."""
 
 
-@features.command()
+@features.command(
+    epilog=examples(
+        "rust-optuna features build studies/regime_1.toml", "rust-optuna features build regime-1 --data-root /films"
+    )
+)
 @click.argument("study")
 @data_root_option
 @common_options
 def build(study: str, data_root: Path | None) -> None:
-    r"""Compute the features that STUDY needs: a study file, or the name of a study in the storage.
+    """Compute the features that STUDY needs.
 
-    What is there already is not computed again. Workers do the same by themselves; ahead, it uses all cores. Like a
-    worker, it refuses to compute features that would not be those of the study's other workers.
-
-    \b
-    Example:
-      rust-optuna features build studies/regime_1.toml
-      rust-optuna features build regime-1 --data-root /films
+    STUDY is a study file (its name ends in .toml), or the name of a study in the storage. Workers compute missing
+    features by themselves; this does it ahead of them, on all cores, and computes nothing twice. Like a worker, it
+    refuses to compute features that would differ from those of the study's other workers.
     """
     from rust_optuna.run import ahead
 

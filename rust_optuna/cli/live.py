@@ -59,21 +59,22 @@ class LiveTable:
             self.live.start()
             self.live.update(self._table(), refresh=True)
         elif before is None or before.counts["complete"] != complete:
-            best = "" if status.best_value is None else f", best {status.best_value:.4f}"
-            click.echo(f"{name}: {complete} of {status.points} complete{best}", err=True)
+            best = "" if status.best_value is None else f", best {_value(status)}"
+            against = "" if status.best_baseline is None else f", baseline {status.best_baseline:.4f}"
+            click.echo(f"{name}: {complete} of {status.points} complete{best}{against}", err=True)
 
     def _stop(self) -> None:
         if self.live.is_started:
             self.live.stop()
 
     def _table(self) -> Table:
-        table = Table("study", "waiting", "running", "complete", "holes", "best", "a minute", "time left")
+        table = Table("study", "waiting", "running", "complete", "holes", "best", "baseline", "a minute", "time left")
         for name, status in self._statuses.items():
             rate, left = self._pace(name, status)
-            best = "" if status.best_value is None else f"{status.best_value:.4f}"
+            best, baseline = _value(status), "" if status.best_baseline is None else f"{status.best_baseline:.4f}"
             counts = [str(status.counts[state]) for state in ("waiting", "running", "complete", "hole")]
             title = f"{name} ({status.study.stand_in})" if status.study.stand_in else name
-            table.add_row(title, *counts, best, rate, left)
+            table.add_row(title, *counts, best, baseline, rate, left)
         return table
 
     def _pace(self, name: str, status: Status) -> tuple[str, str]:
@@ -85,3 +86,12 @@ class LiveTable:
         each = (time.monotonic() - began) / done
         seconds = int(each * (status.counts["waiting"] + status.counts["running"]))
         return f"{60 / each:.1f}", f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def _value(status: Status) -> str:
+    """Return the best value, and in a few words what speaks against it; ``status`` and ``best`` say it in full."""
+    if status.best is None:
+        return ""
+    remarks = ["diverged"] if status.best.result.get("diverged_folds") else []
+    remarks += ["not above its baseline"] if len(status.best_words) > len(remarks) else []
+    return f"{status.best.value:.4f}" + (f" ({', '.join(remarks)})" if remarks else "")

@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _META = "rust_optuna."
+_AS_IT_STANDS = "\b"
+"""In a paragraph's first line, what tells click not to wrap the paragraph."""
+
+
+def listing(title: str, *lines: str) -> str:
+    """Return a part of a help page, for ``epilog``: a title, and below it lines that are not wrapped."""
+    return "\n".join([_AS_IT_STANDS, title, *(f"  {line}" for line in lines)])
+
+
+def examples(*commands: str) -> str:
+    """Return the end of a help page, for ``epilog``: commands as they are typed."""
+    return listing("Examples:" if len(commands) > 1 else "Example:", *commands)
 
 
 @dataclass(frozen=True)
@@ -132,20 +144,24 @@ def _option(name: str, metavar: str, text: str) -> Callable[[F], F]:
     return click.option(f"--{name}", metavar=metavar, expose_value=False, callback=_remember, help=text)
 
 
-home_option = _option("home", "DIR", "Root of relative paths.  [env: RUST_OPTUNA_HOME; default: the current directory]")
+home_option = _option(
+    "home", "DIR", "The folder that relative paths start from.  [env: RUST_OPTUNA_HOME; default: the current directory]"
+)
 _storage = _option(
-    "storage", "URL", "SQLAlchemy URL.  [env: RUST_OPTUNA_STORAGE; default: sqlite:///storage/rust_optuna.db]"
+    "storage",
+    "URL",
+    "The database, as an SQLAlchemy URL.  [env: RUST_OPTUNA_STORAGE; default: sqlite:///storage/rust_optuna.db]",
 )
 _password_file = _option(
     "password-file",
     "FILE",
-    "Holds the database's password where the URL has none.  [env: RUST_OPTUNA_PASSWORD_FILE]",
+    "The file that holds the database's password, if the URL has none.  [env: RUST_OPTUNA_PASSWORD_FILE]",
 )
 _artifacts = _option(
     "artifacts",
     "PLACE",
-    "Where trials' scores are kept: a folder, or s3://BUCKET/PREFIX.  [env: RUST_OPTUNA_ARTIFACTS; default: as the "
-    "storage says, or storage/artifacts]",
+    "Where trials' scores are kept: a folder, or s3://BUCKET/PREFIX.  [env: RUST_OPTUNA_ARTIFACTS; default: the "
+    "place recorded in the database; storage/artifacts for a new one]",
 )
 
 
@@ -161,17 +177,27 @@ def common_options(function: F) -> F:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 objective_option = click.option("--objective", metavar="MODULE:FUNCTION", hidden=True)
-_gpus = click.option("--gpus", default="all", show_default=True, metavar="all|0,1|none", help="Which GPUs to use.")
-_per_gpu = click.option("--per-gpu", type=click.IntRange(min=1), help="Worker processes on each GPU.  [default: 1]")
+_gpus = click.option(
+    "--gpus",
+    default="all",
+    show_default=True,
+    metavar="all|0,1|none",
+    help="Which GPUs to use; none for the processor alone.",
+)
+_per_gpu = click.option(
+    "--per-gpu", type=click.IntRange(min=1), help="How many worker processes on each GPU.  [default: 1]"
+)
 _workers = click.option(
-    "--workers", type=click.IntRange(min=1), help="Worker processes in all.  [default: one a GPU, or one a core]"
+    "--workers",
+    type=click.IntRange(min=1),
+    help="How many worker processes in all.  [default: one per GPU, else one per core]",
 )
 log_format_option = click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="How events are logged.",
+    help="The format of the log.",
 )
 grace_option = click.option(
     "--grace",
@@ -179,13 +205,13 @@ grace_option = click.option(
     default=0.0,
     show_default=True,
     metavar="SECONDS",
-    help="What a running point gets to finish after the first signal; else it is given back.",
+    help="How long a running point may take to finish after the first signal.",
 )
-forever_option = click.option("--forever", is_flag=True, help="Stay when all studies are done, and wait for others.")
+forever_option = click.option("--forever", is_flag=True, help="Do not end when all studies are done: wait for others.")
 data_root_option = click.option(
     "--data-root",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The folder of the films on this machine, where it is another than where the study was created.",
+    help="The folder that holds the films on this machine, if they lie elsewhere than where the study was created.",
 )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rust_optuna.cli.options import common_options, json_option, settings
+from rust_optuna.cli.options import common_options, examples, json_option, settings
 from rust_optuna.cli.output import print_json, print_next
 from rust_optuna.config import KEYS, plain
 from rust_optuna.processes import ExitCode
@@ -17,18 +17,14 @@ if TYPE_CHECKING:
     from rust_optuna.search.results import Status
 
 
-@click.command()
+@click.command(epilog=examples("rust-optuna status"))
 @common_options
 @json_option
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:
-    r"""Show how far each study is. Exits with 3 while one has holes that nobody accepted.
+    """Show how far each study is, and its best value.
 
-    A hole is a point whose attempts are used up.
-
-    \b
-    Example:
-      rust-optuna status
+    Exits with 3 while a study has holes that nobody accepted. A hole is a point whose attempts are used up.
     """
     from rust_optuna.search.results import status as read_status
     from rust_optuna.search.studies import load_studies
@@ -46,16 +42,24 @@ def status(context: click.Context, as_json: bool) -> None:
 def print_statuses(found: Sequence[Status]) -> None:
     """Print a table of studies, and below it what needs attention."""
     columns = ("study", "state", "points", "complete", "running", "waiting", "pruned", "holes")
-    click.echo(f"{columns[0]:<20}{columns[1]:>9}" + "".join(f"{name:>10}" for name in columns[2:]) + f"{'best':>9}")
+    click.echo(
+        f"{columns[0]:<20}{columns[1]:>9}"
+        + "".join(f"{name:>10}" for name in columns[2:])
+        + f"{'best':>9}{'baseline':>10}"
+    )
     for each in found:
         row = each.as_json()
-        best = "–" if each.best_value is None else f"{each.best_value:.4f}"
+        best, baseline = ("–" if value is None else f"{value:.4f}" for value in (each.best_value, each.best_baseline))
         click.echo(
-            f"{row['study']:<20}{row['state']:>9}" + "".join(f"{row[n]:>10}" for n in columns[2:]) + f"{best:>9}"
+            f"{row['study']:<20}{row['state']:>9}"
+            + "".join(f"{row[n]:>10}" for n in columns[2:])
+            + f"{best:>9}{baseline:>10}"
         )
     for each in found:
         if each.study.stand_in:
             click.echo(f"{each.study.name}: {each.study.stand_in}: its values are no real scores")
+        for words in each.best_words:
+            click.echo(f"WARNING: the best trial of {each.study.name}: {words}")
         _print_caveats(each.as_json())
         if each.open_holes:
             name = each.study.name
@@ -83,18 +87,15 @@ def _print_caveats(document: dict[str, Any]) -> None:
             click.echo(f"{name}: {words}")
 
 
-@click.command()
+@click.command(epilog=examples("rust-optuna best regime-1"))
 @click.argument("name", required=False)
 @common_options
 @json_option
 def best(name: str | None, as_json: bool) -> None:
-    r"""Show the best trial of study NAME, or of every study: parameters, value and baseline.
+    """Show the best trial of study NAME, or of every study.
 
-    The value is a selection score (the best epoch of the best of many trials), no estimate of performance.
-
-    \b
-    Example:
-      rust-optuna best regime-1
+    Shows its parameters, and its value beside the baseline. The value is a selection score (the best epoch of the best
+    of many trials), not an estimate of performance on other patients.
     """
     from rust_optuna.errors import StudyError
     from rust_optuna.search.results import describe_best
@@ -131,6 +132,8 @@ def print_best(document: dict[str, Any]) -> None:
                 continue
             shown = f"{value:g}" if isinstance(value, float) else value
             click.echo(f"  {key} = {shown}" + (f"  ({title})" if title != "params" else ""))
+    for words in document["warnings"]:
+        click.echo(f"  WARNING: {words}")
     _print_caveats(document)
     if "objective" in document:
         return

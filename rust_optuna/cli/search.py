@@ -15,6 +15,7 @@ from rust_optuna.cli.options import (
     common_options,
     data_root_option,
     device_options,
+    examples,
     objective_option,
     settings,
     terminate_as_interrupt,
@@ -23,10 +24,19 @@ from rust_optuna.cli.output import print_next, progress_bar
 from rust_optuna.processes import ExitCode
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "rust-optuna search studies/regime_1.toml studies/regime_2.toml --workers 2",
+        "rust-optuna search studies/regime_1.toml studies/regime_2.toml --dry-run",
+    )
+)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @device_options
-@click.option("--dry-run", is_flag=True, help="Time one step of each kind here, print the plan, run nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Time one step of each kind here, and print how long the search would take; run nothing.",
+)
 @data_root_option
 @objective_option
 @common_options
@@ -41,15 +51,11 @@ def search(
     data_root: Path | None,
     objective: str | None,
 ) -> None:
-    r"""Create or resume each study of FILES in order, and run local workers until it is done.
+    """Create or resume each study of FILES, and run it to its end.
 
-    Ctrl-C stops cleanly; the same command goes on later and loses nothing. Exits with 3 if a study has holes that
-    nobody accepted: points whose attempts are used up.
-
-    \b
-    Example:
-      rust-optuna search studies/regime_1.toml studies/regime_2.toml --workers 2
-      rust-optuna search studies/regime_1.toml studies/regime_2.toml --dry-run
+    The studies run one after another, on this machine's devices. Ctrl-C stops cleanly; run the same command again, and
+    it goes on without any loss. Exits with 3 if a study has holes that nobody accepted. A hole is a point whose
+    attempts are used up.
     """
     from rust_optuna.cli.forecast import print_forecast
     from rust_optuna.cli.live import LiveTable

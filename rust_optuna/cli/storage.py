@@ -6,27 +6,23 @@ from pathlib import Path
 
 import click
 
-from rust_optuna.cli.options import common_options, settings
+from rust_optuna.cli.options import common_options, examples, settings
 from rust_optuna.cli.output import print_next
 
 
 @click.group()
 def storage() -> None:
-    """Look after the database."""
+    """Back up, restore and upgrade the database."""
 
 
-@storage.command()
+@storage.command(epilog=examples("rust-optuna storage backup storage/backups/monday"))
 @click.argument("file", type=click.Path(path_type=Path))
 @common_options
 def backup(file: Path) -> None:
-    r"""Write the whole database to the new FILE, as it is at this moment. Workers may go on meanwhile.
+    """Write the whole database, as it is now, to the new FILE.
 
-    SQLite and PostgreSQL; the latter with pg_dump, which must be on the PATH. The artifacts are files of their own, and
-    not in it.
-
-    \b
-    Example:
-      rust-optuna storage backup storage/backups/monday
+    Workers may go on meanwhile. For SQLite and PostgreSQL; the latter needs pg_dump on the PATH. The artifact store is
+    not part of the backup: its files are copied like any others.
     """
     from rust_optuna.run.backup import backup
 
@@ -34,21 +30,18 @@ def backup(file: Path) -> None:
     path = where.home.resolve(file)
     size = backup(where.url, path)
     click.echo(f"{path}: {size:,} bytes")
-    print_next(f"rust-optuna storage restore {file}")
+    click.echo(f"To restore it: rust-optuna storage restore {file}")
 
 
-@storage.command()
+@storage.command(epilog=examples("rust-optuna storage restore storage/backups/monday"))
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--force", is_flag=True, help="Even if the storage holds studies: they are lost.")
+@click.option("--force", is_flag=True, help="Restore even if the storage holds studies; they are lost.")
 @common_options
 def restore(file: Path, force: bool) -> None:
-    r"""Make the database what it was when `storage backup` wrote FILE: all of it, or nothing if anything fails.
+    """Restore the database from the backup FILE.
 
-    Stop all workers first. Points that ran at the time of the backup go back to the queue once their leases have ended.
-
-    \b
-    Example:
-      rust-optuna storage restore storage/backups/monday
+    All of it is restored, or nothing if anything fails. Stop all workers first. Points that were running when the
+    backup was made return to the queue once their leases have ended.
     """
     from rust_optuna.run.backup import restore
 
@@ -59,14 +52,12 @@ def restore(file: Path, force: bool) -> None:
     print_next("rust-optuna status")
 
 
-@storage.command()
+@storage.command(epilog=examples("rust-optuna storage upgrade"))
 @common_options
 def upgrade() -> None:
-    r"""Bring the tables of an earlier version of this program up to date. Stop all workers first.
+    """Bring the tables of an earlier version up to date.
 
-    \b
-    Example:
-      rust-optuna storage upgrade
+    Stop all workers first.
     """
     from rust_optuna.errors import NoDatabaseError
     from rust_optuna.search.artifacts import TOKENS_SINCE, adopt
@@ -85,16 +76,13 @@ def upgrade() -> None:
     print_next("rust-optuna status")
 
 
-@storage.command("adopt-artifacts")
+@storage.command("adopt-artifacts", epilog=examples("rust-optuna storage adopt-artifacts --artifacts s3://scores/rust"))
 @common_options
 def adopt_artifacts() -> None:
-    r"""Make the artifact store that --artifacts names this storage's, where the old one is lost or was moved by hand.
+    """Make the store that --artifacts names this storage's own.
 
-    A worker refuses a store that does not hold the storage's token: scores would go where nobody looks for them.
-
-    \b
-    Example:
-      rust-optuna storage adopt-artifacts --artifacts s3://scores/rust
+    For when the old store was lost, or moved by hand. Workers refuse a store that does not hold the storage's token:
+    scores would be written where nobody looks for them.
     """
     from rust_optuna.search.artifacts import adopt
 

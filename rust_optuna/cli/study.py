@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rust_optuna.cli.options import common_options, json_option, settings
+from rust_optuna.cli.options import common_options, examples, json_option, settings
 from rust_optuna.cli.output import print_json, print_next, progress_bar
 
 if TYPE_CHECKING:
@@ -19,26 +19,24 @@ def study() -> None:
     """Create, list, show, extend, retry, delete and export studies."""
 
 
-@study.command()
+@study.command(epilog=examples("rust-optuna study create studies/regime_1.toml"))
 @click.argument("file", type=click.Path(path_type=Path))
 @common_options
 def create(file: Path) -> None:
-    r"""Create the study that FILE describes, or finish its creation.
+    """Create the study that FILE describes.
 
-    Reads the manifest, makes the folds, draws every point of the design. Workers read nothing else afterwards but the
-    films' pixels.
-
-    \b
-    Example:
-      rust-optuna study create studies/regime_1.toml
+    Reads the manifest, makes the folds and draws every point of the design. Afterwards workers need only the database
+    and the films. If an earlier call was interrupted, this one finishes its work.
     """
-    from rust_optuna.search.creation import create_study
+    from rust_optuna.search.creation import create_study, refuse_before_database
     from rust_optuna.search.database import create_database
     from rust_optuna.search.studies import load_development, load_parameters
     from rust_optuna.study_file import read_study_file
 
     where = settings()
     configuration = read_study_file(where.home.resolve(file))
+    with progress_bar("Hashing films") as progress:
+        refuse_before_database(where.url, configuration, where.home, where.artifacts, progress)
     with create_database(where.url, where.artifacts) as database:
         with progress_bar("Hashing films") as progress:
             creation = create_study(database, configuration, where.home, progress, where.given_artifacts)
@@ -51,16 +49,11 @@ def create(file: Path) -> None:
     print_next(f"rust-optuna worker run {creation.study.name}")
 
 
-@study.command("list")
+@study.command("list", epilog=examples("rust-optuna study list"))
 @common_options
 @json_option
 def list_(as_json: bool) -> None:
-    r"""List the studies of the storage, oldest first.
-
-    \b
-    Example:
-      rust-optuna study list
-    """
+    """List the studies of the storage, oldest first."""
     from rust_optuna.search.studies import load_studies
 
     with settings().open_to_read() as database:
@@ -81,17 +74,12 @@ def _listed(each: Study) -> dict[str, str]:
     return document | ({"objective": each.stand_in} if each.stand_in else {})
 
 
-@study.command()
+@study.command(epilog=examples("rust-optuna study show regime-1"))
 @click.argument("name")
 @common_options
 @json_option
 def show(name: str, as_json: bool) -> None:
-    r"""Show what study NAME runs and how far it is.
-
-    \b
-    Example:
-      rust-optuna study show regime-1
-    """
+    """Show what study NAME runs and how far it is."""
     from rust_optuna.search.results import failed_attempts, status
     from rust_optuna.search.studies import load_study
     from rust_optuna.study_file import to_document
@@ -123,16 +111,16 @@ def show(name: str, as_json: bool) -> None:
             click.echo(f"{key}: {value}")
 
 
-@study.command()
+@study.command(epilog=examples("rust-optuna study extend regime-1 --trials 200"))
 @click.argument("name")
-@click.option("--trials", required=True, type=click.IntRange(min=1), help="The number of trials in all.")
+@click.option(
+    "--trials", required=True, type=click.IntRange(min=1), help="How many trials the study is to have in all."
+)
 @common_options
 def extend(name: str, trials: int) -> None:
-    r"""Give random study NAME more trials: the next ones of the same stream.
+    """Give the random study NAME more trials.
 
-    \b
-    Example:
-      rust-optuna study extend regime-1 --trials 200
+    They are the next ones of the same random stream.
     """
     from rust_optuna.search.creation import extend_study
 
@@ -142,16 +130,14 @@ def extend(name: str, trials: int) -> None:
     print_next(f"rust-optuna worker run {extended.name}")
 
 
-@study.command()
+@study.command(epilog=examples("rust-optuna study retry regime-1 --holes"))
 @click.argument("name")
-@click.option("--holes", is_flag=True, help="The points whose attempts are used up (the default).")
+@click.option("--holes", is_flag=True, help="Retry the holes; this is the default.")
 @common_options
 def retry(name: str, holes: bool) -> None:
-    r"""Give the holes of study NAME new attempts: the points whose attempts were used up.
+    """Give the holes of study NAME new attempts.
 
-    \b
-    Example:
-      rust-optuna study retry regime-1 --holes
+    A hole is a point whose attempts are used up.
     """
     from rust_optuna.search.ledger import Ledger
     from rust_optuna.search.studies import load_study
@@ -162,17 +148,14 @@ def retry(name: str, holes: bool) -> None:
     print_next(f"rust-optuna worker run {name}")
 
 
-@study.command("accept-holes")
+@study.command("accept-holes", epilog=examples("rust-optuna study accept-holes regime-1"))
 @click.argument("name")
 @common_options
 def accept_holes(name: str) -> None:
-    r"""Accept the holes of study NAME for good: it counts as done without those points.
+    """Accept the holes of study NAME for good.
 
-    They stay in the ledger with their reasons; `status` and `search` no longer exit with 3 for them.
-
-    \b
-    Example:
-      rust-optuna study accept-holes regime-1
+    The study then counts as done without those points. They stay in the database with their reasons; `status` and
+    `search` no longer exit with 3 for them.
     """
     from rust_optuna.search.ledger import Ledger
     from rust_optuna.search.studies import load_study
@@ -183,17 +166,15 @@ def accept_holes(name: str) -> None:
     print_next("rust-optuna status")
 
 
-@study.command()
+@study.command(epilog=examples("rust-optuna study delete regime-1"))
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--force", is_flag=True, help="Even while workers run points of it; their results are refused.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--force", is_flag=True, help="Delete it even while workers run points of it; their results are refused.")
 @common_options
 def delete(name: str, yes: bool, force: bool) -> None:
-    r"""Delete study NAME with its trials and artifacts. Films and features stay.
+    """Delete study NAME with its trials and artifacts.
 
-    \b
-    Example:
-      rust-optuna study delete regime-1
+    Films and features stay.
     """
     from rust_optuna.search.creation import delete_study
     from rust_optuna.search.studies import load_study
@@ -207,16 +188,14 @@ def delete(name: str, yes: bool, force: bool) -> None:
     click.echo(f"{name} is deleted, with {artifacts} artifacts")
 
 
-@study.command()
+@study.command(epilog=examples("rust-optuna study export regime-1 storage/reports/regime-1"))
 @click.argument("name")
 @click.argument("directory", type=click.Path(path_type=Path))
 @common_options
 def export(name: str, directory: Path) -> None:
-    r"""Write study NAME into DIRECTORY: trials.csv, and each trial's out-of-fold scores as trial-NUMBER.npz.
+    """Write study NAME into DIRECTORY, as plain files.
 
-    \b
-    Example:
-      rust-optuna study export regime-1 storage/reports/regime-1
+    Writes trials.csv, one row per complete trial, and the out-of-fold scores of each as trial-NUMBER.npz.
     """
     from rust_optuna.run.export import export_study
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rust_optuna.cli.options import home_option, settings
+from rust_optuna.cli.options import examples, home_option, settings
 from rust_optuna.errors import WeightsError
 from rust_optuna.study_file import toml_string
 
@@ -19,19 +19,18 @@ if TYPE_CHECKING:
 
 @click.group()
 def weights() -> None:
-    """Files of pretrained backbone weights."""
+    """Check files of pretrained backbone weights."""
 
 
-# \b keeps click from wrapping the paragraph, so that the line can be copied.
-@weights.command(epilog="\b\nExample:\n  rust-optuna weights check RadImageNet-InceptionV3_notop.h5")
+@weights.command(epilog=examples("rust-optuna weights check RadImageNet-InceptionV3_notop.h5"))
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @home_option
 @click.pass_context
 def check(context: click.Context, path: Path, as_json: bool) -> None:
-    """Say whether PATH fits InceptionV3 without its top.
+    """Say whether the weights file PATH fits InceptionV3 without its top.
 
-    Exit code 0 if it does, 1 if not, with the reason.
+    Exits with 0 if it does, and with 1 and the reason if it does not.
     """
     from rust_optuna.learn.backbone import check_weights
 

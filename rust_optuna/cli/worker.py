@@ -16,10 +16,12 @@ from rust_optuna.cli.options import (
     common_options,
     data_root_option,
     device_options,
+    examples,
     forever_option,
     grace_option,
     home_option,
     json_option,
+    listing,
     log_format_option,
     objective_option,
     settings,
@@ -43,7 +45,7 @@ def worker(context: click.Context) -> None:
         context.invoke(run)
 
 
-@worker.command()
+@worker.command(epilog=examples("CUDA_VISIBLE_DEVICES=0 rust-optuna worker run regime-1"))
 @click.argument("names", nargs=-1)
 @forever_option
 @grace_option
@@ -61,16 +63,14 @@ def run(
     data_root: Path | None = None,
     objective: str | None = None,
 ) -> None:
-    r"""Run points of the studies NAMES, or of all open ones, in this process, until none is left.
+    """Run one worker in this process, until no point is left.
 
-    Start as many of these as you like, on as many machines as reach the database; `rust-optuna worker start` starts one
-    on each device of a machine. The device is chosen by CUDA_VISIBLE_DEVICES. After the first Ctrl-C or SIGTERM the
-    running point may finish within --grace seconds, else it is given back: exit code 0. The second gives it back at
-    once: exit code 130. A scheduler's SIGUSR1, SIGUSR2 and SIGXCPU are like a first SIGTERM.
+    It serves the studies NAMES, or all open ones. Start as many workers as you like, on as many machines as reach the
+    database; `rust-optuna worker start` starts one on each device of a machine. CUDA_VISIBLE_DEVICES chooses the
+    device.
 
-    \b
-    Example:
-      CUDA_VISIBLE_DEVICES=0 rust-optuna worker run regime-1
+    After the first Ctrl-C or SIGTERM the running point has --grace seconds to finish; then it is given back, and the
+    exit code is 0. A second signal gives it back at once; the exit code is then 130.
     """
     from rust_optuna.errors import RustOptunaError
     from rust_optuna.processes import ExitCode
@@ -104,7 +104,22 @@ def run(
         print_next("rust-optuna best")
 
 
-@worker.command()
+@worker.command(
+    epilog=listing(
+        "Exit codes:",
+        "0    the studies are done, or SIGTERM stopped the workers",
+        "3    the studies are done, but have holes that nobody accepted",
+        "6    every slot was given up",
+        "130  Ctrl-C stopped the workers",
+        "1    any other error, which the message explains",
+    )
+    + "\n\n"
+    + examples(
+        "rust-optuna worker start regime-1 --gpus all",
+        "rust-optuna worker start --gpus 0,1 --per-gpu 2 --forever --daemon",
+        "rust-optuna worker start regime-1 --engine ray --address auto --workers 16",
+    )
+)
 @click.argument("names", nargs=-1)
 @device_options
 @click.option(
@@ -112,12 +127,14 @@ def run(
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Where workers run: on this machine, or wherever Ray finds room in a cluster.",
+    help="Where the workers run: on this machine, or wherever Ray finds room in a cluster.",
 )
 @click.option(
-    "--address", metavar="HOST:PORT|auto", help="The Ray cluster.  [env: RAY_ADDRESS; default: a new one here]"
+    "--address",
+    metavar="HOST:PORT|auto",
+    help="The Ray cluster to join.  [env: RAY_ADDRESS; default: a new one on this machine]",
 )
-@click.option("--daemon", is_flag=True, help="Run in the background; `rust-optuna worker stop` ends it.")
+@click.option("--daemon", is_flag=True, help="Run in the background; `rust-optuna worker stop` stops it.")
 @forever_option
 @grace_option
 @log_format_option
@@ -142,28 +159,16 @@ def start(
     detached: str | None,
     objective: str | None,
 ) -> None:
-    r"""Run a worker on each device of this machine for the studies NAMES, or all open ones, until they are done.
+    """Run a worker on each device of this machine.
 
-    Each worker is a process of its own, on one GPU or with its share of the cores. One that dies is replaced, after a
-    delay that grows, and its point waits again at once; a slot whose worker dies five times without finishing a point
-    is given up. With --forever it serves whatever study is open, and does not end by itself.
+    They serve the studies NAMES, or all open ones, until those are done; with --forever, until they are stopped. Each
+    worker is a process of its own, on one GPU or with its share of the cores. One that dies is replaced, after a delay
+    that grows, and its point returns to the queue at once. A slot whose worker dies five times without finishing a
+    point is given up.
 
-    The first Ctrl-C or SIGTERM lets every running point finish within --grace seconds, or gives it back; the second
-    gives them back at once. A scheduler's SIGUSR1, SIGUSR2 and SIGXCPU are like a first SIGTERM.
-
-    \b
-    Exit codes:
-      0    the studies are done, or SIGTERM stopped it
-      3    the studies are done, but have holes that nobody accepted: points whose attempts are used up
-      6    every slot was given up
-      130  Ctrl-C stopped it
-      1    anything else that the message explains, at once where no worker can serve a study here: films are gone, say
-
-    \b
-    Examples:
-      rust-optuna worker start regime-1 --gpus all
-      rust-optuna worker start --gpus 0,1 --per-gpu 2 --forever --daemon --grace 120
-      rust-optuna worker start regime-1 --engine ray --address auto --workers 16
+    After the first Ctrl-C or SIGTERM the running points have --grace seconds to finish; then they are given back. A
+    second signal gives them back at once. SIGUSR1, SIGUSR2 and SIGXCPU, which schedulers send, are like a
+    first SIGTERM.
     """
     from rust_optuna.run import logs
     from rust_optuna.run.devices import slots
@@ -263,18 +268,15 @@ def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list
     print_next("rust-optuna worker list")
 
 
-@worker.command()
+@worker.command(epilog=examples("rust-optuna worker stop --all"))
 @click.argument("pids", nargs=-1, type=int)
-@click.option("--all", "all_", is_flag=True, help="All daemons of this home on this machine.")
+@click.option("--all", "all_", is_flag=True, help="Stop all of them.")
 @home_option
 def stop(pids: tuple[int, ...], all_: bool) -> None:
-    r"""Stop the daemon of this home on this machine, or those of the process numbers PIDS, and wait for it.
+    """Stop the daemons of this home on this machine.
 
-    Running points finish within the daemon's --grace, or are given back.
-
-    \b
-    Example:
-      rust-optuna worker stop --all
+    Where several run, name them by their process numbers PIDS, or use --all. Running points have the daemon's --grace
+    to finish, or are given back. Waits until the daemons have ended.
     """
     from rust_optuna.errors import RustOptunaError
     from rust_optuna.run import daemon
@@ -330,18 +332,14 @@ def _named(daemon: Record) -> str:
     return f"{daemon.pid} ({', '.join(daemon.studies) or 'all studies'})"
 
 
-@worker.command("list")
-@click.option("--all", "all_", is_flag=True, help="Those too that were not heard of for ten minutes.")
+@worker.command("list", epilog=examples("rust-optuna worker list"))
+@click.option("--all", "all_", is_flag=True, help="Include workers that have not been heard of for ten minutes.")
 @common_options
 @json_option
 def list_(all_: bool, as_json: bool) -> None:
-    r"""List the workers of the storage, on every machine: what each runs, and when it was last heard of.
+    """List the workers of the storage, on every machine.
 
-    Times are by the database's clock.
-
-    \b
-    Example:
-      rust-optuna worker list
+    Shows what each runs, and when it was last heard of, by the database's clock.
     """
     from rust_optuna.run.roster import RECENT_SECONDS, list_workers
 

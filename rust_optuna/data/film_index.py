@@ -16,7 +16,7 @@ from typing import Any
 
 from rust_optuna.data.radiographs import SIGNATURE_BYTES, SUFFIXES, content_hash, has_signature, pixel_hash, read_bytes
 from rust_optuna.data.threads import Progress, map_in_threads
-from rust_optuna.errors import AbsentFilmsError, DataError, FilmError, MissingFilmsError
+from rust_optuna.errors import AbsentFilmsError, DataError, DataValueError, FilmError, MissingFilmsError
 from rust_optuna.locks import locked
 from rust_optuna.paths import atomic_write
 
@@ -114,7 +114,7 @@ class FilmIndex:
         if not missing:
             return
         if not root.is_dir():
-            raise DataError(f"The films are to be looked for in {root}, which is not a folder")
+            raise DataValueError(f"The films are to be looked for in {root}, which is not a folder")
         folder = _Folder(root)
         good, failed = self._hash(list(folder.image_files(self._entries.keys())), progress)
         unread = [*(str(error) for error in failed.values()), *folder.unread]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rust_optuna.data.manifest import LABELS
-from rust_optuna.errors import DataError
+from rust_optuna.errors import DataError, DataValueError
 
 
 def stratify(
@@ -46,7 +46,7 @@ def stratify(
     names, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     parts = len(shares)
     if len(names) < parts:
-        raise DataError(f"{len(names)} patients cannot be divided into {parts} parts: each needs one of its own")
+        raise DataValueError(f"{len(names)} patients cannot be divided into {parts} parts: each needs one of its own")
     # What is to be spread evenly: each label, films, and patients.
     counts = np.zeros((len(names), labels.shape[1] + 2))
     np.add.at(counts[:, :-1], owner, np.column_stack([labels, np.ones(len(labels))]))
@@ -97,12 +97,12 @@ def assign_folds(
         DataError: fewer than 2 folds, or fewer patients than folds.
     """
     if folds < 2:
-        raise DataError(f"cross-validation needs at least 2 folds, not {folds}")
+        raise DataValueError(f"cross-validation needs at least 2 folds, not {folds}")
     first: dict[str, str] = {}
     for film, patient in zip(films, patients, strict=True):
         first[patient] = min(film, first.get(patient, film))
     if len(first) < folds:
-        raise DataError(f"{folds} folds need at least {folds} patients, there are {len(first)}")
+        raise DataValueError(f"{folds} folds need at least {folds} patients, there are {len(first)}")
     return stratify([first[patient] for patient in patients], labels, [1 / folds] * folds, seed)
 
 

@@ -17,7 +17,7 @@ from rust_optuna.data.manifest import (
     update_manifest,
 )
 from rust_optuna.data.patients import Settled, settle
-from rust_optuna.errors import DataError, ManifestError, Problem
+from rust_optuna.errors import DataError, DataValueError, ManifestError, Problem
 
 HOLDOUT = 0.15
 """The share of films that is set aside where nothing else is asked for."""
@@ -59,7 +59,7 @@ def split_manifest(
         DataError: every film is split already, ``holdout`` is out of range, or there are fewer than two patients.
     """
     if holdout is not None and not 0 < holdout < 1:
-        raise DataError(f"the hold-out's share is between 0 and 1, not {holdout}")
+        raise DataValueError(f"the hold-out's share is between 0 and 1, not {holdout}")
     manifest = read_manifest(path)
     settled = settle(manifest.films, same, different)
     films = tuple(replace(film, split="") for film in settled.films) if again else settled.films

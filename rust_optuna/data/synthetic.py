@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from rust_optuna.data.manifest import CORTICES, Film, write_manifest
 from rust_optuna.data.synthetic_cohort import SyntheticFilm, draw_cohort, shuffle_readings
 from rust_optuna.data.synthetic_film import draw_film
-from rust_optuna.errors import DataError
+from rust_optuna.errors import DataError, DataValueError
 
 MANIFEST = "manifest.csv"
 
@@ -89,11 +89,11 @@ def _check(manifest: Path, patients: int, seed: int, contrast: float) -> None:
     if manifest.exists():
         raise DataError(f"{manifest} exists already: synthesize into another directory, or remove this one first.")
     if patients < 1:
-        raise DataError(f"The number of patients must be at least 1, not {patients}.")
+        raise DataValueError(f"The number of patients must be at least 1, not {patients}.")
     if seed < 0:
-        raise DataError(f"The seed must not be negative, and is {seed}.")
+        raise DataValueError(f"The seed must not be negative, and is {seed}.")
     if not 0 <= contrast <= 10:
-        raise DataError(f"The contrast must lie between 0 and 10, and is {contrast}.")
+        raise DataValueError(f"The contrast must lie between 0 and 10, and is {contrast}.")
 
 
 def _draw_all(jobs: Sequence[Job], processes: int | None) -> Iterator[None]:

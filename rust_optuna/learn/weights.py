@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rust_optuna.config import BackboneConfiguration
-from rust_optuna.errors import WeightsError
+from rust_optuna.errors import MissingWeightsError, WeightsError
 from rust_optuna.learn.runtime import keras_home, load_keras
 
 IMAGENET_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -96,7 +96,7 @@ def weights_file(backbone: BackboneConfiguration) -> Path:
         return imagenet_file()
     path = Path(backbone.weights)
     if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}")
+        raise MissingWeightsError(f"there is no weights file {path}")
     return path
 
 
@@ -107,7 +107,7 @@ def inspect_weights(path: Path) -> None:
         WeightsError: it does not.
     """
     if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}")
+        raise MissingWeightsError(f"there is no weights file {path}")
     if not path.name.endswith(SUFFIXES):
         raise WeightsError(f"{path.name} is not a weights file: its name must end in {', '.join(SUFFIXES)}")
     reason = _unfit(path)

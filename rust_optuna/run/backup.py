@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from rust_optuna.errors import NoDatabaseError, StorageError
+from rust_optuna.errors import NoDatabaseError, StorageError, StorageValueError
 from rust_optuna.paths import atomic_write
 from rust_optuna.search import sqlite_files, tables
 from rust_optuna.search.database import Database, check_permission, first_line
@@ -148,12 +148,12 @@ def _check_backup(file: Path, kind: str) -> None:
         start = opened.read(16)
     found = next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)
     if found is None:
-        raise StorageError(f"{file} is no backup of a storage: rust-optuna storage backup writes them")
+        raise StorageValueError(f"{file} is no backup of a storage: rust-optuna storage backup writes them")
     if found != kind:
-        raise StorageError(f"{file} is a backup of {found}, and the storage is {kind}: give --storage another URL")
+        raise StorageValueError(f"{file} is a backup of {found}, and the storage is {kind}: give --storage another URL")
     version = _version_in_sqlite(file) if kind == SQLITE else _version_in_dump(file)
     if version is None:
-        raise StorageError(f"{file} is a {kind} database, but none of this program's")
+        raise StorageValueError(f"{file} is a {kind} database, but none of this program's")
     if version > tables.SCHEMA_VERSION:
         raise StorageError(
             f"{file} has tables of version {version}; this program knows version {tables.SCHEMA_VERSION}: use the "

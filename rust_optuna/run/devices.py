@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rust_optuna.errors import RustOptunaError
+from rust_optuna.errors import InvalidValueError, RustOptunaError
 from rust_optuna.machine import CORES, cores, memory_available
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def slots(choice: str, workers: int | None, per_gpu: int | None = None) -> list[
         RustOptunaError: a GPU is named that is not there, or both numbers are given.
     """
     if workers and per_gpu:
-        raise RustOptunaError(
+        raise InvalidValueError(
             "--workers says how many workers in all, --per-gpu how many on each GPU: give one of them"
         )
     chosen = _chosen(choice)
@@ -101,10 +101,10 @@ def _chosen(choice: str) -> list[str]:
         return there
     chosen = [name.strip() for name in choice.split(",")]
     if not all(chosen):
-        raise RustOptunaError("--gpus takes all, none, or numbers such as 0,1")
+        raise InvalidValueError("--gpus takes all, none, or numbers such as 0,1")
     unknown = [name for name in chosen if name not in there]
     if unknown:
-        raise RustOptunaError(f"No GPU {', '.join(unknown)} here; there are: {', '.join(there) or 'none'}")
+        raise InvalidValueError(f"No GPU {', '.join(unknown)} here; there are: {', '.join(there) or 'none'}")
     return chosen
 
 

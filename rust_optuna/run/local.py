@@ -17,7 +17,7 @@ from rust_optuna.paths import ARTIFACTS, Home
 from rust_optuna.run.devices import Slot, slots
 from rust_optuna.run.fleet import Workers, child_environment, supervise
 from rust_optuna.run.place import program
-from rust_optuna.search.creation import Creation, create_study
+from rust_optuna.search.creation import Creation, create_study, refuse_before_database
 from rust_optuna.search.database import Database, create_database
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import Status, status
@@ -93,6 +93,7 @@ def search(
     configurations = [read_study_file(path) for path in files]
     where = slots(gpus, workers, per_gpu)
     how = Workers(where, grace=grace, objective=objective, data_root=data_root)
+    refuse_before_database(url, configurations[0], home, artifacts or ARTIFACTS, listener.on_hashed)
     with create_database(url, artifacts or ARTIFACTS) as database:
         finished = []
         for configuration in configurations:

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy.engine import URL
 
-from rust_optuna.errors import MissingExtraError, RustOptunaError
+from rust_optuna.errors import InvalidValueError, MissingExtraError, RustOptunaError
 from rust_optuna.processes import variables_set
 from rust_optuna.run import devices
 from rust_optuna.run.devices import WORKER_GIGABYTES, Slot
@@ -64,7 +64,7 @@ def ray_engine(
         RustOptunaError: the cluster cannot be reached or has no room at all, or GPUs are named by number.
     """
     if gpus not in ("all", "none"):
-        raise RustOptunaError(f"With Ray --gpus takes all or none, not {gpus}: Ray chooses the GPUs")
+        raise InvalidValueError(f"With Ray --gpus takes all or none, not {gpus}: Ray chooses the GPUs")
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError("Ray", "ray")
     address = address or os.environ.get(ADDRESS)

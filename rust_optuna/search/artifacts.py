@@ -90,10 +90,24 @@ def adopt(store: ArtifactStore, database: Database) -> None:
     if theirs is None:
         store.write(TOKEN, io.BytesIO(ours.encode()))
     elif theirs != ours:
-        raise StorageError(
-            f"{store} holds the artifacts of another storage than {database}: name another place with --artifacts; or, "
-            f"if that storage is gone for good, remove what is there"
-        )
+        raise StorageError(_owned(store, str(database)))
+
+
+def refuse_owned(store: ArtifactStore, storage: str) -> None:
+    """Refuse a store that is some storage's, for a storage that is still to be made.
+
+    Raises:
+        StorageError: it is.
+    """
+    if _token_in(store) is not None:
+        raise StorageError(_owned(store, storage))
+
+
+def _owned(store: ArtifactStore, storage: str) -> str:
+    return (
+        f"{store} holds the artifacts of another storage than {storage}: name another place with --artifacts; or, "
+        "if that storage is gone for good, remove what is there"
+    )
 
 
 def check_owner(store: ArtifactStore, database: Database) -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import optuna
 import sqlalchemy as sa
+from sqlalchemy.engine import URL
 
 from rust_optuna.config import StudyConfiguration
-from rust_optuna.errors import StudyError
+from rust_optuna.errors import NoDatabaseError, StudyError
 from rust_optuna.paths import Home
 from rust_optuna.search import design, tables
-from rust_optuna.search.artifacts import ArtifactStore, adopt, artifacts_of, open_store, remove
-from rust_optuna.search.database import Database
+from rust_optuna.search.artifacts import ArtifactStore, adopt, artifacts_of, open_store, refuse_owned, remove
+from rust_optuna.search.database import Database, open_database
 from rust_optuna.search.ledger import add_points
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.preparation import PreparedStudy, compare, prepare
@@ -32,6 +33,30 @@ class Creation:
 
     study: Study
     resumed: bool
+
+
+def refuse_before_database(
+    url: URL, configuration: StudyConfiguration, home: Home, artifacts: str, progress: Progress | None = None
+) -> None:
+    """Refuse what the first study of a storage would be refused for, so that no empty database is left behind.
+
+    Where a database exists, ``create_study`` says the same, and nothing is looked at here.
+
+    Args:
+        url: where the study will be.
+        configuration: the study file.
+        home: where relative paths begin.
+        artifacts: the artifact store.
+        progress: called while films are hashed.
+
+    Raises:
+        RustOptunaError: any that ``create_study`` raises.
+    """
+    try:
+        open_database(url, read_only=True).close()
+    except NoDatabaseError:
+        prepare(configuration, home, None, progress=progress).weights()
+        refuse_owned(open_store(artifacts, home), url.render_as_string())
 
 
 def create_study(

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import random
+import re
 import secrets
+import shlex
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +35,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from rust_optuna import locks
-from rust_optuna.errors import MissingExtraError, NoDatabaseError, StorageError
+from rust_optuna.errors import MissingExtraError, NoDatabaseError, StorageError, StorageValueError
 from rust_optuna.permissions import lack
 from rust_optuna.processes import sleep_unless
 from rust_optuna.search import migrations, sqlite_files, tables
@@ -58,6 +60,14 @@ LONGEST_WAIT = 5.0
 """Seconds between two tries; they double from 0.1 up to this."""
 ANSWER_SECONDS = 60
 """Without an answer for so long, a connection to a server is taken for dead."""
+SHORT_NAMES = {"postgres": "postgresql"}
+"""What other programs call a back end in a URL."""
+ESCAPE_HINT = (
+    "a special character of the password must be escaped in a URL (@ is %40, : is %3A, / is %2F, # is %23, ? is %3F, "
+    "% is %25), or the password left out and its file named: --password-file FILE"
+)
+NO_DATABASE_ON_POSTGRESQL, NO_DATABASE_ON_MARIADB = re.compile(r'database ".*" does not exist'), (1049,)
+"""What each says of a database that is not there."""
 REFUSALS = ("password authentication failed", "no password supplied")
 """What PostgreSQL says of a wrong password, and its driver of a missing one."""
 DENIED_BY_MARIADB = ((1142,), (1143,))
@@ -78,16 +88,22 @@ def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
         StorageError: for a malformed URL, an unsupported database or an in-memory one, which workers cannot share; for
             a password file that is needed and cannot be used.
     """
+    scheme, separator, rest = text.partition("://")
+    backend, plus, driver = scheme.partition("+")
     try:
-        url = sa.make_url(text)
+        url = sa.make_url(SHORT_NAMES.get(backend, backend) + plus + driver + separator + rest)
     except (ArgumentError, ValueError):
-        raise StorageError(
-            "The storage is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or postgresql://user@host/name"
+        hint = f"; {ESCAPE_HINT}" if "@" in rest else ""
+        raise StorageValueError(
+            "The storage is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or "
+            f"postgresql://user@host/name{hint}"
         ) from None
+    if backend != "sqlite" and "@" in f"{url.host}{url.database}":
+        raise StorageValueError(f"The storage's URL has more than one @: {ESCAPE_HINT}")
     backend = url.get_backend_name()
     if backend == "sqlite":
         if not url.database or url.database == ":memory:":
-            raise StorageError("An in-memory SQLite database cannot be shared with workers: name a file")
+            raise StorageValueError("An in-memory SQLite database cannot be shared with workers: name a file")
         return sqlite_url(home.resolve(url.database)).set(query=url.query)
     if password_file and url.password is None and not {"password", "passfile"} & set(url.query):
         url = url.set(password=_read_password(home.resolve(password_file)))
@@ -96,7 +112,7 @@ def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
     if backend in ("mysql", "mariadb"):
         # Under the dialect name "mariadb" Optuna skips its MySQL upsert.
         return url.set(drivername="mysql+pymysql")
-    raise StorageError(f"{backend} is not supported: use sqlite, postgresql or mysql")
+    raise StorageValueError(f"{backend} is not supported: use sqlite, postgresql or mysql")
 
 
 def sqlite_url(file: Path) -> URL:
@@ -121,9 +137,9 @@ def _read_password(path: Path) -> str:
         password = path.read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise StorageError(f"The password file {path} cannot be read: {what}") from None
+        raise StorageValueError(f"The password file {path} cannot be read: {what}") from None
     if not password or "\n" in password:
-        raise StorageError(f"The password file {path} must hold the password on one line, and nothing else")
+        raise StorageValueError(f"The password file {path} must hold the password on one line, and nothing else")
     return password
 
 
@@ -157,6 +173,12 @@ class Database:
     def is_sqlite(self) -> bool:
         """Whether this is an embedded SQLite file."""
         return self.url.get_backend_name() == "sqlite"
+
+    def _missing(self) -> str:
+        """Say that the server has no such database, and what makes it."""
+        name = shlex.quote(str(self.url.database))
+        make = f"createdb {name}" if self.url.get_backend_name() == "postgresql" else f"mariadb-admin create {name}"
+        return f"{self}: the server has no database of that name. Make it ({make}), or name another one: --storage URL"
 
     @property
     def path(self) -> Path:
@@ -202,9 +224,9 @@ class Database:
             engine = sa.create_engine(self.url, **self._engine_arguments)
             _refuse_unknown_options(self.url)
         except NoSuchModuleError:
-            raise StorageError(f"{self.url.drivername} is not a database that SQLAlchemy knows") from None
+            raise StorageValueError(f"{self.url.drivername} is not a database that SQLAlchemy knows") from None
         except ValueError as error:
-            raise StorageError(f"The storage's URL has an option that cannot be used: {error}") from None
+            raise StorageValueError(f"The storage's URL has an option that cannot be used: {error}") from None
         except ImportError as error:
             extra = "postgresql" if self.url.get_backend_name() == "postgresql" else "mysql"
             raise MissingExtraError(str(error.name), extra) from None
@@ -375,6 +397,8 @@ class Database:
             try:
                 return function()
             except Exception as error:
+                if is_missing(error):
+                    raise StorageError(self._missing()) from error
                 if refuses(error):
                     raise StorageError(f"{self} refuses its user: {first_line(error)}") from error
                 if words := self._lacks(error):
@@ -471,7 +495,7 @@ def _refuse_unknown_options(url: URL) -> None:
     known = inspect.signature(dialect.import_dbapi().connections.Connection.__init__).parameters
     unknown = sorted(options.keys() - known.keys())
     if unknown:
-        raise StorageError(f"The storage's URL has an option that PyMySQL does not know: {', '.join(unknown)}")
+        raise StorageValueError(f"The storage's URL has an option that PyMySQL does not know: {', '.join(unknown)}")
 
 
 def name_digest(name: str) -> str:
@@ -505,6 +529,14 @@ def denies(error: BaseException) -> bool:
     if isinstance(orig, sqlite3.Error):
         return getattr(orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
     return orig is not None and (getattr(orig, "sqlstate", None) == "42501" or orig.args[:1] in DENIED_BY_MARIADB)
+
+
+def is_missing(error: BaseException) -> bool:
+    """Say whether a server answered that it has no database of that name: waiting does not make it."""
+    orig = getattr(_cause(error), "orig", None)
+    if orig is None:
+        return False
+    return bool(NO_DATABASE_ON_POSTGRESQL.search(str(orig))) or orig.args[:1] == NO_DATABASE_ON_MARIADB
 
 
 def _cause(error: BaseException) -> BaseException:

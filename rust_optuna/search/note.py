@@ -34,6 +34,7 @@ def note_of(status: Status) -> str:
         lines += [f"**differs from its source**: {each.words(source.study)}" for each in source.differences]
     if study.own_values:
         lines.append(f"model: {_listed(study.own_values)}")
+    lines += [f"**the best trial**: {words}" for words in status.best_words]
     if status.stale:
         lines.append(f"**stale**: the best of {document['source']} is no longer the one it was created from")
     if words := foreign_words(document):

@@ -18,7 +18,7 @@ from optuna.artifacts import upload_artifact
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.errors import FingerprintError, MissingExtraError, RustOptunaError
+from rust_optuna.errors import FingerprintError, InvalidValueError, MissingExtraError
 from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.cross_validation import CrossValidation, cross_validate, save_out_of_fold
 from rust_optuna.learn.extraction import Extractor, extraction_identity, extraction_versions
@@ -262,7 +262,7 @@ class StandInObjective:
         try:
             return cls(name, getattr(importlib.import_module(module), function))
         except (ImportError, AttributeError, ValueError) as error:
-            raise RustOptunaError(f"No objective {name!r}, which should read MODULE:FUNCTION: {error}") from error
+            raise InvalidValueError(f"No objective {name!r}, which should read MODULE:FUNCTION: {error}") from error
 
     def runtime(self) -> dict[str, Any]:
         """Return the stand-in's name: its values are no real ones wherever they are shown."""

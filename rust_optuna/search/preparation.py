@@ -28,7 +28,7 @@ from rust_optuna.errors import (
     Problem,
     StudyError,
 )
-from rust_optuna.learn.weights import weights_scheme
+from rust_optuna.learn.weights import weights_file, weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search import design
 from rust_optuna.search.database import Database
@@ -101,11 +101,24 @@ class PreparedStudy:
         Raises:
             WeightsError: the weights file is missing.
         """
+        return sorted({weights_scheme(trial.backbone) for (trial, *_) in self._trials_of_each_weights()})
+
+    def refuse_missing_weights(self) -> None:
+        """Look whether the weights files are there, without reading them or asking the network.
+
+        Raises:
+            MissingWeightsError: one is not.
+        """
+        for trials in self._trials_of_each_weights():
+            for trial in trials:
+                if trial.backbone.weights not in ("imagenet", "random"):
+                    weights_file(trial.backbone)
+
+    def _trials_of_each_weights(self) -> list[list[TrialConfiguration]]:
         axis = self.configuration.search_space.get("weights")
         some = dict.fromkeys(HYPERPARAMETERS, 1)
         choices = [{"weights": choice} for choice in axis.choices] if axis else [{}]
-        trials = self.trials([{**some, **choice} for choice in choices])
-        return sorted({weights_scheme(trial.backbone) for (trial, *_) in trials})
+        return self.trials([{**some, **choice} for choice in choices])
 
     def fingerprint(self) -> dict[str, Any]:
         """Return all that its numbers depend on.
@@ -191,7 +204,8 @@ def prepare(
         DataError: there are too few patients for the folds.
         ConfigurationError: a hyperparameter has no value.
         StudyError: ``from_best_of`` names a study that is not there, not done, or has holes that nobody accepted.
-        WeightsError: a study that inherits differs in its weights, and they are missing.
+        MissingWeightsError: a weights file is not there.
+        WeightsError: ImageNet weights, which a study that inherits is compared by, could not be had.
     """
     known = find_study(database, configuration.name) if database else None
     source = (earlier or {}).get(configuration.from_best_of or "")
@@ -227,6 +241,8 @@ def prepare(
     points = load_parameters(database, known.id) if database and known else design.draw(configuration)
     doubts = len(undecided(manifest.films))
     prepared = PreparedStudy(configuration, home, known, development, points, inheritance, alternatives, doubts)
+    if known is None:
+        prepared.refuse_missing_weights()
     if database is not None and best is not None and inheritance is not None:
         differences = _differences(prepared, best, load_development(database, best.study))
         return replace(prepared, inheritance=replace(inheritance, differences=differences))

@@ -43,6 +43,37 @@ class Point:
     worker: str
 
 
+def baseline_of(result: Mapping[str, Any]) -> float | None:
+    """Return the view-only baseline of a result's value; None for a stand-in's, which has none."""
+    baseline: float | None = result.get("baseline_view_only", {}).get("average_precision")
+    return baseline
+
+
+def best_words(result: Mapping[str, Any], value: float) -> list[str]:
+    """Say in words why the best point of a study is not to be used as it is; an empty list where nothing speaks so.
+
+    It is compared with the baseline over the 16 subscores, with that baseline's ties broken at random, as the lift is;
+    where no subscore is defined, its value with the view-only baseline.
+    """
+    words = []
+    if folds := result.get("diverged_folds"):
+        count = len(result.get("fold_values", folds))
+        words.append(
+            f"training diverged in {len(folds)} of its {count} folds: the loss or the scores were no longer finite "
+            "numbers, and those of the last finite epoch are used; a lower learning rate may help"
+        )
+    untied = result.get("baseline_view_only_untied", {}).get("average_precision_16")
+    ours = result.get("average_precision_16")
+    if ours is None or untied is None:
+        ours, untied = value, baseline_of(result)
+    if untied is not None and ours <= untied:
+        words.append(
+            f"it is no better than its baseline ({ours:.4f} against {untied:.4f}): a model that sees nothing but the "
+            "view of a film does as well"
+        )
+    return words
+
+
 @dataclass(frozen=True)
 class Status:
     """How far a study is; counts are of points.
@@ -55,6 +86,7 @@ class Status:
         accepted: holes that the user accepted for good.
         foreign: the trials in Optuna that somebody else finished.
         arithmetic: complete points by the kind of arithmetic that computed them.
+        best: the point of that value.
     """
 
     study: Study
@@ -64,6 +96,17 @@ class Status:
     accepted: int = 0
     foreign: ForeignTrials = field(default_factory=ForeignTrials)
     arithmetic: Mapping[str, int] = field(default_factory=dict)
+    best: Point | None = None
+
+    @property
+    def best_baseline(self) -> float | None:
+        """The view-only baseline of the best value; None where there is none."""
+        return baseline_of(self.best.result) if self.best else None
+
+    @property
+    def best_words(self) -> list[str]:
+        """Why the best point is not to be used as it is, in words."""
+        return best_words(self.best.result, self.best.value) if self.best else []
 
     @property
     def open_holes(self) -> int:
@@ -87,6 +130,8 @@ class Status:
             "holes": self.counts["hole"],
             "accepted_holes": self.accepted,
             "best_value": self.best_value,
+            "best_baseline_view_only": self.best_baseline,
+            "best_warnings": self.best_words,
             **source_as_json(self.study, self.stale),
             **self.foreign.as_json(),
             "arithmetic": dict(self.arithmetic),
@@ -132,15 +177,16 @@ def status(database: Database, study: Study, *, foreign: bool = True) -> Status:
         foreign: also look for trials in Optuna that somebody else finished, and for kinds of arithmetic, which takes
             longer the more trials there are: not for who asks twice a second.
     """
-    query = sa.select(point.c.state, sa.func.count(), sa.func.max(point.c.value), sa.func.sum(point.c.accepted))
+    query = sa.select(point.c.state, sa.func.count(), sa.func.sum(point.c.accepted))
     query = query.where(point.c.study_id == study.id).group_by(point.c.state)
     rows = database.transact(lambda connection: connection.execute(query).all())
     counts = dict.fromkeys(STATES, 0) | {row[0]: row[1] for row in rows}
-    best = next((row[2] for row in rows if row[0] == "complete"), None)
-    accepted = next((int(row[3]) for row in rows if row[0] == "hole"), 0)
+    best = best_point(database, study) if counts["complete"] else None
+    accepted = next((int(row[2]) for row in rows if row[0] == "hole"), 0)
     others = foreign_trials(database, study.name, study.key) if foreign else ForeignTrials()
     kinds = arithmetic_of(database, study) if foreign else {}
-    return Status(study, counts, best, is_stale(database, study), accepted, others, kinds)
+    value = best.value if best else None
+    return Status(study, counts, value, is_stale(database, study), accepted, others, kinds, best)
 
 
 def is_stale(database: Database, study: Study) -> bool:
@@ -198,6 +244,8 @@ def describe_best(database: Database, study: Study) -> dict[str, Any] | None:
         "fixed": plain_values(study.configuration.fixed),
         "inherited": plain_values(study.inherited),
         "model": plain_values(study.own_values),
+        "warnings": best_words(result, best.value),
+        "diverged_folds": result.get("diverged_folds"),
         "fold_values": result.get("fold_values"),
         "baseline_view_only": baseline.get("average_precision"),
         "average_precision_16": result.get("average_precision_16"),

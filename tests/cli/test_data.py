@@ -56,7 +56,18 @@ def test_the_published_data_set_goes_through_import_split_and_check(tmp_path):
     assert "Anteroposterior films carry scores of: anterior, posterior" in output
     assert "Lateral films carry scores of: medial, lateral" in output
     assert "No problems found." in output
-    assert "Next: rust-optuna study create" in output
+    assert "Next: rust-optuna search STUDY.toml" in output
+
+
+def test_check_names_a_study_file_that_exists_and_names_this_manifest(tmp_path, monkeypatch):
+    make_manifest(tmp_path)
+    monkeypatch.setenv("RUST_OPTUNA_HOME", str(tmp_path))
+    arguments = ("check", "manifest.csv", "--folds", 2)
+    assert "No study file in studies/ names this manifest" in succeed(*arguments)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "a.toml").write_text('manifest = "other.csv"')
+    (tmp_path / "studies" / "b.toml").write_text('manifest = "manifest.csv"')
+    assert "Next: rust-optuna search studies/b.toml" in succeed(*arguments)
 
 
 def test_check_exits_with_1_and_lists_the_problems(tmp_path):

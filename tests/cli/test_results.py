@@ -3,9 +3,11 @@ import json
 import optuna
 import pytest
 
+from rust_optuna.cli.live import LiveTable
 from rust_optuna.search.creation import extend_study
 from rust_optuna.search.ledger import MAX_FAILURES, Ledger
 from rust_optuna.search.mirror import Mirror
+from rust_optuna.search.results import status
 from tests.cli.test_main import invoke
 from tests.search.test_results import RESULT
 from tests.studies import claim_point, grid_document, make_study, make_worker, random_document, run_study, write_study
@@ -151,3 +153,51 @@ def test_stand_ins_are_shown_wherever_values_are(database, home, run):
     for command in (("status",), ("best",), ("best", "regime-1"), ("study", "list"), ("study", "show", "regime-1")):
         assert "STAND-IN tests.stand_ins:peak" in run(*command).output, command
         assert "STAND-IN tests.stand_ins:peak" in run(*command, "--json").output, command
+
+
+NO_BETTER = {
+    **RESULT,
+    "average_precision_16": 0.1764,
+    "folds": {"average_precision_16": [0.1764] * 3},
+}
+DIVERGED = {**RESULT, "diverged_folds": [0, 2]}
+
+
+@pytest.mark.parametrize(
+    ("result", "in_full", "in_short"),
+    [
+        (NO_BETTER, "no better than its baseline (0.1764 against 0.3000)", "0.7000 (not above its baseline)"),
+        (DIVERGED, "training diverged in 2 of its 3 folds", "0.7000 (diverged)"),
+        ({**NO_BETTER, **{"diverged_folds": [1]}}, "no better", "0.7000 (diverged, not above its baseline)"),
+    ],
+)
+def test_a_best_trial_below_its_baseline_or_diverged_is_said_in_words(sqlite, home, result, in_full, in_short, capsys):
+    study = make_study(sqlite, home, random_document(2))
+    complete_one(sqlite, study, 0.7, result)
+    where = ("--home", home.root, "--storage", sqlite.url.render_as_string())
+    for command in (("status",), ("best",), ("best", "regime-1"), ("study", "show", "regime-1")):
+        assert in_full in invoke(*where, *command).output
+    assert in_full in " ".join(json.loads(invoke(*where, "status", "--json").output)[0]["best_warnings"])
+    assert in_full in " ".join(json.loads(invoke(*where, "best", "regime-1", "--json").output)["warnings"])
+    Mirror(sqlite, study).write_note()
+    note = sqlite.storage.get_study_system_attrs(sqlite.storage.get_study_id_from_name("regime-1"))
+    assert in_full in "".join(text for name, text in note.items() if name.startswith("dashboard:note_str"))
+    LiveTable().show(status(sqlite, study, foreign=False))
+    assert f"best {in_short}, baseline 0.4500" in capsys.readouterr().err
+
+
+def test_a_baseline_stands_beside_every_best_value_and_a_good_one_is_not_warned_of(sqlite, home, capsys):
+    study = make_study(sqlite, home, random_document(2))
+    complete_one(sqlite, study, 0.7, RESULT)
+    where = ("--home", home.root, "--storage", sqlite.url.render_as_string())
+    header, row = invoke(*where, "status").output.splitlines()
+    shown = dict(zip(header.split(), row.split(), strict=True))
+    assert (shown["best"], shown["baseline"]) == ("0.7000", "0.4500")
+    (document,) = json.loads(invoke(*where, "status", "--json").output)
+    assert (document["best_baseline_view_only"], document["best_warnings"]) == (0.45, [])
+    assert "WARNING" not in invoke(*where, "best").output
+    table = LiveTable()
+    table.show(status(sqlite, study, foreign=False))
+    assert capsys.readouterr().err == "regime-1: 1 of 2 complete, best 0.7000, baseline 0.4500\n"
+    table.console.print(table._table())
+    assert "0.4500" in capsys.readouterr().err

@@ -45,4 +45,4 @@ def test_a_number_of_workers_that_makes_no_sense_is_refused(home, sqlite_url, op
 def test_a_gpu_that_is_not_there_is_named(home, sqlite_url, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     done = search(home, sqlite_url, write_study(home, random_document()), "--gpus", "7")
-    assert (done.exit_code, "No GPU 7 here" in done.output) == (1, True)
+    assert (done.exit_code, "No GPU 7 here" in done.output) == (2, True)

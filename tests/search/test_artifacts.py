@@ -141,7 +141,7 @@ def test_missing_credentials_are_told(s3, home, monkeypatch):
 
 def test_where_boto3_is_not_installed_the_extra_is_named(home, monkeypatch):
     monkeypatch.setitem(sys.modules, "boto3.exceptions", None)
-    with pytest.raises(MissingExtraError, match=r"boto3.*rust_optuna\[s3\]"):
+    with pytest.raises(MissingExtraError, match=r"boto3.*\[s3\]"):
         open_store(f"s3://{BUCKET}", home)
 
 

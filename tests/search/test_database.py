@@ -39,6 +39,8 @@ def free_port():
         ("sqlite:////elsewhere/a.db", "sqlite:////elsewhere/a.db"),
         ("postgresql://user@host/name", "postgresql+psycopg://user@host/name"),
         ("mariadb+pymysql://user@host/name", "mysql+pymysql://user@host/name"),
+        ("postgres://user@host/name", "postgresql+psycopg://user@host/name"),
+        ("mariadb://user@host/name", "mysql+pymysql://user@host/name"),
         ("mysql://user@host/name", "mysql+pymysql://user@host/name"),
     ],
 )
@@ -62,6 +64,25 @@ def test_an_unusable_url_is_refused_without_its_password(text):
     with pytest.raises(StorageError) as raised:
         parse_url(text, HERE)
     assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "mysql", "mariadb"])
+@pytest.mark.parametrize("password", [f"{SECRET}@", f"@{SECRET}", f"a@{SECRET}:b", f"a@b:12/{SECRET}"])
+def test_a_raw_special_character_in_a_password_is_explained_without_it(scheme, password):
+    with pytest.raises(StorageError, match=r"@ is %40.*--password-file") as raised:
+        parse_url(f"{scheme}://user:{password}@host/name", HERE)
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize("back_end", ["postgresql", "mariadb"])
+def test_a_database_that_is_not_there_is_told_with_what_makes_it(request, back_end):
+    there = request.getfixturevalue(f"{back_end}_url")
+    url = parse_url(sa.make_url(there).set(database="no_such_one").render_as_string(hide_password=False), HERE)
+    make = {"postgresql": "createdb no_such_one", "mariadb": "mariadb-admin create no_such_one"}[back_end]
+    for attempt in (lambda: open_database(url), lambda: create_database(url, "artifacts")):
+        with pytest.raises(StorageError, match=make) as raised:
+            attempt()
+        assert len(str(raised.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(

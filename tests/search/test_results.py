@@ -51,6 +51,8 @@ def test_status_counts_points_by_state(database, study):
         "holes": 1,
         "accepted_holes": 0,
         "best_value": 0.7,
+        "best_baseline_view_only": 0.45,
+        "best_warnings": [],
         "stale": False,
         "source": None,
         "differences": [],
