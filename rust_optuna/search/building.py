@@ -42,10 +42,10 @@ def fill_cache(
         DataError: a film is not on this machine, or cannot be read.
         WeightsError: weights are missing or do not fit.
     """
-    # Also where nothing is missing: commands that have not loaded TensorFlow find the cache by it.
-    remember_arithmetic(cache.folder.parent, cache.backbone.extraction_precision)
     missing = cache.missing(contents)
     if not missing:
+        # As building would: commands that have not loaded TensorFlow find the cache by it.
+        remember_arithmetic(cache.folder.parent, cache.backbone.extraction_precision)
         return
     if data_root is not None:
         index.scan(data_root, missing, on_hashed)

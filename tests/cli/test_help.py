@@ -101,6 +101,7 @@ def test_the_page_of_worker_start_is_the_one_that_was_meant():
 
           After the first Ctrl-C or SIGTERM the running points have --grace seconds to
           finish; then they are given back. A second signal gives them back at once.
+          SIGUSR1, SIGUSR2 and SIGXCPU, which schedulers send, are like a first SIGTERM.
 
         """)
     assert (

@@ -54,7 +54,7 @@ def test_a_worker_without_a_subcommand_serves_all_open_studies(sqlite, home, run
 def test_a_worker_that_cannot_do_its_work_says_why(sqlite, home, run):
     make_study(sqlite, home, random_document(3))
     done = run("worker", "run", "--objective", "tests.stand_ins:none_such")
-    assert (done.exit_code, "No objective" in done.output) == (1, True)
+    assert (done.exit_code, "No objective" in done.output) == (2, True)
     done = run("worker", "run", "regime-9", *PEAK)
     assert (done.exit_code, "there are: regime-1" in done.output) == (1, True)
     done = run("worker", "run", "--objective", "tests.stand_ins:raising")
@@ -313,12 +313,14 @@ def test_what_a_worker_cannot_do_is_one_line_of_json(sqlite, home, run):
     }
 
 
-@pytest.mark.parametrize("command", [("run",), ("start", "--gpus", "none"), ("start", "--gpus", "7")])
-def test_what_is_wrong_before_the_first_point_is_one_line_of_json_too(home, command, monkeypatch):
+@pytest.mark.parametrize(
+    ("command", "code"), [(("run",), 1), (("start", "--gpus", "none"), 1), (("start", "--gpus", "7"), 2)]
+)
+def test_what_is_wrong_before_the_first_point_is_one_line_of_json_too(home, command, code, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     done = invoke("--home", home.root, "worker", *command, "--log-format", "json")
     line = json.loads(done.output)
-    assert (done.exit_code, line["event"], line["exit_code"]) == (1, "ended", 1)
+    assert (done.exit_code, line["event"], line["exit_code"]) == (code, "ended", code)
     assert line["message"].startswith(("No database at", "No GPU 7 here"))
 
 
