@@ -82,7 +82,7 @@ def test_a_fitting_file_is_reported_and_makes_a_backbone(saved, inception):
     path = saved["HDF5 of a whole model"]
     report = check_weights(path)
     assert (report.layout, report.parameters, report.layers) == ("HDF5 of a whole model", INCEPTION_PARAMETERS, 188)
-    assert report.mean_change > 0.01
+    assert 0.01 < report.mean_change < 1
     backbone = replace(BACKBONE, weights=str(path), output="mixed10")
     assert f"sha256:{report.sha256}" == weights_identity(backbone)
     np.testing.assert_array_equal(outputs(build_backbone(backbone)), outputs(inception))
