@@ -212,11 +212,11 @@ class Reference:
 
     def features(self, contents: Sequence[str], values: Mapping[str, Any]) -> np.ndarray:
         """Return the features of films in all four flips, (films, 4, width), always in float32."""
-        named = ("weights", "weights_seed", "output", "pooling", "image_size", "resize")
+        named = ("weights", "weights_seed", "output", "pooling", "image_size", "resize", "bits")
         return self._features(tuple(contents), *(values[name] for name in named))
 
     @functools.cache  # noqa: B019 (lives as long as the tests of one module)
-    def _features(self, contents, weights, weights_seed, output, pooling, image_size, resize) -> np.ndarray:
+    def _features(self, contents, weights, weights_seed, output, pooling, image_size, resize, bits) -> np.ndarray:
         keras = load_keras()
         cut = keras.Model(self.model.input, self.model.get_layer(output).output)
         generator = np.random.default_rng(weights_seed)
@@ -226,7 +226,7 @@ class Reference:
             if weights == "random":
                 kernel = generator.standard_normal(shape, dtype=np.float32) * np.sqrt(2 / np.prod(shape[:-1]))
             layer.kernel.assign(kernel)
-        grey = np.stack([self._read(self.films[content], image_size, resize) for content in contents])
+        grey = np.stack([self._read(self.films[content], image_size, resize, bits) for content in contents])
         # By bits: 1 mirrors left and right, 2 top and bottom.
         flips = [grey, grey[:, :, ::-1], grey[:, ::-1], grey[:, ::-1, ::-1]]
         colours = np.repeat(np.concatenate(flips)[..., None], 3, axis=-1)
@@ -240,8 +240,9 @@ class Reference:
         return sum(isinstance(layer, load_keras().layers.Conv2D) for layer in model.layers)
 
     @staticmethod
-    def _read(path: Path, size: int, resize: str) -> np.ndarray:
-        film = Image.fromarray(np.asarray(Image.open(path)).astype(np.float32) / 255)
+    def _read(path: Path, size: int, resize: str, bits: int) -> np.ndarray:
+        levels = np.asarray(Image.open(path))
+        film = Image.fromarray(levels.astype(np.float32) / (2**bits - 1 if levels.dtype == np.uint16 else 255))
         scale = size / max(film.size)
         width, height = (size, size) if resize == "stretch" else (round(side * scale) for side in film.size)
         black = Image.new("F", (size, size))

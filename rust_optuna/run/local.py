@@ -93,7 +93,7 @@ def search(
     configurations = [read_study_file(path) for path in files]
     where = slots(gpus, workers, per_gpu)
     how = Workers(where, grace=grace, objective=objective, data_root=data_root)
-    refuse_before_database(url, configurations[0], home, artifacts or ARTIFACTS, listener.on_hashed)
+    refuse_before_database(url, configurations[0], home, artifacts or ARTIFACTS, listener.on_hashed, data_root)
     with create_database(url, artifacts or ARTIFACTS) as database:
         finished = []
         for configuration in configurations:

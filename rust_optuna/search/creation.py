@@ -36,7 +36,12 @@ class Creation:
 
 
 def refuse_before_database(
-    url: URL, configuration: StudyConfiguration, home: Home, artifacts: str, progress: Progress | None = None
+    url: URL,
+    configuration: StudyConfiguration,
+    home: Home,
+    artifacts: str,
+    progress: Progress | None = None,
+    data_root: Path | None = None,
 ) -> None:
     """Refuse what the first study of a storage would be refused for, so that no empty database is left behind.
 
@@ -48,6 +53,7 @@ def refuse_before_database(
         home: where relative paths begin.
         artifacts: the artifact store.
         progress: called while films are hashed.
+        data_root: the folder in which films are looked for that are not where the manifest says; None for nowhere.
 
     Raises:
         RustOptunaError: any that ``create_study`` raises.
@@ -55,7 +61,7 @@ def refuse_before_database(
     try:
         open_database(url, read_only=True).close()
     except NoDatabaseError:
-        prepare(configuration, home, None, progress=progress).weights()
+        prepare(configuration, home, None, progress=progress, data_root=data_root).weights()
         refuse_owned(open_store(artifacts, home), url.render_as_string())
 
 
