@@ -145,7 +145,7 @@ def test_the_option_wins_over_the_environment(home, file, server, monkeypatch):
     monkeypatch.setenv("RUST_OPTUNA_PASSWORD_FILE", "nowhere")
     where = ("--home", home.root, "--storage", server)
     refused = invoke(*where, "study", "list")
-    assert (refused.exit_code, str(home.root / "nowhere") in refused.output) == (1, True)
+    assert (refused.exit_code, str(home.root / "nowhere") in refused.output) == (2, True)
     assert invoke(*where, "study", "list", "--password-file", file).exit_code == 0
 
 
