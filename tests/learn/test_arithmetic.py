@@ -134,15 +134,17 @@ def test_the_instruction_set_is_the_best_that_the_processor_has(monkeypatch, nam
 
 @pytest.mark.parametrize(
     ("limit", "name"),
-    [("AVX2", "AVX2"), ("avx2_vnni", "AVX2"), ("AVX2_VNNI_2", "AVX2"), ("SSE41", "SSE4.1"), ("AVX512_CORE", "AVX-512")],
+    [
+        ("AVX2", "AVX2"),
+        ("avx2_vnni", "AVX2"),
+        ("AVX2_VNNI_2", "AVX2"),
+        ("SSE41", "SSE4.1"),
+        ("AVX512_CORE", "AVX-512"),
+    ],
 )
 def test_onednns_own_limit_holds(monkeypatch, limit, name):
     monkeypatch.setenv(machine.ISA_LIMIT, limit)
-    monkeypatch.setattr(
-        machine,
-        "_cpuinfo",
-        lambda field: FLAGS["AVX-512",],
-    )
+    monkeypatch.setattr(machine, "_cpuinfo", lambda field: FLAGS["AVX-512"])
     assert machine.instruction_set() == name
 
 
