@@ -7,7 +7,6 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -239,6 +238,9 @@ class MissingExtraError(RustOptunaError):
 
 def _install(extra: str) -> str:
     """Return the command that installs an extra as this program was installed: from a checkout, or by its name."""
+    # Every command loads this module, and few fail for an extra.
+    from importlib.metadata import PackageNotFoundError, distribution
+
     try:
         origin = json.loads(distribution("rust_optuna").read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):

@@ -32,7 +32,7 @@ HERE, ELSEWHERE = f"file://{Path.cwd()}", "file:///home/ann/my%20clone"
     ],
 )
 def test_an_extra_is_named_as_the_program_was_installed(monkeypatch, origin, command):
-    monkeypatch.setattr(errors, "distribution", lambda name: Installed(origin))
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Installed(origin))
     assert str(errors.MissingExtraError("pymysql", "mysql")).endswith(f"not installed: {command}")
 
 
@@ -40,5 +40,5 @@ def test_a_program_that_was_never_installed_names_its_own_name(monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(errors, "distribution", missing)
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
     assert str(errors.MissingExtraError("boto3", "s3")).endswith("pip install 'rust_optuna[s3]'")
