@@ -81,22 +81,25 @@ class Status:
     Args:
         study: the study.
         counts: points by state.
-        best_value: the highest value so far, or None.
         stale: the study that ``from_best_of`` names has a better point by now than the one taken.
         accepted: holes that the user accepted for good.
         foreign: the trials in Optuna that somebody else finished.
         arithmetic: complete points by the kind of arithmetic that computed them.
-        best: the point of that value.
+        best: the complete point of the highest value so far, or None.
     """
 
     study: Study
     counts: Mapping[str, int]
-    best_value: float | None
     stale: bool
     accepted: int = 0
     foreign: ForeignTrials = field(default_factory=ForeignTrials)
     arithmetic: Mapping[str, int] = field(default_factory=dict)
     best: Point | None = None
+
+    @property
+    def best_value(self) -> float | None:
+        """The highest value so far, or None."""
+        return self.best.value if self.best else None
 
     @property
     def best_baseline(self) -> float | None:
@@ -185,8 +188,7 @@ def status(database: Database, study: Study, *, foreign: bool = True) -> Status:
     accepted = next((int(row[2]) for row in rows if row[0] == "hole"), 0)
     others = foreign_trials(database, study.name, study.key) if foreign else ForeignTrials()
     kinds = arithmetic_of(database, study) if foreign else {}
-    value = best.value if best else None
-    return Status(study, counts, value, is_stale(database, study), accepted, others, kinds, best)
+    return Status(study, counts, is_stale(database, study), accepted, others, kinds, best)
 
 
 def is_stale(database: Database, study: Study) -> bool:
