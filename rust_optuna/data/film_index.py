@@ -113,8 +113,7 @@ class FilmIndex:
         missing = self.missing(wanted)
         if not missing:
             return
-        if not root.is_dir():
-            raise DataValueError(f"The films are to be looked for in {root}, which is not a folder")
+        require_folder(root)
         folder = _Folder(root)
         good, failed = self._hash(list(folder.image_files(self._entries.keys())), progress)
         unread = [*(str(error) for error in failed.values()), *folder.unread]
@@ -276,6 +275,16 @@ class FilmIndex:
                 f"{self.path}: is not an index of films that this version reads ({error}). "
                 "It holds nothing that cannot be found again: delete it and index the films anew"
             ) from error
+
+
+def require_folder(root: Path) -> None:
+    """Refuse what is no folder to look for films in.
+
+    Raises:
+        DataValueError: it is none.
+    """
+    if not root.is_dir():
+        raise DataValueError(f"The films are to be looked for in {root}, which is not a folder")
 
 
 def _pixels_by_content(entries: dict[str, Entry]) -> dict[str, str]:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rust_optuna.data.film_index import FilmIndex
+from rust_optuna.data.film_index import FilmIndex, require_folder
 from rust_optuna.data.manifest import Film, Manifest
 from rust_optuna.data.threads import Progress
-from rust_optuna.errors import DataError
 
 
 def relocated(manifest: Manifest, index: FilmIndex, root: Path, progress: Progress | None = None) -> Manifest:
@@ -27,14 +26,13 @@ def relocated(manifest: Manifest, index: FilmIndex, root: Path, progress: Progre
         progress: called as files are hashed.
 
     Raises:
-        DataError: there is no such folder.
+        DataValueError: there is no such folder.
         MissingFilmsError: films that are known by their content are not below it.
     """
     absent = [film for film in manifest.films if not film.image.is_file()]
     if not absent:
         return manifest
-    if not root.is_dir():
-        raise DataError(f"The films are to be looked for in {root}, which is not a folder")
+    require_folder(root)
     known = {film.image: content for film in absent if (content := index.content_of(film.image)) is not None}
     index.scan(root, list(known.values()), progress)
     found = {image: index.locate(content) for image, content in known.items()}
