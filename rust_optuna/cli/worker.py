@@ -70,7 +70,8 @@ def run(
     device.
 
     After the first Ctrl-C or SIGTERM the running point has --grace seconds to finish; then it is given back, and the
-    exit code is 0. A second signal gives it back at once; the exit code is then 130.
+    exit code is 0. A second signal gives it back at once; the exit code is then 130. SIGUSR1, SIGUSR2 and SIGXCPU,
+    which schedulers send, are like a first SIGTERM.
     """
     from rust_optuna.errors import RustOptunaError
     from rust_optuna.processes import ExitCode

@@ -59,7 +59,7 @@ def remembered_arithmetic(folder: Path, precision: str) -> str | None:
 def remember_arithmetic(folder: Path, precision: str) -> None:
     """Note this processor's kind in the features' folder, for `remembered_arithmetic`; of a GPU nothing is noted.
 
-    Nor where the folder is not there or may not be written to: it is only to save the next command time.
+    Nor where the folder may not be written to: the note only saves the next command time.
     """
     if first_gpu() is None and remembered_arithmetic(folder, precision) != arithmetic(precision):
         kinds = _read(folder) | {_signature(precision): arithmetic(precision)}

@@ -207,9 +207,11 @@ class Supervisor:
         words = place.last_words()
         log.warning("Worker %s %s; its last words: %s", place.worker, place.cause(code), words, extra=about)
         if place.retired:
-            same = code == ExitCode.CIRCUIT_BREAKER
-            why = "the same error at several points" if same else f"{place.deaths} deaths in a row"
-            why = "no worker can serve here" if place.unfit else why
+            why = f"{place.deaths} deaths in a row"
+            if place.unfit:
+                why = "no worker can serve here"
+            elif code == ExitCode.CIRCUIT_BREAKER:
+                why = "the same error at several points"
             about["event"] = "retired"
             log.error("Slot %d on %s is given up: %s", place.number, place.slot.name, why, extra=about)
 
