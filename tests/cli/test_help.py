@@ -8,23 +8,10 @@ import textwrap
 import click
 import pytest
 
-from rust_optuna.cli import cli
-from tests.cli.test_main import invoke
+from tests.cli.test_main import commands, invoke
 from tests.deploy.test_commands import take
 
 WIDTH = 80
-
-
-def commands(group=cli, path=()):
-    """Return every command and group, as (path, command)."""
-    yield path, group
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        if isinstance(command, click.Group):
-            yield from commands(command, (*path, name))
-        else:
-            yield (*path, name), command
 
 
 PAGES = {" ".join(("rust-optuna", *path)): command for path, command in commands()}

@@ -17,18 +17,22 @@ def invoke(*arguments, **environment):
     return CliRunner().invoke(cli, [str(argument) for argument in arguments], env=environment)
 
 
-def leaves(group, path=()):
-    """Return every command that is no group, as (path, command)."""
+def commands(group=cli, path=()):
+    """Return every command and group, as (path, command)."""
+    yield path, group
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         if isinstance(command, click.Group):
-            yield from leaves(command, (*path, name))
+            yield from commands(command, (*path, name))
         else:
             yield (*path, name), command
 
 
-@pytest.mark.parametrize("path", [path for path, _ in leaves(cli)], ids=" ".join)
+LEAVES = [path for path, command in commands() if not isinstance(command, click.Group)]
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
 def test_every_command_has_help_with_an_example_of_itself(path):
     done = invoke(*path, "--help")
     assert done.exit_code == 0
