@@ -89,7 +89,7 @@ def _split(films: Sequence[Film], holdout: float | None, seed: int) -> tuple[Fil
         patients = [film.patient for film in films]
         parts = stratify(patients, stack_labels(films), [1 - share, share], seed, placed)
         placed = dict(zip(patients, parts.tolist(), strict=True))
-    return tuple(replace(film, split=film.split or SPLITS[placed[film.patient]]) for film in films)
+    return tuple(replace(film, split=SPLITS[placed[film.patient]]) for film in films)
 
 
 def _share(films: Sequence[Film]) -> float:
