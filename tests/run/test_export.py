@@ -28,6 +28,7 @@ RESULT = {
         "folds": {"average_precision_16": [0.3, 0.1, 0.1]},
     },
     "diverged": False,
+    "arithmetic": "AVX2 1",
 }
 
 
@@ -90,6 +91,7 @@ def test_a_study_is_written_as_a_table_and_its_scores(database, home, store, stu
     expected = {"deviation": 0.1, "deviation_16": math.sqrt(0.02), "lift_16": 0.4, "lift_16_standard_error": 0.2}
     assert {name: float(first[name]) for name in expected} == pytest.approx(expected, abs=1e-12)
     assert {second[name] for name in expected} == {""}
+    assert (first["arithmetic"], second["arithmetic"]) == ("AVX2 1", "")
     assert (first["worker"], second["worker"], second["fold_0"], second["epoch"]) == ("ann", "bob", "", "")
 
 
