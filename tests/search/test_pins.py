@@ -9,6 +9,7 @@ from rust_optuna.errors import FingerprintError, StudyError
 from rust_optuna.learn import extraction
 from rust_optuna.learn.arithmetic import MEMORY, arithmetic, remembered_arithmetic
 from rust_optuna.learn.features import FeatureCache
+from rust_optuna.learn.sources import LiveFeatures
 from rust_optuna.search import tables
 from rust_optuna.search.artifacts import open_store
 from rust_optuna.search.creation import delete_study
@@ -128,8 +129,11 @@ def test_a_worker_that_reads_films_otherwise_is_refused_before_it_fills_the_cach
         for path in home.features.rglob("shard-*"):
             path.unlink()  # a cache that another worker of this kind has to fill
     kept = {path: path.stat().st_mtime_ns for path in home.features.rglob("*")}
+    computed = []
+    monkeypatch.setattr(LiveFeatures, "complete", lambda *given: computed.append(given))
     with pytest.raises(FingerprintError, match="are not those of its other workers"):
         prepare(features=features)
+    assert computed == [], "all films were computed before the sample was compared"
     assert {path: path.stat().st_mtime_ns for path in home.features.rglob("*")} == kept
 
 
