@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from rust_optuna.learn.runtime import load_tensorflow
 from rust_optuna.paths import Home
 from rust_optuna.search.database import Database, create_database, open_database, parse_url
 from tests import mariadb as servers
@@ -36,6 +38,13 @@ BACKENDS = [
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "STORAGE", "PASSWORD_FILE", "ARTIFACTS", "WORKER_ID", "SUPERVISOR"):
         monkeypatch.delenv(f"RUST_OPTUNA_{name}", raising=False)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Set TensorFlow up as commands do before any fixture computes with it, whichever test is a process's first."""
+    if item.get_closest_marker("tensorflow") and importlib.util.find_spec("tensorflow"):
+        load_tensorflow()
 
 
 @pytest.fixture
