@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rust_optuna.cli.next_step import PLACEHOLDER, print_next, study_file
 from rust_optuna.cli.options import examples, home_option, settings
-from rust_optuna.cli.output import print_json, print_next, progress_bar
+from rust_optuna.cli.output import print_json, progress_bar
 
 if TYPE_CHECKING:
     from rust_optuna.data.check import CheckReport
@@ -58,7 +59,7 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
     )
     patients = len({film.patient for film in manifest.films})
     click.echo(f"{output}: {len(manifest.films):,} films of {patients:,} patients")
-    print_next(f"rust-optuna data split {output}")
+    print_next("data", "split", output)
 
 
 @data.command(epilog=examples("rust-optuna data split manifest.csv --holdout 0.15 --seed 1"))
@@ -132,7 +133,7 @@ def split(
         part = films.part(name)
         patients = len({film.patient for film in part})
         click.echo(f"{name}: {len(part):,} films of {patients:,} patients")
-    print_next(f"rust-optuna data check {manifest}")
+    print_next("data", "check", manifest)
 
 
 @data.command(epilog=examples("rust-optuna data check manifest.csv --folds 6 --seed 1"))
@@ -196,7 +197,7 @@ def synthesize(directory: Path, patients: int, seed: int, contrast: float, shuff
             progress=progress,
         )
     click.echo(f"{directory / 'manifest.csv'}: SYNTHETIC films of {patients:,} made-up patients")
-    print_next(f"rust-optuna data split {directory / 'manifest.csv'}")
+    print_next("data", "split", directory / "manifest.csv")
 
 
 def _print_settled(settled: Settled) -> None:
@@ -242,28 +243,16 @@ def _print_verdict(report: CheckReport, manifest: Path) -> None:
         click.echo(str(ManifestError(report.manifest, report.problems)))
         return
     click.echo("No problems found.")
-    if len(report.parts) > 1:
-        file = _study_file_of(_resolve(manifest))
+    if report.undecided:
+        print_next("data", "split", manifest, "--same", when="if names that are alike are one patient's")
+        print_next("data", "split", manifest, "--different", when="if they are not")
+    elif len(report.parts) > 1:
+        file = study_file(_resolve(manifest))
         if file is None:
             click.echo(f'No study file in studies/ names this manifest: write one with manifest = "{manifest}".')
-        print_next(f"rust-optuna search {file or 'STUDY.toml'}")
+        print_next("search", file or PLACEHOLDER)
     else:
-        print_next(f"rust-optuna data split {manifest}")
-
-
-def _study_file_of(manifest: Path) -> Path | None:
-    """Return the first file of the home's studies/ that names a manifest, relative to the home."""
-    import tomllib
-
-    home = settings().home
-    for path in sorted((home.root / "studies").glob("*.toml")):
-        try:
-            named = tomllib.loads(path.read_text(encoding="utf-8")).get("manifest")
-        except (OSError, ValueError):
-            continue
-        if isinstance(named, str) and home.resolve(named) == manifest:
-            return path.relative_to(home.root)
-    return None
+        print_next("data", "split", manifest)
 
 
 def _counts(counts: dict[int, int] | dict[str, int]) -> str:

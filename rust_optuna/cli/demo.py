@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from rust_optuna.cli.next_step import command_line
 from rust_optuna.cli.options import common_options, examples, settings, terminate_as_interrupt
 from rust_optuna.cli.output import progress_bar
 
@@ -61,13 +61,14 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
         "All films are SYNTHETIC: no number here says anything about patients."
     )
     click.echo(f"Results: {where.home.storage}")
-    commands = [
-        "rust-optuna status",
-        "rust-optuna best demo-regime-1 --json",
-        "rust-optuna study export demo-regime-1 storage/reports/demo-regime-1",
-        "rust-optuna dashboard",
-    ]
-    click.echo("\n".join(["Next:", *(f"  {_prefix()}{command}" for command in commands)]))
+    click.echo("Next:")
+    for command in (
+        ("status",),
+        ("best", "demo-regime-1", "--json"),
+        ("study", "export", "demo-regime-1", "storage/reports/demo-regime-1"),
+        ("dashboard",),
+    ):
+        click.echo(f"  {command_line(*command)}")
     click.echo(remark)
 
 
@@ -80,17 +81,6 @@ def _remark(chosen: Demo, *, asked_for: bool) -> str:
         f"NOTE: backbone weights are RANDOM ({why}), so the films' contrast is raised to {chosen.contrast:g}: "
         "pretrained weights do better on ordinary films."
     )
-
-
-def _prefix() -> str:
-    """Return what to put before the program's name where it is not on the PATH (a virtual environment's, say)."""
-    import shutil
-    import sys
-
-    program = Path(sys.argv[0])
-    if shutil.which("rust-optuna") or not program.is_file():
-        return ""
-    return f"{_short(program.resolve().parent)}{os.sep}"
 
 
 def _short(path: Path) -> str:

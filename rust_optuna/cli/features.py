@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from rust_optuna.cli.next_step import print_next
 from rust_optuna.cli.options import common_options, data_root_option, examples, settings, terminate_as_interrupt
-from rust_optuna.cli.output import print_next, progress_bar
+from rust_optuna.cli.output import progress_bar
 
 
 @click.group()
@@ -45,11 +46,11 @@ def build(study: str, data_root: Path | None) -> None:
     ):
         if study.endswith(".toml"):
             wanted = ahead.wanted_by_file(where.home.resolve(study), where.home, where.open_to_read, hashing)
-            command = f"rust-optuna search {study}"
+            following = ["search", study]
         else:
             wanted = ahead.wanted_by_study(stack.enter_context(where.open_to_read()), study, where.home)
-            command = f"rust-optuna worker run {study}"
+            following = ["worker", "run", study]
         folders = ahead.build(wanted, where.home, progress, data_root=root, on_hashed=hashing)
     for folder in folders:
         click.echo(f"{folder}: features of {len(wanted.contents):,} films in 4 flips")
-    print_next(command)
+    print_next(*following)

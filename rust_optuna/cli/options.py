@@ -128,6 +128,13 @@ def settings() -> Settings:
     return Settings(Home.find(value("home")), value("storage"), value("artifacts"), value("password_file"))
 
 
+def given_options() -> dict[str, str]:
+    """Return those of `common_options` that the current command was given on its own line, by name."""
+    meta = click.get_current_context().meta
+    names = ("home", "storage", "password_file", "artifacts")
+    return {name.replace("_", "-"): meta[_META + name] for name in names if _META + name in meta}
+
+
 def terminate_as_interrupt() -> None:
     """Let a scheduler's signals stop this process as cleanly as Ctrl-C, but for those that the user had it ignore."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):

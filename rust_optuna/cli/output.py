@@ -1,4 +1,4 @@
-"""What commands print alike: JSON, the next command, progress bars; and that all of it can be shown."""
+"""What commands print alike: JSON, progress bars; and that all of it can be shown."""
 
 from __future__ import annotations
 
@@ -42,11 +42,6 @@ def _in_ascii(character: str) -> str:
 def print_json(document: Any) -> None:
     """Print a document for programs."""
     click.echo(json.dumps(document, indent=2))
-
-
-def print_next(command: str) -> None:
-    """Print the command that a user would run next."""
-    click.echo(f"Next: {command}")
 
 
 @contextmanager

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rust_optuna.cli.next_step import print_next_step
 from rust_optuna.cli.options import common_options, examples, json_option, settings
-from rust_optuna.cli.output import print_json, print_next
+from rust_optuna.cli.output import print_json
 from rust_optuna.config import KEYS, plain
 from rust_optuna.processes import ExitCode
 
@@ -101,9 +102,13 @@ def best(name: str | None, as_json: bool) -> None:
     from rust_optuna.search.results import describe_best
     from rust_optuna.search.studies import load_studies, load_study
 
-    with settings().open_to_read() as database:
+    where = settings()
+    with where.open_to_read() as database:
         studies = [load_study(database, name)] if name else load_studies(database)
         found = [document for study in studies if (document := describe_best(database, study))]
+        if not found and not name and not as_json:
+            click.echo("No complete trial yet.")
+            print_next_step(database, where.home)
     if name and not found:
         raise StudyError(f"{name} has no complete trial yet: rust-optuna worker run {name} runs some")
     if as_json:
@@ -111,9 +116,6 @@ def best(name: str | None, as_json: bool) -> None:
         return
     for document in found:
         print_best(document)
-    if not found:
-        click.echo("No complete trial yet.")
-        print_next("rust-optuna worker run" if studies else "rust-optuna study create studies/regime_1.toml")
 
 
 def print_best(document: dict[str, Any]) -> None:

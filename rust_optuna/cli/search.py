@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import click
 
+from rust_optuna.cli.next_step import hide_passwords, print_next_step, program
 from rust_optuna.cli.options import (
     common_options,
     data_root_option,
@@ -20,7 +20,7 @@ from rust_optuna.cli.options import (
     settings,
     terminate_as_interrupt,
 )
-from rust_optuna.cli.output import print_next, progress_bar
+from rust_optuna.cli.output import progress_bar
 from rust_optuna.processes import ExitCode
 
 
@@ -70,7 +70,7 @@ def search(
     chosen: dict[str, Any] = {"gpus": gpus, "per_gpu": per_gpu, "workers": workers}
     if dry_run:
         print_forecast(paths, where, {**chosen, "data_root": where.absolute(data_root)})
-        print_next(_without_dry_run())
+        click.echo(f"Next: {_without_dry_run()}")
         return
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
         finished = run_search(
@@ -85,19 +85,12 @@ def search(
             password_file=where.password_path,
         )
     print_statuses(finished)
-    print_next("rust-optuna best")
+    with where.open_to_read() as database:
+        print_next_step(database, where.home)
     if any(each.open_holes for each in finished):
         context.exit(ExitCode.HOLES)
 
 
 def _without_dry_run() -> str:
     """Return the command that was given, to be run in earnest; a URL's passwords are not shown."""
-    return shlex.join(["rust-optuna", *(_hidden(word) for word in sys.argv[1:] if word != "--dry-run")])
-
-
-def _hidden(word: str) -> str:
-    """Return a word of a command with the passwords of a URL hidden, those among its query parameters too."""
-    if "://" not in word:
-        return word
-    word = re.sub(r"(://[^/@:]*:)[^@]*@", r"\1***@", word)
-    return re.sub(r"([?&][^=&]*pass(?!file)[^=&]*=)[^&]*", r"\1***", word, flags=re.IGNORECASE)
+    return shlex.join([program(), *(hide_passwords(word) for word in sys.argv[1:] if word != "--dry-run")])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from rust_optuna.cli.next_step import command_line, print_next, print_next_step
 from rust_optuna.cli.options import common_options, examples, settings
-from rust_optuna.cli.output import print_next
 
 
 @click.group()
@@ -30,7 +30,7 @@ def backup(file: Path) -> None:
     path = where.home.resolve(file)
     size = backup(where.url, path)
     click.echo(f"{path}: {size:,} bytes")
-    click.echo(f"To restore it: rust-optuna storage restore {file}")
+    click.echo(f"To restore it: {command_line('storage', 'restore', file)}")
 
 
 @storage.command(epilog=examples("rust-optuna storage restore storage/backups/monday"))
@@ -49,7 +49,7 @@ def restore(file: Path, force: bool) -> None:
     path = where.home.resolve(file)
     restore(where.url, path, force=force)
     click.echo(f"Restored from {path}")
-    print_next("rust-optuna status")
+    print_next("status")
 
 
 @storage.command(epilog=examples("rust-optuna storage upgrade"))
@@ -73,7 +73,7 @@ def upgrade() -> None:
             adopt(where.store(database), database)
         what = "was up to date" if version == SCHEMA_VERSION else f"came from version {version}"
         click.echo(f"{database} has tables of version {SCHEMA_VERSION}; it {what}")
-    print_next("rust-optuna status")
+    print_next("status")
 
 
 @storage.command("adopt-artifacts", epilog=examples("rust-optuna storage adopt-artifacts --artifacts s3://scores/rust"))
@@ -91,4 +91,4 @@ def adopt_artifacts() -> None:
         store = where.store(database)
         adopt(store, database)
         click.echo(f"{store} is the artifact store of {database}")
-    print_next("rust-optuna worker run")
+        print_next_step(database, where.home)

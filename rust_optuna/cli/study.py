@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rust_optuna.cli.next_step import print_next, print_next_step
 from rust_optuna.cli.options import common_options, examples, json_option, settings
-from rust_optuna.cli.output import print_json, print_next, progress_bar
+from rust_optuna.cli.output import print_json, progress_bar
 
 if TYPE_CHECKING:
+    from rust_optuna.cli.options import Settings
+    from rust_optuna.search.database import Database
     from rust_optuna.search.studies import Study
 
 
@@ -44,9 +47,9 @@ def create(file: Path) -> None:
         films = len(load_development(database, creation.study).content)
         state = "is there already" if creation.resumed else "created"
         click.echo(f"{creation.study.name} {state} in {database}: {points} points, {films:,} development films")
-    for note in creation.study.notes:
-        click.echo(f"Note: {note}.")
-    print_next(f"rust-optuna worker run {creation.study.name}")
+        for note in creation.study.notes:
+            click.echo(f"Note: {note}.")
+        _print_work_or_next_step(database, where, creation.study)
 
 
 @study.command("list", epilog=examples("rust-optuna study list"))
@@ -56,17 +59,26 @@ def list_(as_json: bool) -> None:
     """List the studies of the storage, oldest first."""
     from rust_optuna.search.studies import load_studies
 
-    with settings().open_to_read() as database:
+    where = settings()
+    with where.open_to_read() as database:
         studies = load_studies(database)
-    if as_json:
-        print_json([_listed(each) for each in studies])
-        return
-    for each in studies:
-        stand_in = f"  {each.stand_in}" if each.stand_in else ""
-        click.echo(f"{each.name:<24} {each.configuration.sampler:<8} {each.state}{stand_in}")
-    if not studies:
-        click.echo("No studies yet.")
-        print_next("rust-optuna study create studies/regime_1.toml")
+        if as_json:
+            print_json([_listed(each) for each in studies])
+            return
+        for each in studies:
+            stand_in = f"  {each.stand_in}" if each.stand_in else ""
+            click.echo(f"{each.name:<24} {each.configuration.sampler:<8} {each.state}{stand_in}")
+        if not studies:
+            click.echo("No studies yet.")
+            print_next_step(database, where.home)
+
+
+def _print_work_or_next_step(database: Database, where: Settings, study: Study) -> None:
+    """Print how to run a study that has points left; of one that is done, what follows."""
+    if study.state == "open":
+        print_next("worker", "run", study.name)
+    else:
+        print_next_step(database, where.home)
 
 
 def _listed(each: Study) -> dict[str, str]:
@@ -127,7 +139,7 @@ def extend(name: str, trials: int) -> None:
     with settings().open_to_write() as database:
         extended = extend_study(database, name, trials)
     click.echo(f"{extended.name} has {trials} points now")
-    print_next(f"rust-optuna worker run {extended.name}")
+    print_next("worker", "run", extended.name)
 
 
 @study.command(epilog=examples("rust-optuna study retry regime-1 --holes"))
@@ -142,10 +154,11 @@ def retry(name: str, holes: bool) -> None:
     from rust_optuna.search.ledger import Ledger
     from rust_optuna.search.studies import load_study
 
-    with settings().open_to_write() as database:
+    where = settings()
+    with where.open_to_write() as database:
         count = Ledger(database).retry_holes(load_study(database, name).id)
-    click.echo(f"{count} points of {name} wait again")
-    print_next(f"rust-optuna worker run {name}")
+        click.echo(f"{count} {'point waits' if count == 1 else 'points wait'} again in {name}")
+        _print_work_or_next_step(database, where, load_study(database, name))
 
 
 @study.command("accept-holes", epilog=examples("rust-optuna study accept-holes regime-1"))
@@ -160,10 +173,11 @@ def accept_holes(name: str) -> None:
     from rust_optuna.search.ledger import Ledger
     from rust_optuna.search.studies import load_study
 
-    with settings().open_to_write() as database:
+    where = settings()
+    with where.open_to_write() as database:
         count = Ledger(database).accept_holes(load_study(database, name).id)
-    click.echo(f"{count} {'hole' if count == 1 else 'holes'} of {name} {'is' if count == 1 else 'are'} accepted")
-    print_next("rust-optuna status")
+        click.echo(f"{count} {'hole' if count == 1 else 'holes'} of {name} {'is' if count == 1 else 'are'} accepted")
+        print_next_step(database, where.home)
 
 
 @study.command(epilog=examples("rust-optuna study delete regime-1"))

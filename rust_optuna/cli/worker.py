@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rust_optuna.cli.next_step import print_next, print_next_step
 from rust_optuna.cli.options import (
     common_options,
     data_root_option,
@@ -26,7 +27,7 @@ from rust_optuna.cli.options import (
     objective_option,
     settings,
 )
-from rust_optuna.cli.output import print_json, print_next, progress_bar
+from rust_optuna.cli.output import print_json, progress_bar
 
 if TYPE_CHECKING:
     from rust_optuna.cli.options import Settings
@@ -101,8 +102,9 @@ def run(
                 error.exit_code = ExitCode.CANNOT_SERVE
             raise
     if log_format == "text":
-        click.echo(f"{finished} points finished")
-        print_next("rust-optuna best")
+        click.echo(f"{finished} {'point' if finished == 1 else 'points'} finished")
+        with where.open_to_read() as database:
+            print_next_step(database, where.home)
 
 
 @worker.command(
@@ -243,7 +245,8 @@ def _supervise(where: Settings, names: tuple[str, ...], how: Workers, password_f
         raise KeyboardInterrupt
     if how.log_format == "text":
         print_statuses(ended.statuses)
-        print_next("rust-optuna best")
+        with where.open_to_read() as database:
+            print_next_step(database, where.home)
     return ExitCode.HOLES if ended.holes and ended.stopped_by is None else ExitCode.DONE
 
 
@@ -262,11 +265,12 @@ def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list
     there = daemon.detach(where.home, name, arguments, environment)
     if there is None:
         click.echo("Nothing is left to do.")
-        print_next("rust-optuna best")
+        with where.open_to_read() as database:
+            print_next_step(database, where.home)
         return
-    count = f"{len(how.slots)} workers" if how.slots else "Workers"
+    count = f"{len(how.slots)} {'worker' if len(how.slots) == 1 else 'workers'}" if how.slots else "Workers"
     click.echo(f"{count} under process {there.pid}. Log: {there.log}")
-    print_next("rust-optuna worker list")
+    print_next("worker", "list")
 
 
 @worker.command(epilog=examples("rust-optuna worker stop --all"))
@@ -300,7 +304,7 @@ def stop(pids: tuple[int, ...], all_: bool) -> None:
     daemon.stop(home, chosen)
     for each in chosen:
         click.echo(f"Stopped process {each.pid}")
-    print_next("rust-optuna status")
+    print_next("status")
 
 
 def _chosen(home: Home, here: list[Record], pids: tuple[int, ...], all_: bool) -> list[Record]:
@@ -351,7 +355,7 @@ def list_(all_: bool, as_json: bool) -> None:
         return
     if not found:
         click.echo("No worker was heard of in the last ten minutes.")
-        print_next("rust-optuna worker start")
+        print_next("worker", "start")
         return
     rows = [("worker", "host", "process", "device", "heard of", "runs"), *(_row(each) for each in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]

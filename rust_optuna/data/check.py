@@ -23,7 +23,7 @@ from rust_optuna.data.manifest import (
     split_problems,
     stack_labels,
 )
-from rust_optuna.data.patients import undecided, warning
+from rust_optuna.data.patients import Group, undecided, warning
 from rust_optuna.data.radiographs import ImageFacts, examine
 from rust_optuna.data.threads import Progress, map_in_threads
 from rust_optuna.data.views import mapping_of_films, mapping_problems
@@ -55,6 +55,7 @@ class CheckReport:
         manifest: the file.
         problems: what must be put right; without any the check has passed.
         notes: what is worth knowing and breaks nothing.
+        undecided: groups of patients' names that are alike, of which nobody has said whether they are one patient's.
         parts: counts of all films, of each split and of each fold of the development set.
         films_per_patient: number of films → number of patients that have as many.
         cortices: view → the cortices that its films carry scores of.
@@ -66,6 +67,7 @@ class CheckReport:
     manifest: str
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    undecided: tuple[Group, ...] = ()
     parts: tuple[Part, ...] = ()
     films_per_patient: dict[int, int] = field(default_factory=dict)
     cortices: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -123,6 +125,7 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
         manifest=str(path),
         problems=tuple(problems),
         notes=tuple(notes),
+        undecided=tuple(undecided(films)),
         parts=tuple(parts),
         films_per_patient=_count(Counter(film.patient for film in films).values()),
         cortices=mapping_of_films(films).cortices,

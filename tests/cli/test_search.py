@@ -11,17 +11,10 @@ def search(home, url, *arguments):
     return invoke("--home", home.root, "--storage", url, "search", *arguments)
 
 
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("postgresql://ann:secret@host:5432/name", "postgresql://ann:***@host:5432/name"),
-        ("postgresql://ann@host/name?password=secret&a=b", "postgresql://ann@host/name?password=***&a=b"),
-        ("postgresql://host/name?a=b&sslpassword=secret", "postgresql://host/name?a=b&sslpassword=***"),
-        ("postgresql://host/name?passfile=/run/pgpass", "postgresql://host/name?passfile=/run/pgpass"),
-    ],
-)
-def test_the_next_command_of_a_dry_run_shows_no_password(monkeypatch, url, shown):
+def test_the_next_command_of_a_dry_run_is_the_same_without_it_and_shows_no_password(monkeypatch):
+    url = "postgresql://ann:secret@host/name"
     monkeypatch.setattr("sys.argv", ["rust-optuna", "search", "a b.toml", "--dry-run", "--storage", url])
+    shown = "postgresql://ann:***@host/name"
     assert shlex.split(_without_dry_run()) == ["rust-optuna", "search", "a b.toml", "--storage", shown]
 
 

@@ -1,0 +1,118 @@
+"""The last line of a command: the command that a user would run next, as it has to be typed here and now."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rust_optuna.cli.options import given_options, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rust_optuna.paths import Home
+    from rust_optuna.search.database import Database
+
+PLACEHOLDER = "STUDY.toml"
+"""What stands for a study file where none is known."""
+
+
+def print_next(*words: str | Path, when: str = "") -> None:
+    """Print the command that a user would run next, ``when`` something is so."""
+    click.echo(f"Next{f', {when}' if when else ''}: {command_line(*words)}")
+
+
+def print_next_step(database: Database, home: Home) -> None:
+    """Print what there is to do next in a storage."""
+    print_next(*_next_step(database, home))
+
+
+def command_line(*words: str | Path) -> str:
+    """Return a command of this program, to be typed into a shell.
+
+    It starts this very program, in the home and with the database that were given on this command's own line, where it
+    takes them. A password in a URL is not shown.
+
+    Args:
+        words: the command's names, and what follows them.
+    """
+    taken = {option for parameter in _command(words).params for option in parameter.opts}
+    given = [(f"--{name}", hide_passwords(value)) for name, value in given_options().items() if f"--{name}" in taken]
+    return " ".join(map(_quoted, [program(), *map(str, words), *(word for option in given for word in option)]))
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for a shell; one that is no Unicode (the name of a folder may be any bytes), by escapes."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return "$'" + "".join(f"\\x{byte:02x}" for byte in os.fsencode(word)) + "'"
+    return shlex.quote(word)
+
+
+def _command(words: Sequence[str | Path]) -> click.Command:
+    from rust_optuna.cli import cli
+
+    command: click.Command = cli
+    for word in map(str, words):
+        if not isinstance(command, click.Group):
+            break
+        found = command.get_command(click.get_current_context(), word)
+        if found is None:
+            raise ValueError(f"there is no command {words}")
+        command = found
+    return command
+
+
+def program() -> str:
+    """Return how to start this program: by its name, or by its path where that is not on the PATH."""
+    started = Path(sys.argv[0])
+    if started.name != "rust-optuna" or shutil.which("rust-optuna") or not started.is_file():
+        return "rust-optuna"
+    return os.path.relpath(started) if started.is_relative_to(Path.cwd()) else str(started)
+
+
+def hide_passwords(word: str) -> str:
+    """Return a word of a command with the passwords of a URL hidden, those among its query parameters too."""
+    if "://" not in word:
+        return word
+    word = re.sub(r"(://[^/@:]*:)[^@]*@", r"\1***@", word)
+    return re.sub(r"([?&][^=&]*pass(?!file)[^=&]*=)[^&]*", r"\1***", word, flags=re.IGNORECASE)
+
+
+def study_file(manifest: Path | None = None) -> Path | None:
+    """Return the first file of the home's studies/, relative to the home; None if there is none.
+
+    Args:
+        manifest: consider only those that name this manifest.
+    """
+    import tomllib
+
+    home = settings().home
+    for path in sorted((home.root / "studies").glob("*.toml")):
+        try:
+            named = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("manifest")
+        except (OSError, ValueError):
+            continue
+        if isinstance(named, str) and (manifest is None or home.resolve(named) == manifest):
+            return path.relative_to(home.root)
+    return None
+
+
+def _next_step(database: Database, home: Home) -> tuple[str | Path, ...]:
+    from rust_optuna.search.results import best_point
+    from rust_optuna.search.studies import load_studies
+
+    studies = load_studies(database)
+    if any(study.state == "open" for study in studies):
+        return "worker", "run"
+    if any(best_point(database, study) for study in studies):
+        return ("best",)
+    return ("status",) if studies else ("search", study_file() or PLACEHOLDER)
