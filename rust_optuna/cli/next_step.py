@@ -17,7 +17,6 @@ from rust_optuna.cli.options import given_options, settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rust_optuna.paths import Home
     from rust_optuna.search.database import Database
 
 PLACEHOLDER = "STUDY.toml"
@@ -29,9 +28,9 @@ def print_next(*words: str | Path, when: str = "") -> None:
     click.echo(f"Next{f', {when}' if when else ''}: {command_line(*words)}")
 
 
-def print_next_step(database: Database, home: Home) -> None:
-    """Print what there is to do next in a storage."""
-    print_next(*_next_step(database, home))
+def print_next_step(database: Database, names: Sequence[str] = ()) -> None:
+    """Print what there is to do next in a storage, or for the named studies of it."""
+    print_next(*_next_step(database, names))
 
 
 def command_line(*words: str | Path) -> str:
@@ -106,13 +105,13 @@ def study_file(manifest: Path | None = None) -> Path | None:
     return None
 
 
-def _next_step(database: Database, home: Home) -> tuple[str | Path, ...]:
+def _next_step(database: Database, names: Sequence[str]) -> tuple[str | Path, ...]:
     from rust_optuna.search.results import best_point
     from rust_optuna.search.studies import load_studies
 
-    studies = load_studies(database)
+    studies = [study for study in load_studies(database) if not names or study.name in names]
     if any(study.state == "open" for study in studies):
-        return "worker", "run"
+        return "worker", "run", *names
     if any(best_point(database, study) for study in studies):
-        return ("best",)
+        return "best", *(names if len(names) == 1 else ())
     return ("status",) if studies else ("search", study_file() or PLACEHOLDER)

@@ -102,13 +102,12 @@ def best(name: str | None, as_json: bool) -> None:
     from rust_optuna.search.results import describe_best
     from rust_optuna.search.studies import load_studies, load_study
 
-    where = settings()
-    with where.open_to_read() as database:
+    with settings().open_to_read() as database:
         studies = [load_study(database, name)] if name else load_studies(database)
         found = [document for study in studies if (document := describe_best(database, study))]
         if not found and not name and not as_json:
             click.echo("No complete trial yet.")
-            print_next_step(database, where.home)
+            print_next_step(database)
     if name and not found:
         raise StudyError(f"{name} has no complete trial yet: rust-optuna worker run {name} runs some")
     if as_json:

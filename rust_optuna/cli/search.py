@@ -86,7 +86,7 @@ def search(
         )
     print_statuses(finished)
     with where.open_to_read() as database:
-        print_next_step(database, where.home)
+        print_next_step(database, [each.study.name for each in finished])
     if any(each.open_holes for each in finished):
         context.exit(ExitCode.HOLES)
 

@@ -91,4 +91,4 @@ def adopt_artifacts() -> None:
         store = where.store(database)
         adopt(store, database)
         click.echo(f"{store} is the artifact store of {database}")
-        print_next_step(database, where.home)
+        print_next_step(database)

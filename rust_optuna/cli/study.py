@@ -12,8 +12,6 @@ from rust_optuna.cli.options import common_options, examples, json_option, setti
 from rust_optuna.cli.output import print_json, progress_bar
 
 if TYPE_CHECKING:
-    from rust_optuna.cli.options import Settings
-    from rust_optuna.search.database import Database
     from rust_optuna.search.studies import Study
 
 
@@ -49,7 +47,7 @@ def create(file: Path) -> None:
         click.echo(f"{creation.study.name} {state} in {database}: {points} points, {films:,} development films")
         for note in creation.study.notes:
             click.echo(f"Note: {note}.")
-        _print_work_or_next_step(database, where, creation.study)
+        print_next_step(database, [creation.study.name])
 
 
 @study.command("list", epilog=examples("rust-optuna study list"))
@@ -59,8 +57,7 @@ def list_(as_json: bool) -> None:
     """List the studies of the storage, oldest first."""
     from rust_optuna.search.studies import load_studies
 
-    where = settings()
-    with where.open_to_read() as database:
+    with settings().open_to_read() as database:
         studies = load_studies(database)
         if as_json:
             print_json([_listed(each) for each in studies])
@@ -70,15 +67,7 @@ def list_(as_json: bool) -> None:
             click.echo(f"{each.name:<24} {each.configuration.sampler:<8} {each.state}{stand_in}")
         if not studies:
             click.echo("No studies yet.")
-            print_next_step(database, where.home)
-
-
-def _print_work_or_next_step(database: Database, where: Settings, study: Study) -> None:
-    """Print how to run a study that has points left; of one that is done, what follows."""
-    if study.state == "open":
-        print_next("worker", "run", study.name)
-    else:
-        print_next_step(database, where.home)
+            print_next_step(database)
 
 
 def _listed(each: Study) -> dict[str, str]:
@@ -154,11 +143,10 @@ def retry(name: str, holes: bool) -> None:
     from rust_optuna.search.ledger import Ledger
     from rust_optuna.search.studies import load_study
 
-    where = settings()
-    with where.open_to_write() as database:
+    with settings().open_to_write() as database:
         count = Ledger(database).retry_holes(load_study(database, name).id)
         click.echo(f"{count} {'point waits' if count == 1 else 'points wait'} again in {name}")
-        _print_work_or_next_step(database, where, load_study(database, name))
+        print_next_step(database, [name])
 
 
 @study.command("accept-holes", epilog=examples("rust-optuna study accept-holes regime-1"))
@@ -173,11 +161,10 @@ def accept_holes(name: str) -> None:
     from rust_optuna.search.ledger import Ledger
     from rust_optuna.search.studies import load_study
 
-    where = settings()
-    with where.open_to_write() as database:
+    with settings().open_to_write() as database:
         count = Ledger(database).accept_holes(load_study(database, name).id)
         click.echo(f"{count} {'hole' if count == 1 else 'holes'} of {name} {'is' if count == 1 else 'are'} accepted")
-        print_next_step(database, where.home)
+        print_next_step(database, [name])
 
 
 @study.command(epilog=examples("rust-optuna study delete regime-1"))

@@ -104,7 +104,7 @@ def run(
     if log_format == "text":
         click.echo(f"{finished} {'point' if finished == 1 else 'points'} finished")
         with where.open_to_read() as database:
-            print_next_step(database, where.home)
+            print_next_step(database, names)
 
 
 @worker.command(
@@ -246,7 +246,7 @@ def _supervise(where: Settings, names: tuple[str, ...], how: Workers, password_f
     if how.log_format == "text":
         print_statuses(ended.statuses)
         with where.open_to_read() as database:
-            print_next_step(database, where.home)
+            print_next_step(database, names)
     return ExitCode.HOLES if ended.holes and ended.stopped_by is None else ExitCode.DONE
 
 
@@ -266,7 +266,7 @@ def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list
     if there is None:
         click.echo("Nothing is left to do.")
         with where.open_to_read() as database:
-            print_next_step(database, where.home)
+            print_next_step(database, names)
         return
     count = f"{len(how.slots)} {'worker' if len(how.slots) == 1 else 'workers'}" if how.slots else "Workers"
     click.echo(f"{count} under process {there.pid}. Log: {there.log}")

@@ -70,7 +70,7 @@ def test_the_way_from_no_films_to_the_best_trial_is_walked_by_its_own_signposts(
     output = follow([*place, "study", "create", "studies/mine 1.toml"])
     assert next_words(output) == ["worker", "run", "regime-1", *place]
     output = follow(next_words(output), *STAND_IN)
-    assert next_words(output) == ["best", *place]
+    assert next_words(output) == ["best", "regime-1", *place]
     assert "value 0.5000" in follow(next_words(output))
 
 
@@ -91,11 +91,11 @@ def test_an_open_study_is_run_and_one_that_is_done_is_looked_at(run, sqlite, hom
     assert run("best") == run("storage", "adopt-artifacts") == ["worker", "run"]
     assert run("worker", "list") == ["worker", "start"]
     assert run("worker", "run", *STAND_IN) == ["best"]
-    assert run("study", "create", "studies/a.toml") == ["best"]
+    assert run("study", "create", "studies/a.toml") == ["best", "regime-1"]
     assert run("storage", "upgrade") == ["status"]
     assert run("study", "extend", "regime-1", "--trials", "3") == ["worker", "run", "regime-1"]
     make_study(sqlite, home, random_document(2, name="another"))
-    assert run("worker", "run", "regime-1", *STAND_IN) == ["worker", "run"]
+    assert run("worker", "run", "regime-1", *STAND_IN) == ["best", "regime-1"]
 
 
 def test_where_nothing_but_holes_is_left_the_next_is_what_is_wrong(run, sqlite, home):
@@ -114,10 +114,14 @@ def test_where_nothing_but_holes_is_left_the_next_is_what_is_wrong(run, sqlite, 
     assert run("study", "retry", "regime-1") == ["status"]  # they are accepted for good
 
 
-def test_one_study_of_two_that_is_done_leads_on_to_the_other(run, sqlite, home):
+def test_of_the_studies_that_were_named_only_those_are_gone_on_with(run, sqlite, home):
     run_study(sqlite, home, random_document(2), "level")
     make_study(sqlite, home, grid_document())
-    assert run("worker", "run", "regime-1", *STAND_IN) == ["worker", "run"]
+    (home.root / "copy.toml").write_text(toml(random_document(2)))
+    search = ("search", "copy.toml", "--gpus", "none", "--workers", "1", *STAND_IN)
+    assert run(*search) == ["best", "regime-1"]
+    assert run("worker", "run", "regime-1", *STAND_IN) == ["best", "regime-1"]
+    assert run("storage", "adopt-artifacts") == ["worker", "run"]
     make_worker(sqlite, home, "level").run([])
     assert run("worker", "run", *STAND_IN) == ["best"]
 
