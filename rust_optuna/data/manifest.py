@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rust_optuna.data.tables import parse_csv, read_table
+from rust_optuna.data.tables import names_delimiter, parse_csv, read_table
 from rust_optuna.errors import ManifestError, Problem
 from rust_optuna.paths import atomic_write
 from rust_optuna.spelling import Spelling, composed, nearest
@@ -160,7 +160,7 @@ def update_manifest(path: Path, films: Iterable[Film]) -> None:
     """
     delimiter, rows = read_table(path)
     cells_of = dict(rows)
-    (_, header), *_ = ((number, row) for number, row in rows if any(cell.strip() for cell in row))
+    header = next(row for _, row in rows if any(cell.strip() for cell in row) and not names_delimiter(row, delimiter))
     names = [cell.strip() for cell in header]
     films = tuple(films)
     if DISTINCT not in names and any(film.distinct for film in films):

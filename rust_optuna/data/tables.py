@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from rust_optuna.errors import ManifestError, Problem
 
 DELIMITERS = ",;\t"
 """What stands between the columns: spreadsheets of many languages save semicolons as CSV."""
+_SEP = re.compile(r'"?sep=(?P<delimiter>[,;\t])"?[,;\t]*', re.IGNORECASE)
+"""A first line that is for Excel alone: it names the delimiter."""
 _ZIP, _OLD_EXCEL = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 
 
@@ -23,9 +27,14 @@ def parse_csv(path: Path, delimiters: str = DELIMITERS) -> list[tuple[int, list[
     Raises:
         ManifestError: the file cannot be read, is not UTF-8 or not CSV.
     """
-    _, rows = read_table(path, delimiters)
+    delimiter, rows = read_table(path, delimiters)
     stripped = [(number, [cell.strip() for cell in row]) for number, row in rows]
-    return [(number, cells) for number, cells in stripped if any(cells)]
+    return [(number, cells) for number, cells in stripped if any(cells) and not names_delimiter(cells, delimiter)]
+
+
+def names_delimiter(row: Sequence[str], delimiter: str) -> bool:
+    """Say whether a row is Excel's own first line ``sep=;``, which is no part of the table."""
+    return "".join(row).strip().lower() in ("sep=", f"sep={delimiter}")
 
 
 def read_table(path: Path, delimiters: str = DELIMITERS) -> tuple[str, list[tuple[int, list[str]]]]:
@@ -36,8 +45,9 @@ def read_table(path: Path, delimiters: str = DELIMITERS) -> tuple[str, list[tupl
     """
     text = _decode(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
+    named = _SEP.fullmatch(first.strip(" "))
     # A comma where no other is more frequent, as in a table of one column.
-    delimiter = max(delimiters, key=first.count)
+    delimiter = named["delimiter"] if named else max(delimiters, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         return delimiter, list(enumerate(reader, start=1))

@@ -167,7 +167,7 @@ def arithmetic_words(document: Mapping[str, Any]) -> str | None:
     kinds = document["arithmetic"]
     if len(kinds) < 2:
         return None
-    counts = ", ".join(f"{count} points by {kind}" for kind, count in kinds.items())
+    counts = ", ".join(f"{count} {'point' if count == 1 else 'points'} by {kind}" for kind, count in kinds.items())
     return f"its values mix kinds of arithmetic, which round differently: {counts}"
 
 

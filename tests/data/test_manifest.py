@@ -13,6 +13,7 @@ from rust_optuna.data.manifest import (
     Film,
     read_manifest,
     split_problems,
+    update_manifest,
     write_manifest,
 )
 from rust_optuna.errors import ManifestError
@@ -140,6 +141,22 @@ def test_columns_may_come_in_any_order(tmp_path):
 def test_semicolons_and_tabs_are_recognised(tmp_path, delimiter):
     path = write(tmp_path, GOOD.replace(",", delimiter), header=HEADER.replace(",", delimiter))
     assert read_manifest(path).films == read_manifest(write(tmp_path, GOOD)).films
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+@pytest.mark.parametrize("first", ["sep={}", '"sep={}"', "SEP={}{}{}"])
+def test_excel_s_own_first_line_is_no_header_and_stays(tmp_path, first, delimiter):
+    first = first.format(*[delimiter] * 3)
+    rows = [row.replace(",", delimiter) for row in (HEADER, GOOD)]
+    assert problems(write(tmp_path, *rows, rows[1], header=first)) == [
+        ("row 4, image", "'films/a.png' already stands in row 3")
+    ]
+    path = write(tmp_path, *rows, header=first)
+    before = path.read_text()
+    films = read_manifest(path).films
+    assert [film.row for film in films] == [3]
+    update_manifest(path, films)
+    assert path.read_text() == before
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_kinds_of_arithmetic_are_counted_over_complete_points_and_mixed_ones_sai
     assert status(database, study).as_json()["arithmetic"] == {"AVX2 1": 2, "AVX-512 2": 1}
     assert describe_best(database, study)["arithmetic"] == {"AVX2 1": 2, "AVX-512 2": 1}
     assert describe_best(database, study)["computed_with"] == "AVX2 1"
-    words = "its values mix kinds of arithmetic, which round differently: 2 points by AVX2 1, 1 points by AVX-512 2"
+    words = "its values mix kinds of arithmetic, which round differently: 2 points by AVX2 1, 1 point by AVX-512 2"
     assert arithmetic_words(describe_best(database, study)) == words
 
 
