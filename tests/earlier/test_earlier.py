@@ -53,7 +53,7 @@ def test_its_results_are_read(home):
 @pytest.mark.tensorflow
 def test_its_open_study_is_run_on_its_cached_features(home):
     before = cached(home)
-    assert "2 points finished" in run(home, "worker", "run")
+    assert "2 points finished" in run(home, "worker", "run", "--data-root", "films")
     after = cached(home)
     (folder,) = before
     assert after[folder] == before[folder]
