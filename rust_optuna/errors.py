@@ -263,7 +263,7 @@ class StorageError(RustOptunaError):
 
 
 class WrongStoreError(StorageError):
-    """An artifact store that is not this storage's."""
+    """An artifact store that is not this storage's, or takes nothing from this process."""
 
 
 class LockedError(RustOptunaError):

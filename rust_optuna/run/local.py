@@ -17,6 +17,7 @@ from rust_optuna.paths import ARTIFACTS, Home
 from rust_optuna.run.devices import Slot, slots
 from rust_optuna.run.fleet import Workers, child_environment, supervise
 from rust_optuna.run.place import program
+from rust_optuna.search.artifacts import check_writable, open_store
 from rust_optuna.search.creation import Creation, create_study, refuse_before_database
 from rust_optuna.search.database import Database, create_database
 from rust_optuna.search.mirror import Mirror
@@ -99,6 +100,8 @@ def search(
         for configuration in configurations:
             creation = create_study(database, configuration, home, listener.on_hashed, artifacts, data_root)
             listener.on_created(creation, where)
+            if creation.study.state != "done":
+                check_writable(open_store(artifacts or database.artifacts(), home))
             environment = child_environment(home, database.url, artifacts or database.artifacts(), password_file)
             if objective is None and creation.study.state != "done":
                 _build_features(database, creation.study, home, environment, where[0], data_root)

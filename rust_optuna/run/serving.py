@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from rust_optuna.errors import FingerprintError, RustOptunaError, StorageError, StudyError
 from rust_optuna.search import tables
-from rust_optuna.search.artifacts import ArtifactStore, check_owner
+from rust_optuna.search.artifacts import ArtifactStore, check_owner, check_writable
 from rust_optuna.search.database import Database
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.objective import Objective
@@ -69,10 +69,11 @@ class Serving:
         Raises:
             FingerprintError: it would not.
             StudyError: the study was deleted meanwhile.
-            StorageError: the artifact store is not this storage's.
+            StorageError: the artifact store is not this storage's, or may not be written to.
             RustOptunaError: films or weights are missing here.
         """
         check_owner(self._store, self._database)
+        check_writable(self._store)
         objective = self._make(study)
         runtime = objective.runtime()
         # Looked at first, for preparing fills a cache that others share; noted last, for it may find films missing.

@@ -19,6 +19,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from rust_optuna.errors import DataError, StorageError, WrongStoreError
 from rust_optuna.paths import Home, atomic_write
+from rust_optuna.permissions import lack
 from rust_optuna.search import tables
 from rust_optuna.search.database import Database
 
@@ -123,6 +124,16 @@ def check_owner(store: ArtifactStore, database: Database) -> None:
             f"{store} is not the artifact store of {database} ({why}): name the right one with --artifacts. Where that "
             "one is lost, rust-optuna storage adopt-artifacts takes this one in its place"
         )
+
+
+def check_writable(store: ArtifactStore) -> None:
+    """Refuse a folder that this process may not write to; whether a bucket takes objects shows with the first only.
+
+    Raises:
+        WrongStoreError: it may not, with what helps.
+    """
+    if isinstance(store, FolderStore) and (words := lack(store.folder, write=True)) is not None:
+        raise WrongStoreError(f"Trials' scores cannot be kept: {words}")
 
 
 def _token(database: Database) -> str:

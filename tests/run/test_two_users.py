@@ -185,6 +185,19 @@ def test_a_database_that_may_not_even_be_read_is_named_with_what_helps(gate):
         assert f"chmod -R g+rX {one.shared}/storage" in denied.stderr
 
 
+def test_an_artifact_store_that_may_not_be_written_to_is_named_before_anything_is_computed(gate):
+    with two_people(0o002) as (one, other):
+        prepare(one)
+        store = one.shared / "storage/artifacts"
+        store.chmod(0o2755)
+        for words in (("worker", "run"), ("worker", "run", "--forever"), ("search", "films.toml", "--gpus", "none")):
+            denied = other.run(*words)
+            assert (denied.returncode, "Traceback" in denied.stderr) == (1, False), denied.stderr
+            assert f"{store} cannot be written to: it belongs to 61001" in denied.stderr
+            assert f"chmod -R g+rwX {store}" in denied.stderr
+            assert not (one.shared / "storage/features").exists()
+
+
 def test_a_whole_run_where_the_file_system_has_no_flock(gate):
     with two_people(0o002) as (one, other):
         lacking = without_locks.variables(without_locks.library(one.place), errno.ENOSYS)
