@@ -27,9 +27,12 @@ class Home:
         """Return the home that the option, the environment or the current directory names.
 
         Raises:
-            PathError: as `resolve`.
+            PathError: as `resolve`, or it is a file.
         """
-        return cls(_absolute(Path(), given or os.environ.get("RUST_OPTUNA_HOME") or "."))
+        root = _absolute(Path(), given or os.environ.get("RUST_OPTUNA_HOME") or ".")
+        if root.is_file():
+            raise PathError(f"{root} is a file, not a folder: --home names the folder that relative paths start from")
+        return cls(root)
 
     def resolve(self, path: str | os.PathLike[str]) -> Path:
         """Return ``path`` as an absolute path, relative ones below this home.

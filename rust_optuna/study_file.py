@@ -33,7 +33,11 @@ def read_study_file(path: Path) -> StudyConfiguration:
     except UnicodeDecodeError as error:
         what = f"is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}): save it as UTF-8"
         raise ConfigurationError(str(path), [Problem("file", what)]) from None
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except IsADirectoryError:
+        raise ConfigurationError(str(path), [Problem("file", "is a folder, not a study file (STUDY.toml)")]) from None
+    except OSError as error:
+        raise ConfigurationError(str(path), [Problem("file", f"cannot be read: {error.strerror or error}")]) from None
+    except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(str(path), [Problem("file", f"is not readable TOML: {error}")]) from None
     return parse_study(document, str(path))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from rust_optuna.errors import PathError
 from rust_optuna.paths import Home, atomic_write
 from tests.cli.test_main import invoke
 from tests.studies import random_document, toml
@@ -75,3 +76,11 @@ def test_two_writers_of_one_file_do_not_share_a_temporary_name_even_with_one_pro
         second.write_text("second")
     assert path.read_text() == "first"  # the later to end
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_home_that_is_a_file_is_said_to_be_one(tmp_path):
+    file = tmp_path / "study.toml"
+    file.touch()
+    with pytest.raises(PathError, match="is a file, not a folder") as raised:
+        Home.find(file)
+    assert raised.value.exit_code == 2

@@ -301,3 +301,8 @@ def test_a_misspelt_key_is_named_beside_the_right_one():
         parse_study({"search_space": {"Batch-Size": [1]}}, "study.toml")
     with pytest.raises(ConfigurationError, match=r"serach_space +is not a key here \(is \[search_space\] meant\?\)"):
         parse_study({"serach_space": {}}, "study.toml")
+
+
+def test_a_folder_is_said_to_be_one(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"file  is a folder, not a study file"):
+        read_study_file(tmp_path)
