@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from rust_optuna.data.threads import Progress, map_in_threads
 from rust_optuna.errors import AbsentFilmsError, DataError, DataValueError, FilmError, MissingFilmsError
 from rust_optuna.locks import locked
 from rust_optuna.paths import atomic_write
+from rust_optuna.permissions import lack
 
 VERSION = 2
 """Version 1 kept no hashes of pixels; it is read, too."""
@@ -53,6 +55,7 @@ class FilmIndex:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self._lock_path = self.path.with_name(self.path.name + ".lock")
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._paths: dict[str, list[str]] = {}
@@ -198,7 +201,13 @@ class FilmIndex:
     def _hash(
         self, names: list[str], progress: Progress | None, *, pixels: bool = False
     ) -> tuple[dict[str, Entry], dict[str, DataError]]:
-        """Return the entry of each file that can be read, and what is wrong with each other."""
+        """Return the entry of each file that can be read, and what is wrong with each other.
+
+        Raises:
+            PermissionError: there is something to be remembered, and this process may not write it down.
+        """
+        if any(name not in self._entries or not self._unchanged(name) for name in names):
+            self._require_writable()  # before many films are read in vain
         entries = map_in_threads(self._entry_with_pixels if pixels else self._entry, names, progress)
         found = list(zip(names, entries, strict=True))
         good = {name: entry for name, entry in found if isinstance(entry, Entry)}
@@ -239,13 +248,18 @@ class FilmIndex:
         except DataError as error:
             return error
 
+    def _require_writable(self) -> None:
+        for path in (self._lock_path, self.path.parent):
+            if lack(path, write=True) is not None:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
     def _remember(self, good: dict[str, Entry]) -> None:
         if any(self._entries.get(name) != entry for name, entry in good.items()):
             self._merge(good)
 
     def _merge(self, new: dict[str, Entry]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.path.with_name(self.path.name + ".lock")):
+        with locked(self._lock_path):
             entries = self._load()
             # Another process may have decoded what this one has only hashed.
             pixels = _pixels_by_content(entries)

@@ -198,6 +198,29 @@ def test_an_artifact_store_that_may_not_be_written_to_is_named_before_anything_i
             assert not (one.shared / "storage/features").exists()
 
 
+@pytest.mark.parametrize("made", ["nothing", "a folder", "a lock"])
+def test_where_no_film_can_be_remembered_none_is_hashed(made):
+    with two_people(0o022) as (one, other):
+        good(one.run("data", "synthesize", "films", "--patients", "8"))
+        good(one.run("data", "split", "films/manifest.csv", "--holdout", "0.3"))
+        (one.shared / "study.toml").write_text(toml(random_document(1, manifest="films/manifest.csv")))
+        lacking = one.shared
+        if made == "nothing":
+            lacking.chmod(0o2755)
+        else:
+            lacking = one.shared / "storage"
+            lacking.mkdir(mode=0o755)
+        if made == "a lock":
+            lacking.chmod(0o777)
+            lacking = lacking / "films.json.lock"
+            lacking.touch(0o644)
+        for words in (("features", "build", "study.toml"), ("search", "study.toml", "--dry-run")):
+            denied = other.run(*words)
+            assert (denied.returncode, "Traceback" in denied.stderr) == (1, False), denied.stderr
+            assert f"{lacking} cannot be written to" in denied.stderr
+            assert "Hashing films" not in denied.stderr
+
+
 def test_a_whole_run_where_the_file_system_has_no_flock(gate):
     with two_people(0o002) as (one, other):
         lacking = without_locks.variables(without_locks.library(one.place), errno.ENOSYS)
