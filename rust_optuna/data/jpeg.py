@@ -2,12 +2,16 @@
 
 Where bytes are missing or overwritten, the decoder loses its place in the stream of codes and finds it again a few
 blocks too early or too late. So the picture is complete before the data are, or the data end before the picture. Both
-show without another decoder: Pillow's is given the data only up to a place, and its last row is looked at.
+show without another decoder: Pillow's is given the data only up to a place, and its last row is looked at. Between
+restart markers, which are numbered, the decoder begins anew: there each part is looked at as a picture of its own.
 """
 
 from __future__ import annotations
 
 import io
+import math
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,35 +20,101 @@ from PIL import Image
 _END, _SLACK = b"\xff\xd9", 16
 """The marker at the end, and how many bytes before it may be filling, or may be missing from the decoder's view."""
 _SEQUENTIAL, _SCAN, _RESTARTS = (0xC0, 0xC1), 0xDA, 0xDD
+_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
+_MOST_PIXELS, _MOST_PARTS = 65535, 4096
+"""A side of a picture, and the parts between restart markers that are looked at one by one, which takes a second."""
 
 
 def has_hole(content: bytes) -> bool:
     """Tell whether a JPEG file that can be decoded lacks data in its midst, as far as that can be told.
 
-    A hole of a few dozen bytes may go unnoticed. Progressive files and files with restart markers are not looked into.
+    A hole of a few dozen bytes may go unnoticed. Progressive files are not looked into.
     """
     end = content.rfind(_END)
-    if end < 0 or not _is_one_plain_scan(content):
+    scan = _only_scan(content)
+    if end < 0 or scan is None:
         return False
-    # Filling lets the decoder, which looks a few bits ahead, take the last code of a whole file.
-    return _is_complete(content, content[: end - _SLACK]) or not _is_complete(content, content[:end] + bytes(_SLACK))
+    if scan.interval == 0:
+        return _loses_its_place(content, content[:end])
+    data = content[scan.begins : end]
+    numbers = [marker[1][0] - 0xD0 for marker in _RESTART.finditer(data)]
+    wanted = math.ceil(scan.blocks / scan.interval)
+    if numbers != [number % 8 for number in range(wanted - 1)]:
+        return True
+    if wanted > _MOST_PARTS or scan.interval * scan.block_width > _MOST_PIXELS:
+        return False
+    parts = _RESTART.split(data)[::2]
+    last = scan.blocks - scan.interval * (wanted - 1)
+    pictures = (
+        scan.row_of(content, last if number == wanted else scan.interval) + part
+        for number, part in enumerate(parts, start=1)
+    )
+    return any(_loses_its_place(picture, picture) for picture in pictures)
 
 
-def _is_one_plain_scan(content: bytes) -> bool:
-    """Tell whether a file holds one sequential scan, Huffman-coded and without restart markers."""
-    position, sequential = 2, False
+@dataclass(frozen=True)
+class _Scan:
+    """The one sequential, Huffman-coded scan of a file.
+
+    Args:
+        begins: where its data do.
+        frame: where the picture's height stands, and behind it the width.
+        restarts: where the interval stands, 0 for nowhere.
+        interval: of restart markers, in blocks; 0 for none.
+        block_width: in pixels; a block is the smallest part that is coded with all its colours.
+        block_height: the same.
+        blocks: how many.
+    """
+
+    begins: int
+    frame: int
+    restarts: int
+    interval: int
+    block_width: int
+    block_height: int
+    blocks: int
+
+    def row_of(self, content: bytes, blocks: int) -> bytes:
+        """Return the head of a file whose picture is one row of blocks, without restart markers."""
+        head = bytearray(content[: self.begins])
+        size = self.block_height.to_bytes(2, "big") + (blocks * self.block_width).to_bytes(2, "big")
+        head[self.frame : self.frame + 4] = size
+        head[self.restarts : self.restarts + 2] = bytes(2)
+        return bytes(head)
+
+
+def _only_scan(content: bytes) -> _Scan | None:
+    """Return the scan of a file that holds one, which is sequential and Huffman-coded, else None."""
+    position, frame, restarts, interval, width, height = 2, 0, 0, 0, 0, 0
     while position + 10 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
         if marker == 0xFF:  # filling
             position += 1
             continue
-        if marker == _RESTARTS and any(content[position + 4 : position + 6]):
-            return False
-        sequential |= marker in _SEQUENTIAL
+        if marker == _RESTARTS:
+            restarts = position + 4
+            interval = int.from_bytes(content[restarts : restarts + 2], "big")
+        if marker in _SEQUENTIAL:
+            frame = position + 5
+            factors = content[position + 11 : position + 11 + 3 * (content[position + 9] - 1) + 1 : 3]
+            # A picture of one colour is coded block by block, whatever its factors.
+            width, height = (
+                (8 * max(f >> 4 for f in factors), 8 * max(f & 15 for f in factors)) if len(factors) > 1 else (8, 8)
+            )
         position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
         if marker == _SCAN:
-            return sequential and content.count(bytes([0xFF, _SCAN]), position) == 0
-    return False
+            if not frame or not width or not height or content.count(bytes([0xFF, _SCAN]), position):
+                return None
+            rows, columns = (int.from_bytes(content[at : at + 2], "big") for at in (frame, frame + 2))
+            blocks = math.ceil(rows / height) * math.ceil(columns / width)
+            return _Scan(position, frame, restarts, interval, width, height, blocks)
+    return None
+
+
+def _loses_its_place(content: bytes, data: bytes) -> bool:
+    """Tell whether the picture of a file is complete before its data are, or not even with all of them."""
+    # Filling lets the decoder, which looks a few bits ahead, take the last code of a whole file.
+    return _is_complete(content, data[:-_SLACK]) or not _is_complete(content, data + bytes(_SLACK))
 
 
 def _is_complete(content: bytes, data: bytes) -> bool:

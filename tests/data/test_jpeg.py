@@ -1,4 +1,5 @@
 import io
+import re
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ def film(mode: str = "L", seed: int = 0, **options: object) -> bytes:
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("optimize", [False, True])
 @pytest.mark.parametrize("where", [0.3, 0.5, 0.8])
-def test_a_hole_is_found_zeroed_or_cut_out(mode, optimize, where):
-    whole = film(mode, optimize=optimize)
+@pytest.mark.parametrize("restarts", [{}, {"restart_marker_rows": 1}, {"restart_marker_blocks": 7}])
+def test_a_hole_is_found_zeroed_or_cut_out(mode, optimize, where, restarts):
+    whole = film(mode, optimize=optimize, **restarts)
     start = int(len(whole) * where)
     zeroed = whole[:start] + bytes(2000) + whole[start + 2000 :]
     cut = whole[:start] + whole[start + 2000 :]
@@ -30,7 +32,18 @@ def test_a_hole_is_found_zeroed_or_cut_out(mode, optimize, where):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"optimize": True},
+        {"progressive": True},
+        {"restart_marker_rows": 1},
+        {"restart_marker_rows": 9},
+        {"restart_marker_blocks": 7},
+        {"restart_marker_blocks": 1, "subsampling": 2},
+    ],
+)
 def test_whole_files_have_none(mode, options):
     assert not has_hole(film(mode, **options))
 
@@ -43,3 +56,11 @@ def test_flat_films_of_any_size_have_none(seed):
     buffer = io.BytesIO()
     Image.fromarray(levels).save(buffer, "JPEG", optimize=bool(seed % 2), quality=int(random.integers(30, 100)))
     assert not has_hole(buffer.getvalue())
+
+
+def test_a_hole_between_two_restart_markers_is_found():
+    whole = film(quality=95, restart_marker_rows=4)
+    start = int(len(whole) * 0.5)
+    assert not re.search(rb"\xff[\xd0-\xd7]", whole[start : start + 400])
+    assert has_hole(whole[:start] + bytes(400) + whole[start + 400 :])
+    assert has_hole(whole[:start] + whole[start + 400 :])
