@@ -1,9 +1,13 @@
-"""What the processes of a search share: exit codes, variables in a child's environment, and how they sleep."""
+"""What the processes of a search share: exit codes, variables in a child's environment, workers' names, and how
+they sleep.
+"""
 
 from __future__ import annotations
 
 import os
+import platform
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
@@ -63,3 +67,8 @@ def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def new_worker_id() -> str:
+    """Return an identifier that no other worker ever had."""
+    return f"{platform.node()[:40]}-{uuid.uuid4().hex[:12]}"

@@ -5,16 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import optuna
-import sqlalchemy as sa
-
 from rust_optuna.errors import CircuitBreakerError, DataError, OutOfMemoryError, RustOptunaError
+from rust_optuna.search.outages import DATABASE_ERRORS
 
 SAME_ERRORS_IN_A_ROW = 3
 """Points that fail with the same error, one after another, after which a worker stops: the fault is then likelier its
 own than theirs."""
-DATABASE_ERRORS = (optuna.exceptions.StorageInternalError, sa.exc.SQLAlchemyError)
-"""What Optuna's storage raises when the database fails it."""
 
 
 @dataclass(frozen=True)

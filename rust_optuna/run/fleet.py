@@ -16,13 +16,13 @@ from rust_optuna.errors import StorageError, StudyError
 from rust_optuna.paths import Home
 from rust_optuna.run import records
 from rust_optuna.run.devices import Slot
-from rust_optuna.run.faults import DATABASE_ERRORS
 from rust_optuna.run.place import Place
 from rust_optuna.run.signals import Signals
 from rust_optuna.run.supervisor import POLL_SECONDS, Supervisor
 from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
+from rust_optuna.search.outages import DATABASE_ERRORS
 from rust_optuna.search.results import Status, status
 from rust_optuna.search.studies import Study, find_study, load_studies, studies_to_serve
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from rust_optuna.processes import SUPERVISOR, WORKER_ID
+from rust_optuna.processes import SUPERVISOR, WORKER_ID, new_worker_id
 from rust_optuna.run.devices import Slot
 from rust_optuna.run.signals import blocked
 
@@ -97,8 +97,6 @@ class Place:
             environment: variables to set beside the slot's.
         """
         # Late: what keeps a worker on a node of Ray uses this module, and must not load Optuna.
-        from rust_optuna.run.worker import new_worker_id
-
         self.worker = new_worker_id()
         with blocked():
             process = spawn(words, self.log, self.worker, {**environment, **self.slot.environment})

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rust_optuna.errors import RustOptunaError
+from rust_optuna.processes import new_worker_id
 from rust_optuna.run.devices import Slot
 from rust_optuna.run.place import Place, cause
 from rust_optuna.run.ray_keeper import Keeper, Order, Placement
-from rust_optuna.run.worker import new_worker_id
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import threading
 
 import optuna
 
-from rust_optuna.run.faults import DATABASE_ERRORS
+from rust_optuna.search.outages import DATABASE_ERRORS
 
 log = logging.getLogger(__name__)
 

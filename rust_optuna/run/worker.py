@@ -12,7 +12,6 @@ import platform
 import random
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,9 +28,9 @@ from rust_optuna.errors import (
     WrongStoreError,
 )
 from rust_optuna.paths import Home
-from rust_optuna.processes import SUPERVISOR, WORKER_ID, sleep_unless
+from rust_optuna.processes import SUPERVISOR, WORKER_ID, new_worker_id, sleep_unless
 from rust_optuna.run import signals
-from rust_optuna.run.faults import DATABASE_ERRORS, CircuitBreaker, Fault, classify
+from rust_optuna.run.faults import CircuitBreaker, Fault, classify
 from rust_optuna.run.lease import LAST_WORDS_SECONDS, LeaseKeeper
 from rust_optuna.run.reporter import Reporter
 from rust_optuna.run.serving import Served, Serving
@@ -40,6 +39,7 @@ from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import FINISHED_ELSEWHERE, Claim, Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.objective import CrossValidationObjective, Objective, Outcome, StandInObjective
+from rust_optuna.search.outages import DATABASE_ERRORS
 from rust_optuna.search.pins import FeaturePins
 from rust_optuna.search.studies import Study, find_study, load_development, studies_to_serve
 from rust_optuna.search.tables import StudyKey
@@ -368,11 +368,6 @@ class Worker:
 def _about(claim: Claim) -> dict[str, object]:
     """Return what a line of the log says about the attempt it is of."""
     return {"study": claim.study, "point": claim.number, "attempt": claim.attempt}
-
-
-def new_worker_id() -> str:
-    """Return an identifier that no other worker ever had."""
-    return f"{platform.node()[:40]}-{uuid.uuid4().hex[:12]}"
 
 
 def stop_on_signals(worker: Worker) -> None:
