@@ -66,6 +66,7 @@ ESCAPE_HINT = (
     "a special character of the password must be escaped in a URL (@ is %40, : is %3A, / is %2F, # is %23, ? is %3F, "
     "% is %25), or the password left out and its file named: --password-file FILE"
 )
+_REFUSED = f"If that is not the password that was meant: {ESCAPE_HINT}"
 NO_DATABASE_ON_POSTGRESQL, NO_DATABASE_ON_MARIADB = re.compile(r'database ".*" does not exist'), (1049,)
 """What each says of a database that is not there."""
 REFUSALS = ("password authentication failed", "no password supplied")
@@ -400,7 +401,7 @@ class Database:
                 if is_missing(error):
                     raise StorageError(self._missing()) from error
                 if refuses(error):
-                    raise StorageError(f"{self} refuses its user: {first_line(error)}") from error
+                    raise StorageError(f"{self} refuses its user: {first_line(error)}. {_REFUSED}") from error
                 if words := self._lacks(error):
                     raise StorageError(words) from error
                 if not passes(error):

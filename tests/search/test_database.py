@@ -406,6 +406,8 @@ def test_a_password_that_was_changed_is_told_at_once_however_patient_a_worker_is
                 act()
             assert SECRET not in str(raised.value)
             assert len(str(raised.value).splitlines()) == 1
+            assert "must be escaped in a URL" in str(raised.value)
+            assert "% is %25" in str(raised.value)
 
 
 def take_the_lock(database):
