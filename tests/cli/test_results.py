@@ -166,7 +166,7 @@ DIVERGED = {**RESULT, "diverged_folds": [0, 2]}
 @pytest.mark.parametrize(
     ("result", "in_full", "in_short"),
     [
-        (NO_BETTER, "no better than its baseline (0.1764 against 0.3000)", "0.7000 (not above its baseline)"),
+        (NO_BETTER, "its baseline (0.1764 against 0.3000, 16 subscores)", "0.7000 (not above its baseline)"),
         (DIVERGED, "training diverged in 2 of its 3 folds", "0.7000 (diverged)"),
         ({**NO_BETTER, **{"diverged_folds": [1]}}, "no better", "0.7000 (diverged, not above its baseline)"),
     ],
