@@ -206,7 +206,7 @@ def _notes_of_images(found: Sequence[tuple[Film, ImageFacts]]) -> list[str]:
     constant = [(film, fact) for film, fact in found if fact.darkest == fact.brightest]
     dark = [(film, fact) for film, fact in found if 0 < fact.brightest < 2**fact.bits * DARK and fact.bits > 1]
     notes = listed(
-        "with a hole in its JPEG data or more of these than the picture takes, so that part of the picture is none",
+        "whose JPEG data have a hole or a damaged place, so that part of the picture is missing or wrong",
         [film.row for film, fact in found if fact.hole],
         ". Fetch the files again",
     )

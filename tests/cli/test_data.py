@@ -220,5 +220,5 @@ def test_films_that_look_wrong_are_listed(tmp_path):
     assert "1 film black throughout: row 5." in output
     assert "1 film of one grey level throughout: row 6." in output
     assert "row 7" not in output.split("smaller than 32 pixels: ")[0]
-    assert "1 film with a hole in its JPEG data" in output
+    assert "1 film whose JPEG data have a hole or a damaged place" in output
     assert "1 film without any score: row 10." in output
