@@ -207,6 +207,8 @@ def main(folder):
     best = max(rows, key=lambda row: (trials[row["number"]][0]["value"], -int(row["point"])))
     if (folder / "best.json").exists():
         document = json.loads((folder / "best.json").read_text(encoding="utf-8-sig"))
+        if isinstance(document, list):  # `best` without a name shows every study
+            sys.exit(f"best.json holds {len(document)} studies: rust-optuna best NAME --json shows the one")
         compare_best(comparison, document, best, trials[best["number"]])
         if (folder / "status.json").exists():
             studies = json.loads((folder / "status.json").read_text(encoding="utf-8-sig"))

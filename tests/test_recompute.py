@@ -182,3 +182,10 @@ def test_the_expectation_written_out_is_the_one_reported(script):
     ranked = labels[np.lexsort((generator.random((4000, 90)), np.broadcast_to(-scores, (4000, 90))), axis=1)]
     precisions = (ranked * ranked.cumsum(axis=1) / np.arange(1, 91)).sum(axis=1) / labels.sum()
     assert abs(precisions.mean() - written_out) < 5 * precisions.std() / np.sqrt(4000)
+
+
+def test_what_best_prints_of_every_study_is_refused_in_words(folder):
+    (folder / "best.json").write_text(json.dumps([{}, {}]))
+    done = recompute(folder)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "best.json holds 2 studies: rust-optuna best NAME --json shows the one" in done.stderr
