@@ -1,6 +1,4 @@
-"""What the processes of a search share: exit codes, variables in a child's environment, workers' names, and how
-they sleep.
-"""
+"""What the processes of a search share: exit codes, variables in a child's environment, names of workers, sleeping."""
 
 from __future__ import annotations
 
