@@ -15,8 +15,8 @@ import optuna
 
 from benchmarks import material, sections
 from rust_optuna.paths import Home
-from rust_optuna.search.database import Database, create_database, sqlite_url
 from rust_optuna.search.ledger import Ledger
+from rust_optuna.storage.database import Database, create_database, sqlite_url
 
 STAND_IN_SECONDS = 0.25
 POINTS_A_WORKER = 16
@@ -96,7 +96,7 @@ def _workers(workers: int) -> float:
 def _times(connection: Any) -> list[Any]:
     import sqlalchemy as sa
 
-    from rust_optuna.search.tables import attempt
+    from rust_optuna.storage.tables import attempt
 
     rows: list[Any] = connection.execute(sa.select(attempt.c.started_at, attempt.c.ended_at)).all()
     return rows

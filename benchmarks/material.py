@@ -15,7 +15,7 @@ from rust_optuna.learn.features import Features
 from rust_optuna.learn.sources import CachedFeatures
 from rust_optuna.paths import Home
 from rust_optuna.search import creation, preparation
-from rust_optuna.search.database import Database
+from rust_optuna.storage.database import Database
 from rust_optuna.study_file import parse_study
 
 FILMS = 2497

@@ -24,12 +24,12 @@ import sqlalchemy as sa
 from benchmarks.growth import create_made_up_study
 from benchmarks.sections import wait_for_the_others
 from rust_optuna.paths import Home
-from rust_optuna.run.serving import Served
-from rust_optuna.run.worker import Worker
-from rust_optuna.search.artifacts import open_store
-from rust_optuna.search.database import Database, create_database, open_database, parse_url, sqlite_url
 from rust_optuna.search.ledger import Claim
-from rust_optuna.search.objective import OnAdvance, OnEpoch, Outcome
+from rust_optuna.storage.artifacts import open_store
+from rust_optuna.storage.database import Database, create_database, open_database, parse_url, sqlite_url
+from rust_optuna.worker.objective import OnAdvance, OnEpoch, Outcome
+from rust_optuna.worker.serving import Served
+from rust_optuna.worker.worker import Worker
 
 EPOCHS = 20
 SERVER = "RUST_OPTUNA_TEST_POSTGRESQL"

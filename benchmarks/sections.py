@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rust_optuna.run.devices import slots
+from rust_optuna.fleet.devices import slots
 
 ROOT = Path(__file__).resolve().parent.parent
 

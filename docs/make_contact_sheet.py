@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from rust_optuna.data.synthetic_cohort import CORTICES_OF_VIEW, SyntheticFilm, draw_cohort
-from rust_optuna.data.synthetic_film import HEIGHT, WIDTH, draw_film
+from rust_optuna.data.synthetic.cohort import CORTICES_OF_VIEW, SyntheticFilm, draw_cohort
+from rust_optuna.data.synthetic.film import HEIGHT, WIDTH, draw_film
 
 COLUMNS, ROWS, CAPTION = 8, 3, 26
 

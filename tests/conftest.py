@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from rust_optuna.learn.runtime import load_tensorflow
 from rust_optuna.paths import Home
-from rust_optuna.search.database import Database, create_database, open_database, parse_url
+from rust_optuna.storage.database import Database, create_database, open_database, parse_url
 from tests import mariadb as servers
 from tests.data.films import make_manifest
 from tests.s3 import s3_server

@@ -15,14 +15,14 @@ import sqlalchemy as sa
 
 from rust_optuna.config import StudyConfiguration
 from rust_optuna.paths import Home
-from rust_optuna.run.worker import Worker
-from rust_optuna.search import tables
-from rust_optuna.search.artifacts import open_store
 from rust_optuna.search.creation import create_study
-from rust_optuna.search.database import Database
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.studies import Study, load_study
+from rust_optuna.storage import tables
+from rust_optuna.storage.artifacts import open_store
+from rust_optuna.storage.database import Database
 from rust_optuna.study_file import parse_study
+from rust_optuna.worker.worker import Worker
 
 REPOSITORY = Path(__file__).parent.parent
 

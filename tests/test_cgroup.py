@@ -3,7 +3,7 @@ import os
 import pytest
 
 from rust_optuna import cgroup, machine
-from rust_optuna.run import devices
+from rust_optuna.fleet import devices
 
 
 @pytest.fixture

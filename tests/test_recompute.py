@@ -18,12 +18,12 @@ from rust_optuna.data.metrics import (
     summarise_untied,
     view_only_scores,
 )
-from rust_optuna.run.export import export_study
-from rust_optuna.search.artifacts import open_store
+from rust_optuna.search.export import export_study
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import describe_best, status
 from rust_optuna.search.studies import load_study
+from rust_optuna.storage.artifacts import open_store
 from tests.learn.material import SHOWN, make_labels
 from tests.studies import REPOSITORY, make_study, random_document
 

@@ -24,14 +24,14 @@ from rust_optuna.config import KEYS
 from rust_optuna.data.manifest import read_manifest
 from rust_optuna.learn.runtime import load_keras
 from rust_optuna.paths import Home
-from rust_optuna.search.artifacts import open_store
 from rust_optuna.search.creation import create_study
-from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import Claim, Ledger
 from rust_optuna.search.mirror import Mirror
-from rust_optuna.search.objective import CrossValidationObjective, Outcome
 from rust_optuna.search.studies import Study, load_development, load_parameters
+from rust_optuna.storage.artifacts import open_store
+from rust_optuna.storage.database import Database
 from rust_optuna.study_file import read_study_file
+from rust_optuna.worker.objective import CrossValidationObjective, Outcome
 from tests.studies import write_study
 
 BETA_1, BETA_2 = 0.9, 0.999

@@ -23,7 +23,7 @@ from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.manifest import LABELS, read_manifest
 from rust_optuna.data.radiographs import read_radiograph
 from rust_optuna.data.split import split_manifest
-from rust_optuna.data.synthetic import synthesize
+from rust_optuna.data.synthetic.draw import synthesize
 
 PATIENTS, CONTRAST, HOLDOUT = 40, 2.0, 0.15
 SEED = 1

@@ -29,7 +29,7 @@ def dashboard(port: int, host: str) -> None:
     from another machine through `ssh -L 8080:127.0.0.1:8080 THIS-MACHINE`.
     """
     from rust_optuna.errors import RustOptunaError
-    from rust_optuna.run.dashboard import serve
+    from rust_optuna.web.dashboard import serve
 
     terminate_as_interrupt()
     where = settings()

@@ -185,7 +185,7 @@ def synthesize(directory: Path, patients: int, seed: int, contrast: float, shuff
 
     Writes the films and their manifest into DIRECTORY.
     """
-    from rust_optuna.data.synthetic import synthesize as draw
+    from rust_optuna.data.synthetic.draw import synthesize as draw
 
     with progress_bar("Drawing films") as progress:
         draw(

@@ -14,7 +14,7 @@ from rich.table import Table
 from rust_optuna.run.local import Listener
 
 if TYPE_CHECKING:
-    from rust_optuna.run.devices import Slot
+    from rust_optuna.fleet.devices import Slot
     from rust_optuna.search.creation import Creation
     from rust_optuna.search.results import Status
 

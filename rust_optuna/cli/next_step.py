@@ -17,7 +17,7 @@ from rust_optuna.cli.options import given_options, settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rust_optuna.search.database import Database
+    from rust_optuna.storage.database import Database
 
 PLACEHOLDER = "STUDY.toml"
 """What stands for a study file where none is known."""

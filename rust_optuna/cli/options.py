@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from rust_optuna.paths import Home
-    from rust_optuna.search.artifacts import ArtifactStore
-    from rust_optuna.search.database import Database
+    from rust_optuna.storage.artifacts import ArtifactStore
+    from rust_optuna.storage.database import Database
 
 F = TypeVar("F", bound=Callable[..., Any])
 _META = "rust_optuna."
@@ -59,7 +59,7 @@ class Settings:
         return self.home.resolve(self.password_file)
 
     def _url(self, password_file: str | None) -> URL:
-        from rust_optuna.search.database import parse_url, sqlite_url
+        from rust_optuna.storage.database import parse_url, sqlite_url
 
         if self.storage is None:
             return sqlite_url(self.home.database)
@@ -74,25 +74,25 @@ class Settings:
 
     def open_to_read(self) -> Database:
         """Open the database for reading; it is never created."""
-        from rust_optuna.search.database import open_database
+        from rust_optuna.storage.database import open_database
 
         return open_database(self.url, read_only=True)
 
     def open_to_show(self) -> Database:
         """Open the database for the dashboard, which brings the studies' notes up to date where it may."""
-        from rust_optuna.search.database import may_write, open_database
+        from rust_optuna.storage.database import may_write, open_database
 
         return open_database(self.url, read_only=not may_write(self.url))
 
     def open_to_write(self) -> Database:
         """Open the database, which must exist, for writing."""
-        from rust_optuna.search.database import open_database
+        from rust_optuna.storage.database import open_database
 
         return open_database(self.url)
 
     def open_to_work(self) -> Database:
         """Open the database, which must exist, for a worker, which outlives its restarts."""
-        from rust_optuna.search.database import WORKER_PATIENCE_SECONDS, open_database
+        from rust_optuna.storage.database import WORKER_PATIENCE_SECONDS, open_database
 
         return open_database(self.url, patience=WORKER_PATIENCE_SECONDS)
 
@@ -102,13 +102,13 @@ class Settings:
 
     def store(self, database: Database) -> ArtifactStore:
         """Open the artifact store: the one given, else the one recorded in the database."""
-        from rust_optuna.search.artifacts import open_store
+        from rust_optuna.storage.artifacts import open_store
 
         return open_store(self.given_artifacts or database.artifacts(), self.home)
 
     def own_store(self, database: Database) -> ArtifactStore:
         """Open the artifact store for those who change it; one that is not this storage's is refused."""
-        from rust_optuna.search.artifacts import check_owner
+        from rust_optuna.storage.artifacts import check_owner
 
         store = self.store(database)
         check_owner(store, database)

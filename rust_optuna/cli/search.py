@@ -57,10 +57,10 @@ def search(
     it goes on without any loss. Exits with 3 if a study has holes that nobody accepted. A hole is a point whose
     attempts are used up.
     """
+    from rust_optuna import logs
     from rust_optuna.cli.forecast import print_forecast
     from rust_optuna.cli.live import LiveTable
     from rust_optuna.cli.results import print_statuses
-    from rust_optuna.run import logs
     from rust_optuna.run.local import search as run_search
 
     logs.configure("text", level=logging.WARNING)

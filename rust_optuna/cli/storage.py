@@ -24,7 +24,7 @@ def backup(file: Path) -> None:
     Workers may go on meanwhile. For SQLite and PostgreSQL; the latter needs pg_dump on the PATH. The artifact store is
     not part of the backup: its files are copied like any others.
     """
-    from rust_optuna.run.backup import backup
+    from rust_optuna.storage.backup import backup
 
     where = settings()
     path = where.home.resolve(file)
@@ -43,7 +43,7 @@ def restore(file: Path, force: bool) -> None:
     All of it is restored, or nothing if anything fails. Stop all workers first. Points that were running when the
     backup was made return to the queue once their leases have ended.
     """
-    from rust_optuna.run.backup import restore
+    from rust_optuna.storage.backup import restore
 
     where = settings()
     path = where.home.resolve(file)
@@ -60,9 +60,9 @@ def upgrade() -> None:
     Stop all workers first.
     """
     from rust_optuna.errors import NoDatabaseError
-    from rust_optuna.search.artifacts import TOKENS_SINCE, adopt
-    from rust_optuna.search.database import Database
-    from rust_optuna.search.tables import SCHEMA_VERSION
+    from rust_optuna.storage.artifacts import TOKENS_SINCE, adopt
+    from rust_optuna.storage.database import Database
+    from rust_optuna.storage.tables import SCHEMA_VERSION
 
     where = settings()
     with Database(where.url) as database:
@@ -84,7 +84,7 @@ def adopt_artifacts() -> None:
     For when the old store was lost, or moved by hand. Workers refuse a store that does not hold the storage's token:
     scores would be written where nobody looks for them.
     """
-    from rust_optuna.search.artifacts import adopt
+    from rust_optuna.storage.artifacts import adopt
 
     where = settings()
     with where.open_to_write() as database:

@@ -30,8 +30,8 @@ def create(file: Path) -> None:
     and the films. If an earlier call was interrupted, this one finishes its work.
     """
     from rust_optuna.search.creation import create_study, refuse_before_database
-    from rust_optuna.search.database import create_database
     from rust_optuna.search.studies import load_development, load_parameters
+    from rust_optuna.storage.database import create_database
     from rust_optuna.study_file import read_study_file
 
     where = settings()
@@ -198,7 +198,7 @@ def export(name: str, directory: Path) -> None:
 
     Writes trials.csv, one row per complete trial, and the out-of-fold scores of each as trial-NUMBER.npz.
     """
-    from rust_optuna.run.export import export_study
+    from rust_optuna.search.export import export_study
 
     where = settings()
     with where.open_to_read() as database:

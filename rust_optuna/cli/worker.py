@@ -31,10 +31,10 @@ from rust_optuna.cli.output import print_json, progress_bar
 
 if TYPE_CHECKING:
     from rust_optuna.cli.options import Settings
+    from rust_optuna.fleet.records import Record
+    from rust_optuna.fleet.service import Workers
     from rust_optuna.paths import Home
-    from rust_optuna.run.fleet import Workers
-    from rust_optuna.run.records import Record
-    from rust_optuna.run.roster import WorkerStatus
+    from rust_optuna.search.roster import WorkerStatus
 
 
 @click.group(invoke_without_command=True)
@@ -74,10 +74,10 @@ def run(
     exit code is 0. A second signal gives it back at once; the exit code is then 130. SIGUSR1, SIGUSR2 and SIGXCPU,
     which schedulers send, are like a first SIGTERM.
     """
+    from rust_optuna import logs, signals
     from rust_optuna.errors import RustOptunaError
     from rust_optuna.processes import ExitCode
-    from rust_optuna.run import logs, signals
-    from rust_optuna.run.worker import Worker, stop_on_signals
+    from rust_optuna.worker.worker import Worker, stop_on_signals
 
     logs.configure(log_format)
     where = settings()
@@ -173,9 +173,9 @@ def start(
     second signal gives them back at once. SIGUSR1, SIGUSR2 and SIGXCPU, which schedulers send, are like a
     first SIGTERM.
     """
-    from rust_optuna.run import logs
-    from rust_optuna.run.devices import slots
-    from rust_optuna.run.fleet import Workers
+    from rust_optuna import logs
+    from rust_optuna.fleet.devices import slots
+    from rust_optuna.fleet.service import Workers
 
     if address and engine != "ray":
         raise click.UsageError("--address is of a Ray cluster: --engine ray")
@@ -205,7 +205,7 @@ def start(
         elif engine == "local":
             code = _supervise(where, names, how, where.password_path)
         else:
-            from rust_optuna.run.ray_cluster import ray_engine
+            from rust_optuna.fleet.ray.cluster import ray_engine
 
             with ray_engine(where.url, address=address, workers=workers, per_gpu=per_gpu, gpus=gpus) as ray:
                 # A node need not have the file: its workers are handed the password.
@@ -234,8 +234,8 @@ def _supervise(where: Settings, names: tuple[str, ...], how: Workers, password_f
     import signal
 
     from rust_optuna.cli.results import print_statuses
+    from rust_optuna.fleet.service import start_workers
     from rust_optuna.processes import ExitCode
-    from rust_optuna.run.fleet import start_workers
 
     # Unlike a worker's, its database gives up soon: a supervisor waits in its own loop, where it hears signals.
     with where.open_to_write() as database:
@@ -252,8 +252,8 @@ def _supervise(where: Settings, names: tuple[str, ...], how: Workers, password_f
 
 def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list[str]) -> None:
     """Start the same command in the background."""
-    from rust_optuna.run import daemon, records
-    from rust_optuna.run.fleet import child_environment
+    from rust_optuna.fleet import daemon, records
+    from rust_optuna.fleet.service import child_environment
     from rust_optuna.search.studies import studies_to_serve
 
     with where.open_to_write() as database:
@@ -284,7 +284,7 @@ def stop(pids: tuple[int, ...], all_: bool) -> None:
     to finish, or are given back. Waits until the daemons have ended.
     """
     from rust_optuna.errors import RustOptunaError
-    from rust_optuna.run import daemon
+    from rust_optuna.fleet import daemon
 
     home = settings().home
     here, others = daemon.daemons(home)
@@ -313,7 +313,7 @@ def _chosen(home: Home, here: list[Record], pids: tuple[int, ...], all_: bool) -
     Raises:
         UsageError: there are several and none is named, or one is named that is not there.
     """
-    from rust_optuna.run.daemon import home_of
+    from rust_optuna.fleet.daemon import home_of
 
     listed = "; ".join(map(_named, here))
     if unknown := [pid for pid in pids if pid not in _pids(here)]:
@@ -346,7 +346,7 @@ def list_(all_: bool, as_json: bool) -> None:
 
     Shows what each runs, and when it was last heard of, by the database's clock.
     """
-    from rust_optuna.run.roster import RECENT_SECONDS, list_workers
+    from rust_optuna.search.roster import RECENT_SECONDS, list_workers
 
     with settings().open_to_read() as database:
         found = list_workers(database, recent_seconds=None if all_ else RECENT_SECONDS)

@@ -1,1 +1,1 @@
-"""What runs: a worker, a search on this machine, exports, the dashboard."""
+"""Whole stories on this machine: a search, its forecast, features ahead of the workers, the demo."""

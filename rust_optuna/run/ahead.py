@@ -11,14 +11,14 @@ from rust_optuna.config import BackboneConfiguration
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import Home
-from rust_optuna.run.serving import check_runtime
-from rust_optuna.search.building import fill_cache
-from rust_optuna.search.database import Database
-from rust_optuna.search.objective import check_weights, cross_validation_runtime
 from rust_optuna.search.pins import FeaturePins
 from rust_optuna.search.preparation import prepare
 from rust_optuna.search.studies import cached_backbones, load_development, load_parameters, load_study
+from rust_optuna.storage.database import Database
 from rust_optuna.study_file import read_study_file
+from rust_optuna.worker.building import fill_cache
+from rust_optuna.worker.objective import check_weights, cross_validation_runtime
+from rust_optuna.worker.serving import check_runtime
 
 Progress = Callable[[int, int], None]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rust_optuna.data.manifest import read_manifest
 from rust_optuna.data.split import split_manifest
-from rust_optuna.data.synthetic import synthesize
+from rust_optuna.data.synthetic.draw import synthesize
 from rust_optuna.errors import DataError, WeightsError
 from rust_optuna.learn.weights import imagenet_file
 from rust_optuna.paths import Home, atomic_write

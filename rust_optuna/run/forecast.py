@@ -16,15 +16,15 @@ from rust_optuna.config import BackboneConfiguration, StudyConfiguration, TrialC
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.errors import NoDatabaseError
+from rust_optuna.fleet.devices import Slot, slots
 from rust_optuna.learn.extraction import FLIPS, MICRO_BATCH
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.timing import ExtractionTimer, ExtractionTimes, TrainingTimer, TrainingTimes, makespan
 from rust_optuna.paths import Home
-from rust_optuna.run.devices import Slot, slots
 from rust_optuna.run.side_by_side import side_by_side
-from rust_optuna.search.database import Database
 from rust_optuna.search.preparation import PreparedStudy, compare, prepare
 from rust_optuna.search.studies import load_parameters
+from rust_optuna.storage.database import Database
 from rust_optuna.study_file import read_study_file
 
 Progress = Callable[[int, int], None]

@@ -12,14 +12,12 @@ from sqlalchemy.engine import URL
 
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.errors import RustOptunaError
+from rust_optuna.fleet.devices import Slot, slots
+from rust_optuna.fleet.service import Workers, child_environment, supervise
+from rust_optuna.fleet.slot import program
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import ARTIFACTS, Home
-from rust_optuna.run.devices import Slot, slots
-from rust_optuna.run.fleet import Workers, child_environment, supervise
-from rust_optuna.run.place import program
-from rust_optuna.search.artifacts import check_writable, open_store
 from rust_optuna.search.creation import Creation, create_study, refuse_before_database
-from rust_optuna.search.database import Database, create_database
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import Status, status
 from rust_optuna.search.studies import (
@@ -29,6 +27,8 @@ from rust_optuna.search.studies import (
     load_parameters,
     load_study,
 )
+from rust_optuna.storage.artifacts import check_writable, open_store
+from rust_optuna.storage.database import Database, create_database
 from rust_optuna.study_file import read_study_file
 
 GRACE_SECONDS = 0.0

@@ -1,1 +1,1 @@
-"""Studies, their designs and who runs which point: the one database."""
+"""Studies, their designs and who runs which point."""

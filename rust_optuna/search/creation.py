@@ -15,13 +15,14 @@ from sqlalchemy.engine import URL
 from rust_optuna.config import StudyConfiguration
 from rust_optuna.errors import NoDatabaseError, StudyError
 from rust_optuna.paths import Home
-from rust_optuna.search import design, tables
-from rust_optuna.search.artifacts import ArtifactStore, adopt, artifacts_of, open_store, refuse_owned, remove
-from rust_optuna.search.database import Database, open_database
+from rust_optuna.search import design
 from rust_optuna.search.ledger import add_points
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.preparation import PreparedStudy, compare, prepare
 from rust_optuna.search.studies import Study, find_study, load_parameters, load_studies, load_study
+from rust_optuna.storage import tables
+from rust_optuna.storage.artifacts import ArtifactStore, adopt, artifacts_of, open_store, refuse_owned, remove
+from rust_optuna.storage.database import Database, open_database
 from rust_optuna.study_file import to_document
 
 Progress = Callable[[int, int], None]

@@ -15,10 +15,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from rust_optuna.search import tables
-from rust_optuna.search.database import Database
 from rust_optuna.search.ledger import FINISHED_ELSEWHERE
-from rust_optuna.search.tables import StudyKey
+from rust_optuna.storage import tables
+from rust_optuna.storage.database import Database
+from rust_optuna.storage.tables import StudyKey
 
 _studies = sa.table("studies", sa.column("study_id"), sa.column("study_name"))
 _trials = sa.table("trials", *(sa.column(name) for name in ("trial_id", "number", "study_id", "state")))

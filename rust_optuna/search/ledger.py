@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rust_optuna.errors import LeaseLostError
-from rust_optuna.search.database import Database
-from rust_optuna.search.tables import StudyKey, attempt, database_now, point, study, worker
+from rust_optuna.storage.database import Database
+from rust_optuna.storage.tables import StudyKey, attempt, database_now, point, study, worker
 
 MAX_FAILURES = 3
 """Errors of the objective after which a point is a hole."""

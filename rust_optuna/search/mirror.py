@@ -19,12 +19,13 @@ from optuna.trial import TrialState
 
 from rust_optuna.config import plain_values
 from rust_optuna.errors import LeaseLostError, StudyError
-from rust_optuna.search import design, tables
-from rust_optuna.search.database import Database
+from rust_optuna.search import design
 from rust_optuna.search.ledger import Claim, Ledger
 from rust_optuna.search.note import note_of, write_note
 from rust_optuna.search.results import status
 from rust_optuna.search.studies import Study, count_films, find_study
+from rust_optuna.storage import tables
+from rust_optuna.storage.database import Database
 
 T = TypeVar("T")
 

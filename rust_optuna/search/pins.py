@@ -17,9 +17,9 @@ import numpy as np
 import sqlalchemy as sa
 
 from rust_optuna.errors import FingerprintError, StudyError
-from rust_optuna.search import tables
-from rust_optuna.search.database import Database
 from rust_optuna.search.studies import Study
+from rust_optuna.storage import tables
+from rust_optuna.storage.database import Database
 
 SAMPLED = 4
 """Films of the sample, the first of them as it is, the others each in another flip."""

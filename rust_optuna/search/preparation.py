@@ -31,7 +31,6 @@ from rust_optuna.errors import (
 from rust_optuna.learn.weights import weights_file, weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search import design
-from rust_optuna.search.database import Database
 from rust_optuna.search.inheritance import FILMS, WEIGHTS_BYTES, Difference, Inheritance, Settings
 from rust_optuna.search.results import Point, best_point, status
 from rust_optuna.search.studies import (
@@ -42,6 +41,7 @@ from rust_optuna.search.studies import (
     load_studies,
     trial_configuration,
 )
+from rust_optuna.storage.database import Database
 from rust_optuna.study_file import to_document
 
 Progress = Callable[[int, int], None]

@@ -10,10 +10,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from rust_optuna.config import plain_values
-from rust_optuna.search.database import Database
 from rust_optuna.search.foreign import ForeignTrials, foreign_trials
 from rust_optuna.search.studies import Study, find_study
-from rust_optuna.search.tables import attempt, point
+from rust_optuna.storage.database import Database
+from rust_optuna.storage.tables import attempt, point
 
 STATES = ("waiting", "running", "complete", "pruned", "hole")
 

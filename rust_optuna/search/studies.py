@@ -20,10 +20,10 @@ from rust_optuna.config import (
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.errors import StudyError
 from rust_optuna.paths import Home
-from rust_optuna.search import tables
-from rust_optuna.search.database import Database
 from rust_optuna.search.inheritance import Inheritance
-from rust_optuna.search.tables import StudyKey
+from rust_optuna.storage import tables
+from rust_optuna.storage.database import Database
+from rust_optuna.storage.tables import StudyKey
 from rust_optuna.study_file import parse_study
 
 

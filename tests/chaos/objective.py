@@ -13,7 +13,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from rust_optuna.search.ledger import Claim
-from rust_optuna.search.objective import OnEpoch, Outcome
+from rust_optuna.worker.objective import OnEpoch, Outcome
 from tests.chaos.truth import Truth, truth_of
 
 NAME = "tests.chaos.objective:run"

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from rust_optuna.paths import Home
-from rust_optuna.run.worker import Worker
-from rust_optuna.search.artifacts import open_store
 from rust_optuna.search.creation import create_study
-from rust_optuna.search.database import create_database, parse_url
+from rust_optuna.storage.artifacts import open_store
+from rust_optuna.storage.database import create_database, parse_url
+from rust_optuna.worker.worker import Worker
 from tests import mariadb
 from tests.chaos import objective
 from tests.chaos.check import HOLE, LOST, RUNNING, TWICE, WRONG, Finding, check

@@ -22,7 +22,7 @@ from tests.studies import REPOSITORY
 CLOCK = Path(__file__).parent / "clock"
 PRELOAD = [
     "tests.chaos.objective",
-    *("rust_optuna.cli.worker", "rust_optuna.run.worker", "rich.progress", "optuna.storages._rdb.models"),
+    *("rust_optuna.cli.worker", "rust_optuna.worker.worker", "rich.progress", "optuna.storages._rdb.models"),
     *("alembic.command", "alembic.migration", "psycopg", "pymysql"),
     *("sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.mysql.pymysql"),
 ]
@@ -108,7 +108,7 @@ def _work(arguments: list[str], variables: Mapping[str, str], log: str) -> None:
     if "CHAOS_CLOCK_SHIFT" in variables:
         importlib.import_module("tests.chaos.clock.sitecustomize")
     from rust_optuna import cli
-    from rust_optuna.run import worker
+    from rust_optuna.worker import worker
 
     worker.StandInObjective = objective.ChaosObjective
     sys.argv = ["rust-optuna", *arguments]

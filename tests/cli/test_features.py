@@ -4,8 +4,8 @@ import signal
 import pytest
 
 from rust_optuna.learn import extraction
-from rust_optuna.run.signals import ASKING
 from rust_optuna.search.studies import load_study
+from rust_optuna.signals import ASKING
 from tests.cli.test_main import invoke
 from tests.studies import make_study, random_document
 
@@ -73,7 +73,7 @@ def test_what_a_worker_would_be_refused_for_is_refused(sqlite, home, monkeypatch
         planted.setattr("rust_optuna.learn.extraction.PREPROCESSING_VERSION", extraction.PREPROCESSING_VERSION + 1)
         assert "which computes other numbers than this one" in refused()
     with monkeypatch.context() as planted:
-        planted.setattr("rust_optuna.search.objective.weights_scheme", lambda backbone: "others")
+        planted.setattr("rust_optuna.worker.objective.weights_scheme", lambda backbone: "others")
         assert "are not those that regime-1 was created with" in refused()
     done = invoke(*run, "features", "build", study.name)
     assert done.exit_code == 0, done.output

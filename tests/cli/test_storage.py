@@ -2,8 +2,8 @@ import pytest
 from click.testing import CliRunner
 
 from rust_optuna.cli import cli
-from rust_optuna.search.artifacts import TOKEN
-from tests.search.test_migrations import go_back_to_version_1
+from rust_optuna.storage.artifacts import TOKEN
+from tests.storage.test_migrations import go_back_to_version_1
 
 
 def test_tables_from_before_the_tokens_take_their_artifact_store_with_them(sqlite, home):

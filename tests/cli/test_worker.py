@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
+from rust_optuna.fleet import records
 from rust_optuna.processes import ExitCode
-from rust_optuna.run import records
 from tests.cli.test_main import invoke
-from tests.run.test_ray_engine import needs_ray
+from tests.fleet.test_ray import needs_ray
 from tests.stand_ins import GATE
 from tests.studies import (
     REPOSITORY,
@@ -31,7 +31,7 @@ PEAK = ("--objective", "tests.stand_ins:peak")
 @pytest.fixture
 def run(sqlite, home, monkeypatch):
     """Call the program in this process, whose signal handlers stay as they were."""
-    monkeypatch.setattr("rust_optuna.run.worker.stop_on_signals", lambda worker: None)
+    monkeypatch.setattr("rust_optuna.worker.worker.stop_on_signals", lambda worker: None)
     return lambda *arguments: invoke("--home", home.root, "--storage", sqlite.url.render_as_string(), *arguments)
 
 

@@ -10,9 +10,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from rust_optuna.data.manifest import CORTICES, read_manifest
-from rust_optuna.data.synthetic import synthesize
-from rust_optuna.data.synthetic_cohort import SUBSCORE_COUNTS, draw_cohort, shuffle_readings
-from rust_optuna.data.synthetic_film import HEIGHT, WIDTH, draw_film
+from rust_optuna.data.synthetic.cohort import SUBSCORE_COUNTS, draw_cohort, shuffle_readings
+from rust_optuna.data.synthetic.draw import synthesize
+from rust_optuna.data.synthetic.film import HEIGHT, WIDTH, draw_film
 from rust_optuna.errors import DataError
 
 

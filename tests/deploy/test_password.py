@@ -5,10 +5,10 @@ import pytest
 import sqlalchemy as sa
 
 from rust_optuna.errors import StorageError
+from rust_optuna.fleet.ray.cluster import RayEngine
+from rust_optuna.fleet.slot import Place
 from rust_optuna.paths import Home
-from rust_optuna.run.place import Place
-from rust_optuna.run.ray_cluster import RayEngine
-from rust_optuna.search.database import create_database, open_database, parse_url
+from rust_optuna.storage.database import create_database, open_database, parse_url
 from tests import stand_ins
 from tests.cli.test_main import invoke
 from tests.deploy.server import NAME, ROLE, postgresql_with_password
@@ -115,9 +115,9 @@ def handed(home, file, server, monkeypatch):
     def ray_engine(url, **options):
         yield RayEngine([], Place)
 
-    monkeypatch.setattr("rust_optuna.run.daemon.detach", detach)
-    monkeypatch.setattr("rust_optuna.run.fleet.supervise", supervise)
-    monkeypatch.setattr("rust_optuna.run.ray_cluster.ray_engine", ray_engine)
+    monkeypatch.setattr("rust_optuna.fleet.daemon.detach", detach)
+    monkeypatch.setattr("rust_optuna.fleet.service.supervise", supervise)
+    monkeypatch.setattr("rust_optuna.fleet.ray.cluster.ray_engine", ray_engine)
 
     def start(*options, storage=server):
         done = invoke("--home", home.root, "--storage", storage, "worker", "start", "--forever", *options)

@@ -17,7 +17,7 @@ MUTATED = (
     "rust_optuna/data/metrics.py",
     "rust_optuna/data/split.py",
     "rust_optuna/search/ledger.py",
-    "rust_optuna/search/objective.py",
+    "rust_optuna/worker/objective.py",
 )
 """Every module that matches has a row in `TESTS`, unless it holds nothing but a docstring."""
 
@@ -71,17 +71,17 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/learn/test_micro_batches.py",
         "tests/learn/test_leaks.py",
         "tests/learn/test_reference.py",
-        "tests/search/test_trained_values.py",
+        "tests/worker/test_trained_values.py",
     ),
     "rust_optuna/learn/weights.py": ("tests/learn/test_backbone.py",),
     "rust_optuna/search/ledger.py": ("tests/search/test_ledger.py", "tests/search/test_mirror.py"),
-    "rust_optuna/search/objective.py": (
-        "tests/search/test_objective.py",
+    "rust_optuna/worker/objective.py": (
+        "tests/worker/test_objective.py",
         "tests/search/test_pins.py",
-        "tests/run/test_worker.py::test_other_weights_than_the_studys_are_refused",
-        "tests/search/test_changed_weights.py",
-        "tests/search/test_trained_values.py",
-        "tests/search/test_memory.py::test_an_objective_out_of_memory_completes_in_micro_batches_and_says_so",
+        "tests/worker/test_worker.py::test_other_weights_than_the_studys_are_refused",
+        "tests/worker/test_changed_weights.py",
+        "tests/worker/test_trained_values.py",
+        "tests/worker/test_memory.py::test_an_objective_out_of_memory_completes_in_micro_batches_and_says_so",
     ),
 }
 """The tests of each module, the quickest first: a mutant's tests end at the first that fails."""

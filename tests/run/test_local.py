@@ -3,10 +3,11 @@ import signal
 import pytest
 
 from rust_optuna.errors import RetiredError
-from rust_optuna.run import local, supervisor
-from rust_optuna.search.database import open_database, parse_url
+from rust_optuna.fleet import supervisor
+from rust_optuna.run import local
 from rust_optuna.search.results import status
 from rust_optuna.search.studies import load_studies, load_study
+from rust_optuna.storage.database import open_database, parse_url
 from tests import stand_ins
 from tests.studies import (
     REPOSITORY,

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from rust_optuna.data.manifest import CORTICES, read_manifest
-from rust_optuna.data.synthetic_cohort import draw_cohort
+from rust_optuna.data.synthetic.cohort import draw_cohort
 from rust_optuna.paths import Home
 from tests.cli.test_main import invoke
 from tests.data.films import rewrite

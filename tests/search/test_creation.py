@@ -16,14 +16,15 @@ from rust_optuna.data.manifest import read_manifest, write_manifest
 from rust_optuna.data.radiographs import content_hash
 from rust_optuna.errors import DataError, FingerprintError, LeaseLostError, ManifestError, StudyError, WeightsError
 from rust_optuna.paths import Home
-from rust_optuna.search import creation, design, tables
-from rust_optuna.search.artifacts import TOKEN, open_store
+from rust_optuna.search import creation, design
 from rust_optuna.search.creation import create_study, delete_study, extend_study
-from rust_optuna.search.database import open_database, parse_url
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import best_point, status
 from rust_optuna.search.studies import find_study, load_development, load_parameters, load_studies, load_study
+from rust_optuna.storage import tables
+from rust_optuna.storage.artifacts import TOKEN, open_store
+from rust_optuna.storage.database import open_database, parse_url
 from tests.data.films import draw_film, make_manifest, rewrite
 from tests.studies import (
     Killed,

@@ -6,9 +6,9 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from rust_optuna.errors import LeaseLostError
-from rust_optuna.search.database import open_database
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
+from rust_optuna.storage.database import open_database
 from tests.studies import (
     Killed,
     assert_in_step,

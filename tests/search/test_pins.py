@@ -10,12 +10,12 @@ from rust_optuna.learn import extraction
 from rust_optuna.learn.arithmetic import MEMORY, arithmetic, remembered_arithmetic
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.sources import LiveFeatures
-from rust_optuna.search import tables
-from rust_optuna.search.artifacts import open_store
 from rust_optuna.search.creation import delete_study
-from rust_optuna.search.objective import CrossValidationObjective
 from rust_optuna.search.pins import SAMPLED, FeaturePins, PinnedFeatures, sampled
 from rust_optuna.search.studies import load_development, load_parameters
+from rust_optuna.storage import tables
+from rust_optuna.storage.artifacts import open_store
+from rust_optuna.worker.objective import CrossValidationObjective
 from tests.studies import make_study, random_document
 
 BACKBONE = {"output": "mixed2", "precision": "float32"}
@@ -123,7 +123,7 @@ def test_a_worker_that_reads_films_otherwise_is_refused_before_it_fills_the_cach
     read = extraction.read_radiograph
     monkeypatch.setattr(extraction, "read_radiograph", lambda *given, **named: -read(*given, **named))
     if kind == "another":
-        for module in ("rust_optuna.search.objective", "rust_optuna.search.building", "rust_optuna.learn.features"):
+        for module in ("rust_optuna.worker.objective", "rust_optuna.worker.building", "rust_optuna.learn.features"):
             monkeypatch.setattr(f"{module}.arithmetic", lambda precision: "another machine 1")
     else:
         for path in home.features.rglob("shard-*"):

@@ -9,14 +9,14 @@ import sqlalchemy as sa
 from rust_optuna.data.manifest import read_manifest
 from rust_optuna.errors import ConfigurationError, FingerprintError, OpenHolesError, StudyError
 from rust_optuna.processes import ExitCode
-from rust_optuna.search import tables
-from rust_optuna.search.artifacts import open_store
 from rust_optuna.search.creation import create_study, delete_study
 from rust_optuna.search.inheritance import Difference, Inheritance
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.preparation import prepare
 from rust_optuna.search.results import describe_best, status
 from rust_optuna.search.studies import load_development, load_parameters, load_study
+from rust_optuna.storage import tables
+from rust_optuna.storage.artifacts import open_store
 from tests.data.films import rewrite
 from tests.studies import configuration, grid_document, make_study, make_worker, points, random_document, run_study
 

@@ -1,0 +1,1 @@
+"""SYNTHETIC films, drawn by physics."""

@@ -1,0 +1,1 @@
+"""Workers that Ray places on the nodes of a cluster."""

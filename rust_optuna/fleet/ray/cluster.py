@@ -1,0 +1,153 @@
+"""The Ray cluster that workers run on: one that is there already, or one made on this machine."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import math
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import URL
+
+from rust_optuna.errors import InvalidValueError, MissingExtraError, RustOptunaError
+from rust_optuna.fleet import devices
+from rust_optuna.fleet.devices import WORKER_GIGABYTES, Slot
+from rust_optuna.fleet.ray.slots import RayPlace
+from rust_optuna.fleet.slot import Place
+from rust_optuna.processes import variables_set
+
+WORKER_BYTES = int(WORKER_GIGABYTES * 2**30)
+STORE_BYTES = 80 * 2**20
+"""Ray's object store, about the smallest it takes: nothing is kept there."""
+ADDRESS = "RAY_ADDRESS"
+"""Ray's own variable for the address of a cluster."""
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """What a supervisor needs to run its workers on a cluster.
+
+    Args:
+        slots: one for each worker.
+        place: makes a slot's place.
+    """
+
+    slots: list[Slot]
+    place: Callable[[int, Slot, Path], Place]
+
+
+@contextmanager
+def ray_engine(
+    url: URL, *, address: str | None = None, workers: int | None = None, per_gpu: int | None = None, gpus: str = "all"
+) -> Iterator[RayEngine]:
+    """Connect to a Ray cluster for as long as the block runs, and say how many workers run there.
+
+    Args:
+        url: the database.
+        address: of the cluster (``host:port`` or ``auto``); None for what RAY_ADDRESS says, else for a cluster of this
+            machine alone, which listens on 127.0.0.1 only and ends with the block.
+        workers: how many; None for ``per_gpu`` on each GPU, or one a core as far as memory allows. Those that find no
+            room wait for it.
+        per_gpu: how many share a GPU; None for one, or as many as ``workers`` takes.
+        gpus: ``all`` (processors where there is none) or ``none``. Ray chooses which.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        RustOptunaError: the cluster cannot be reached or has no room at all, or GPUs are named by number.
+    """
+    if gpus not in ("all", "none"):
+        raise InvalidValueError(f"With Ray --gpus takes all or none, not {gpus}: Ray chooses the GPUs")
+    if importlib.util.find_spec("ray") is None:
+        raise MissingExtraError("Ray", "ray")
+    address = address or os.environ.get(ADDRESS)
+    with _joined(address) if address else _made_here(workers, gpus) as ray:
+        yield _engine(ray, url, workers, per_gpu, gpus)
+
+
+def _engine(ray: Any, url: URL, workers: int | None, per_gpu: int | None, gpus: str) -> RayEngine:
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cards = 0 if gpus == "none" else int(sum(resources.get("GPU", 0) for resources in alive))
+    needs: Mapping[str, Any]
+    if cards:
+        share = per_gpu or math.ceil((workers or cards) / cards)
+        count, name, needs = workers or cards * share, f"1/{share} GPU", {"num_gpus": 1 / share, "num_cpus": 0}
+    else:
+        share = None
+        needs = {"num_cpus": 1, "num_gpus": 0, "memory": WORKER_BYTES}
+        count, name = workers or sum(map(_room, alive)), "1 CPU"
+    if not count:
+        raise RustOptunaError(
+            f"The Ray cluster has no room for a worker: none of its {len(alive)} nodes has a GPU, or a CPU and "
+            f"{WORKER_GIGABYTES} GiB of memory. Say how many workers shall wait for room: --workers N"
+        )
+    place = functools.partial(RayPlace, needs=needs, per_gpu=share, one_machine=url.get_backend_name() == "sqlite")
+    return RayEngine([Slot(f"Ray ({name})", {}) for _ in range(count)], place)
+
+
+def _room(resources: Mapping[str, float]) -> int:
+    """Return how many workers fit on a node's processors, and into its memory."""
+    return min(int(resources.get("CPU", 0)), int(resources.get("memory", 0) // WORKER_BYTES))
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[Any]:
+    """Connect to a cluster that is there."""
+    with variables_set({"RAY_USAGE_STATS_ENABLED": "0"}):
+        import ray
+
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise RustOptunaError(f"The Ray cluster {address} cannot be joined: {error}") from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _made_here(workers: int | None, gpus: str) -> Iterator[Any]:
+    """Start a cluster of this machine alone, behind 127.0.0.1 and a token made for it; end it with the block."""
+    cards = 0 if gpus == "none" else len(devices.gpus())
+    count = 1 if cards else workers or len(devices.slots("none", None))
+    variables = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # A worker whose keeper is gone gives its point back; killed along with it, it could not.
+        "RAY_kill_child_processes_on_worker_exit": "false",
+        # Whoever reaches Ray's ports may run what he likes as this user; other users of this machine reach 127.0.0.1.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        # Ray replaces 127.0.0.1 by this machine's outward address, unless told that there are no other machines.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    # Ray's sockets need a short path.
+    with variables_set(variables), tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        import ray
+
+        ray.init(
+            address="local",
+            num_cpus=count,
+            num_gpus=cards,
+            _memory=max(1, count) * WORKER_BYTES,
+            object_store_memory=STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+        )
+        try:
+            listening = {node["NodeManagerAddress"] for node in ray.nodes()}
+            if listening != {"127.0.0.1"}:
+                raise RuntimeError(f"Ray was loaded before this, and listens on {', '.join(sorted(listening))}")
+            yield ray
+        finally:
+            ray.shutdown()

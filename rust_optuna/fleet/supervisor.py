@@ -1,0 +1,277 @@
+"""Worker processes of this machine, one a slot: started, watched, replaced when they die, stopped in good order."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rust_optuna.errors import CannotServeError, RetiredError, StorageError
+from rust_optuna.fleet.devices import Slot
+from rust_optuna.fleet.slot import Place
+from rust_optuna.processes import ExitCode
+from rust_optuna.search.ledger import Ledger
+from rust_optuna.search.roster import points_finished_by
+from rust_optuna.signals import Signals
+from rust_optuna.storage.database import WORKER_PATIENCE_SECONDS
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+"""Between looks at the processes."""
+TEND_SECONDS = 5.0
+"""Between calls of the housekeeping, on average."""
+MAX_DEATHS = 5
+"""Deaths in a row, with no point finished in between, after which a slot is given up."""
+MAX_DELAY_SECONDS = 60.0
+"""The longest wait before a dead worker is replaced; the waits begin with a second and double."""
+MARGIN_SECONDS = 15.0
+"""What a stopping worker gets beyond its grace to give its point back, before it is killed."""
+HURRY_SECONDS = 3.0
+"""What a worker gets to give its point back when a second signal came."""
+LINGER_SECONDS = 120.0
+"""What workers get to end by themselves once their studies are done."""
+
+
+@dataclass
+class Supervisor:
+    """Runs a worker process in each slot until its studies are done, or it is told to stop.
+
+    Every method belongs to the main thread. A database that does not answer ends neither the supervisor, within its
+    patience, nor a slot: what died meanwhile is replaced once it answers, and not counted.
+
+    Args:
+        ledger: whatever a dead worker was running is requeued here at once, before its lease ends.
+        slots: where the workers run.
+        logs: returns the file that the output of a slot's workers is appended to.
+        environment: variables for all of them (home, storage, artifacts: a password stands in no command line).
+        arguments: returns the words after ``worker run``, asked before each start.
+        is_done: says whether nothing is left to do. Called often; False for ever for one that never ends by itself.
+        tend: the housekeeping, called every few seconds.
+        show: called with each slot often, to show what its worker logged.
+        grace: the seconds in which a worker told to stop may finish its point.
+        patience: for how long the database may be away; None for ever.
+        observe_seconds: between calls of ``is_done`` while no process ends.
+        clock: a monotonic clock in seconds.
+        place: makes a slot's place of its number, device and log: here, or on a node of a cluster.
+    """
+
+    ledger: Ledger
+    slots: Sequence[Slot]
+    logs: Callable[[int], Path]
+    environment: Mapping[str, str]
+    arguments: Callable[[], Sequence[str]]
+    is_done: Callable[[], bool]
+    tend: Callable[[], None] = lambda: None
+    show: Callable[[Place], None] = lambda place: None
+    grace: float = 0.0
+    patience: float | None = WORKER_PATIENCE_SECONDS
+    observe_seconds: float = POLL_SECONDS
+    clock: Callable[[], float] = time.monotonic
+    place: Callable[[int, Slot, Path], Place] = Place
+    places: list[Place] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.places = [self.place(number, slot, self.logs(number)) for number, slot in enumerate(self.slots)]
+        self._done = False
+        self._done_since: float | None = None
+        self._outage_since: float | None = None
+        self._observe_at = self._tend_at = self.clock()
+
+    def run(self, signals: Signals) -> signal.Signals | None:
+        """Run workers until all is done; return the signal that stopped it, if one did.
+
+        The first signal lets workers finish their points within the grace, or give them back; a second one ends them
+        within seconds, and a third at once. Whatever ends this, no worker is left and every point is given back.
+
+        Args:
+            signals: entered, and not listened to yet.
+
+        Raises:
+            CannotServeError: no worker can serve the studies here; with the last words of one.
+            RetiredError: every slot was given up; with the last words of a worker.
+            StorageError: the database was away for too long.
+        """
+        try:
+            self.start()
+            signals.listen()
+            while not signals.received:
+                if self.step():
+                    return None
+                signals.wait(POLL_SECONDS)
+            log.info("%s: stopping", signals.received[0].name, extra={"event": "stopping"})
+            self.stop(signals)
+            return signals.received[0]
+        finally:
+            self.kill()
+
+    def start(self) -> None:
+        """Start a worker in every slot."""
+        for place in self.places:
+            self._start(place)
+
+    def step(self) -> bool:
+        """Do what is to be done by now; return whether all is done and every worker has ended.
+
+        Raises:
+            RetiredError: every slot was given up.
+            StorageError: the database was away for too long.
+        """
+        # Processes first, state second: a worker that had ended before the study was seen open ended too early.
+        ended = [(place, code) for place in self.places if (code := place.ended) is not None]
+        self._show()
+        try:
+            self._look(at_once=bool(ended))
+            for place, code in ended:
+                self._bury(place, code)
+            if not self._done:
+                self._replace()
+        except StorageError as error:
+            self._endure(error)
+            return False
+        self._outage_since = None
+        if self._done:
+            return self._all_ended()
+        if all(place.retired for place in self.places):
+            place = self.places[0]
+            if all(each.unfit for each in self.places):
+                raise CannotServeError(f"No worker can run here. {place.last_words()} Log: {place.log}")
+            raise RetiredError(
+                f"All workers died, again and again. The last words of one: {place.last_words()} Log: {place.log}"
+            )
+        return False
+
+    def stop(self, signals: Signals) -> None:
+        """Let the workers end in good order: each finishes its point within the grace, or gives it back.
+
+        What takes longer is left to ``kill``.
+        """
+        self._tell(signal.SIGTERM)
+        self._await(self.grace + MARGIN_SECONDS, signals, hurried_by=2)
+        if len(signals.received) > 1:
+            self._tell(signal.SIGTERM)
+            self._await(HURRY_SECONDS, signals, hurried_by=3)
+        for place in self.places:
+            if place.ended is not None:
+                self._reap(place, "the worker was stopped")
+
+    def kill(self) -> None:
+        """Kill the workers that are left, and requeue what they ran."""
+        self._tell(signal.SIGKILL)
+        for place in self.places:
+            if place.process is not None:
+                self._reap(place, "the worker was killed by its supervisor")
+        self._show()
+
+    def _start(self, place: Place) -> None:
+        before = place.worker
+        pid = place.start(self.arguments(), self.environment)
+        what = f"replaces {before}" if before else "started"
+        about = {"event": "replaced" if before else "started", "worker": place.worker, "pid": pid}
+        about["device"] = place.slot.name
+        log.info("Worker %s %s on %s, log: %s", place.worker, what, place.slot.name, place.log, extra=about)
+
+    def _look(self, *, at_once: bool) -> None:
+        """See whether all is done, and do the housekeeping, each where its time has come."""
+        now = self.clock()
+        if at_once or now >= self._observe_at:
+            self._done = self.is_done()
+            if not self._done:  # or no longer: holes were given new attempts
+                self._done_since = None
+            self._observe_at = now + self.observe_seconds
+        if now >= self._tend_at:
+            # Many supervisors started at once do not ask the database in step.
+            self._tend_at = now + TEND_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 (jitter)
+            self.tend()
+
+    def _bury(self, place: Place, code: int) -> None:
+        """Requeue what an ended worker was running, and see when it is replaced."""
+        self._requeue(place, f"the worker {place.cause(code)}")
+        finished = points_finished_by(self.ledger.database, place.worker)
+        place.process = None
+        about: dict[str, object] = {"worker": place.worker, "device": place.slot.name, "exit_code": code}
+        if self._done:
+            log.info("Worker %s %s", place.worker, place.cause(code), extra={**about, "event": "ended"})
+            return
+        if self._outage_since is None and not place.blameless:
+            place.deaths = 1 if finished else place.deaths + 1
+        delay = min(MAX_DELAY_SECONDS, 2.0 ** max(0, place.deaths - 1))
+        place.due = self.clock() + delay
+        place.unfit = code == ExitCode.CANNOT_SERVE and place.stays
+        place.retired = place.unfit or code == ExitCode.CIRCUIT_BREAKER or place.deaths >= MAX_DEATHS
+        about |= {"event": "died", "deaths": place.deaths}
+        words = place.last_words()
+        log.warning("Worker %s %s; its last words: %s", place.worker, place.cause(code), words, extra=about)
+        if place.retired:
+            why = f"{place.deaths} deaths in a row"
+            if place.unfit:
+                why = "no worker can serve here"
+            elif code == ExitCode.CIRCUIT_BREAKER:
+                why = "the same error at several points"
+            about["event"] = "retired"
+            log.error("Slot %d on %s is given up: %s", place.number, place.slot.name, why, extra=about)
+
+    def _replace(self) -> None:
+        """Start the workers whose time has come."""
+        for place in self.places:
+            if place.process is None and not place.retired and place.due <= self.clock():
+                self._start(place)
+
+    def _requeue(self, place: Place, reason: str) -> None:
+        count = self.ledger.abandon(place.worker, reason)
+        if count:
+            about = {"event": "lost", "worker": place.worker, "count": count, "reason": reason}
+            log.warning("The point of worker %s waits again: %s", place.worker, reason, extra=about)
+
+    def _endure(self, error: StorageError) -> None:
+        """Wait for a database that does not answer; raise its error once patience is at an end."""
+        now = self.clock()
+        if self._outage_since is None:
+            self._outage_since = now
+            log.warning("Waiting for the database: %s", error, extra={"event": "outage"})
+        elif self.patience is not None and now - self._outage_since > self.patience:
+            raise error
+
+    def _all_ended(self) -> bool:
+        """Say whether the workers have ended, as they do by themselves once all is done; end those that linger."""
+        lingering = sum(place.lives for place in self.places)
+        if not lingering:
+            return True
+        if self._done_since is None:
+            self._done_since = self.clock()
+        if self.clock() - self._done_since > LINGER_SECONDS:
+            log.warning("All is done, and %d workers are still there: they are killed", lingering)
+            self.kill()
+        return False
+
+    def _tell(self, number: signal.Signals) -> None:
+        for place in self.places:
+            place.signal(number)
+
+    def _await(self, seconds: float, signals: Signals, *, hurried_by: int) -> None:
+        """Wait until every worker has ended, so many seconds have passed, or so many signals have come."""
+        deadline = self.clock() + seconds
+        while any(place.lives for place in self.places):
+            if self.clock() > deadline or len(signals.received) >= hurried_by:
+                return
+            signals.wait(0.1)
+            self._show()
+
+    def _reap(self, place: Place, reason: str) -> None:
+        """Take the end of a worker, and requeue what it was running."""
+        code = place.process.wait() if place.process else 0
+        place.process = None
+        about = {"event": "ended", "worker": place.worker, "exit_code": code}
+        log.info("Worker %s %s", place.worker, place.cause(code), extra=about)
+        try:
+            self._requeue(place, reason)
+        except StorageError as error:
+            log.warning("The point of worker %s waits until its lease ends: %s", place.worker, error)
+
+    def _show(self) -> None:
+        for place in self.places:
+            self.show(place)

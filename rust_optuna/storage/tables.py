@@ -1,0 +1,236 @@
+"""The ledger's tables, beside Optuna's in the same database, and the database's clock.
+
+Times are seconds since 1970 by the database's own clock, as plain numbers: no time zone and no worker's clock enters.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.mysql import LONGTEXT
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+SCHEMA_VERSION = 3
+"""The newest migration's number (`rust_optuna.storage.migrations`)."""
+
+HOLDS_UNICODE = "rust_optuna_holds_unicode"
+"""The attribute of an engine's dialect that says whether its database can hold every character (`Database`)."""
+
+
+class Words(TypeDecorator[str]):
+    r"""Text that others wrote, such as an error's message: any characters, of which no database can hold all.
+
+    None can hold what is no Unicode, PostgreSQL holds no NUL, and a database that was made with another encoding than
+    UTF-8 holds few characters: there, all but ASCII is kept as Python writes it in a string, ``\xf6`` for ö.
+
+    Args:
+        length: the most characters that are kept.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return what is stored of a text."""
+        if value is None:
+            return None
+        # Cut before, too: a message may be of any length.
+        text = value[: self.length].replace("\0", "").encode(errors="replace").decode()
+        if not getattr(dialect, HOLDS_UNICODE, True):
+            text = text.encode("ascii", "backslashreplace").decode()
+        return text[: self.length]
+
+
+class LongWords(Words):
+    """The same in a column that has no length of its own."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        TypeDecorator.__init__(self)
+        self.length = length
+
+
+LONGEST_REASON = 10_000
+"""Characters of an error's message that are kept: MariaDB takes no more than 64 KB."""
+LONGEST_NAME = 255
+"""Characters of a host's or device's name that are kept: many GPUs by their long identifiers are more."""
+
+metadata = MetaData()
+_PREFIX = "rust_optuna_"
+_Document = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
+"""JSON of any length: MySQL's TEXT ends at 64 KB."""
+
+schema = Table(
+    f"{_PREFIX}schema",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("artifacts", Text, nullable=False),
+    Column("token", String(64), nullable=False, server_default=""),
+)
+"""One row: the version of these tables, where this storage's artifacts lie, and the token by which that store is known
+to be this storage's."""
+
+study = Table(
+    f"{_PREFIX}study",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(100), nullable=False, unique=True),
+    Column("state", String(16), CheckConstraint("state IN ('drawing', 'open', 'done')"), nullable=False),
+    Column("configuration", _Document, nullable=False),
+    Column("fingerprint", _Document, nullable=False),
+    Column("runtime", _Document),
+    Column("source", _Document),
+    Column("notes", _Document, nullable=False),
+    Column("lease_seconds", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+"""``fingerprint`` is fixed at creation, ``runtime`` (libraries, objective) by the first worker; ``source`` is the point
+that ``from_best_of`` took; ``notes`` lists what creation warned about."""
+
+
+class StudyKey(NamedTuple):
+    """One study and no other: SQLite gives the row of a deleted study to the next one.
+
+    Args:
+        id: its row.
+        created_at: when it was made.
+    """
+
+    id: int
+    created_at: float
+
+
+film = Table(
+    f"{_PREFIX}film",
+    metadata,
+    Column("study_id", ForeignKey(study.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("content", String(64), primary_key=True),
+    Column("patient", String(64), nullable=False),
+    Column("view", String(16), nullable=False),
+    Column("label", String(18), nullable=False),
+    Column("fold", Integer, nullable=False),
+)
+"""A study's development films, by content hash. Hold-out films are never stored here."""
+
+point = Table(
+    f"{_PREFIX}point",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("study_id", ForeignKey(study.c.id, ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("parameters", _Document, nullable=False),
+    Column(
+        "state",
+        String(16),
+        CheckConstraint("state IN ('waiting', 'running', 'complete', 'pruned', 'hole')"),
+        nullable=False,
+    ),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("lease_owner", String(64)),
+    Column("lease_end", Double),
+    Column("trial", Integer),
+    Column("value", Double),
+    Column("accepted", Integer, nullable=False, server_default="0"),
+    UniqueConstraint("study_id", "number"),
+    Index(f"ix_{_PREFIX}point_queue", "study_id", "state", "failures", "number"),
+)
+"""A design point. ``attempt`` is the number of its newest attempt (0: none yet), ``trial`` the number of the Optuna
+trial that shows it: the waiting one, then the newest attempt's. ``accepted``: a hole that its user took for good."""
+
+attempt = Table(
+    f"{_PREFIX}attempt",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("point_id", ForeignKey(point.c.id, ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("worker", String(64), nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column(
+        "outcome",
+        String(16),
+        CheckConstraint("outcome IN ('running', 'complete', 'pruned', 'failed', 'lost', 'released')"),
+        nullable=False,
+    ),
+    Column("reason", LongWords(LONGEST_REASON)),
+    Column("trial", Integer),
+    Column("result", _Document),
+    Column("artifact", String(64)),
+    Column("fault", String(16)),
+    Column("shown", Integer, nullable=False, server_default="0"),
+    Column("arithmetic", String(128)),
+    UniqueConstraint("point_id", "number"),
+    Index(f"ix_{_PREFIX}attempt_unshown", "shown", "outcome"),
+)
+"""One try at a point: who made it, how it ended, and its result. ``fault`` says what kind of trouble ended it,
+``shown`` whether Optuna has been told of its end, ``arithmetic`` what kind of arithmetic its result is of."""
+
+features = Table(
+    f"{_PREFIX}features",
+    metadata,
+    Column("study_id", ForeignKey(study.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("backbone", String(64), primary_key=True),
+    Column("arithmetic", String(128), primary_key=True),
+    Column("sha256", String(64), nullable=False),
+    Column("sample", _Document, nullable=False),
+)
+"""What the first worker of each kind of arithmetic computed from a study's films (`rust_optuna.search.pins`)."""
+
+worker = Table(
+    f"{_PREFIX}worker",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("host", Words(LONGEST_NAME), nullable=False),
+    Column("process", Integer, nullable=False),
+    Column("device", Words(LONGEST_NAME), nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("beat_at", Double, nullable=False),
+)
+"""The processes that ever claimed points."""
+
+
+class database_now(FunctionElement[float]):  # noqa: N801 (reads like the SQL function it is)
+    """Seconds since 1970 by the database's clock."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(database_now, "sqlite")
+def _sqlite_now(element: database_now, compiler: Any, **options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(database_now, "postgresql")
+def _postgresql_now(element: database_now, compiler: Any, **options: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+@compiles(database_now, "mysql")
+@compiles(database_now, "mariadb")
+def _mysql_now(element: database_now, compiler: Any, **options: Any) -> str:
+    return "(unix_timestamp(sysdate(6)) + 0e0)"

@@ -1,0 +1,282 @@
+"""The objective: from a design point to its value, with everything that is kept of the trial."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+from optuna.artifacts import upload_artifact
+
+from rust_optuna.config import BackboneConfiguration
+from rust_optuna.data.development import DevelopmentSet
+from rust_optuna.data.film_index import FilmIndex
+from rust_optuna.errors import FingerprintError, InvalidValueError, MissingExtraError
+from rust_optuna.learn.arithmetic import arithmetic
+from rust_optuna.learn.cross_validation import CrossValidation, cross_validate, save_out_of_fold
+from rust_optuna.learn.extraction import Extractor, extraction_identity, extraction_versions
+from rust_optuna.learn.features import FeatureCache
+from rust_optuna.learn.runtime import training_versions
+from rust_optuna.learn.sources import CachedFeatures, FeatureSource, LiveFeatures
+from rust_optuna.learn.weights import weights_identity, weights_scheme
+from rust_optuna.paths import Home
+from rust_optuna.search.ledger import Claim
+from rust_optuna.search.pins import FeaturePins, PinnedFeatures, sampled
+from rust_optuna.search.studies import Study
+from rust_optuna.storage.artifacts import ArtifactStore
+from rust_optuna.worker.building import check_sample, fill_cache
+from rust_optuna.worker.memory import MicroBatch
+
+Progress = Callable[[int, int], None]
+OnEpoch = Callable[[int, float], None]
+OnAdvance = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an objective made of a point.
+
+    Args:
+        value: finite; None only for a trial that was pruned before its first intermediate value.
+        result: kept with the trial as one JSON attribute, None for a stand-in.
+        artifact: the identifier of the stored out-of-fold scores, None for a stand-in.
+    """
+
+    value: float | None
+    result: dict[str, Any] | None = None
+    artifact: str | None = None
+
+
+class Objective(Protocol):
+    """From a claimed point to its value."""
+
+    def runtime(self) -> dict[str, Any]:
+        """Return what must be equal for all workers of a study."""
+
+    def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
+        """Make sure that this machine can run the points of a design, before it claims one."""
+
+    def pin(self) -> None:
+        """Note in the database what was prepared, once it is known that this worker may serve the study.
+
+        Raises:
+            FingerprintError: other workers of the study prepared something else.
+        """
+
+    def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
+        """Run the point.
+
+        Args:
+            claim: the point.
+            trial: shows it.
+            on_epoch: called with each intermediate value; may raise to end the trial. Out of memory, a trial begins
+                anew and calls it for epochs that it was called for before.
+            on_advance: called as a sign of life within an epoch.
+
+        Raises:
+            OutOfMemoryError: memory does not suffice for the point.
+        """
+
+
+def cross_validation_runtime() -> dict[str, Any]:
+    """Return the versions that decide the numbers of the real objective, as extraction and training declare them.
+
+    Raises:
+        MissingExtraError: TensorFlow or Keras is not installed.
+    """
+    found = {**training_versions(), **extraction_versions()}
+    for package in ("tensorflow", "keras"):
+        if package not in found:
+            raise MissingExtraError(package, "cpu")
+    return {"objective": "cross-validation", **found}
+
+
+def check_weights(study: Study, backbone: BackboneConfiguration) -> None:
+    """Compare a backbone's weights on this machine with those that the study was created with.
+
+    Raises:
+        FingerprintError: they are others.
+        WeightsError: they are missing.
+    """
+    if weights_scheme(backbone) not in study.fingerprint["weights"]:
+        raise FingerprintError(
+            f"The weights {backbone.weights!r} here are not those that {study.name} was created with"
+        )
+
+
+@dataclass
+class CrossValidationObjective:
+    """The real objective: mean average precision of a cross-validation.
+
+    Features are loaded at first use and kept: all points of a study that share a backbone share them.
+
+    Args:
+        study: whose points.
+        development: its films.
+        home: where the features' cache and the index of films lie.
+        store: takes the out-of-fold scores.
+        progress: called while films are hashed and features computed.
+        data_root: the folder in which films are looked for that the index of films lacks; None for nowhere.
+        patiently: calls what uses the database, again where that is away: a trial is not to be lost at its last step.
+        pins: the features that other workers of the study have; None to compare with nobody's.
+    """
+
+    study: Study
+    development: DevelopmentSet
+    home: Home
+    store: ArtifactStore
+    progress: Progress | None = None
+    data_root: Path | None = None
+    patiently: Callable[[Callable[[], str]], str] = lambda function: function()
+    pins: FeaturePins | None = None
+    _micro_batch: MicroBatch = field(default_factory=MicroBatch)
+    _sources: dict[tuple[BackboneConfiguration, str], FeatureSource] = field(default_factory=dict)
+
+    def runtime(self) -> dict[str, Any]:
+        """Return `cross_validation_runtime`."""
+        return cross_validation_runtime()
+
+    def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
+        """Compare the weights with those the study was created with, and compute the features that are missing.
+
+        Where other workers have pinned features, a sample is compared before the cache that all share is filled.
+
+        Raises:
+            FingerprintError: the weights here are others, or the features.
+            DataError: films are not on this machine, or have changed.
+            WeightsError: the weights are missing or do not fit.
+        """
+        trials = [self.study.trial_configuration(point, self.home) for point in design]
+        for backbone in dict.fromkeys(trial.backbone for trial in trials):
+            check_weights(self.study, backbone)
+        for backbone, features in dict.fromkeys((trial.backbone, trial.features) for trial in trials):
+            self._source(backbone, features)
+
+    def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
+        """Cross-validate the point and store its out-of-fold scores.
+
+        Out of memory, it begins anew in micro-batches: the same training with the same seeds. The result says so.
+        """
+        configuration = self.study.trial_configuration(claim.parameters, self.home)
+        source = self._source(configuration.backbone, configuration.features)
+
+        def run(micro_batch: int | None) -> CrossValidation:
+            return cross_validate(
+                self.development,
+                source,
+                configuration,
+                seed=self.study.configuration.seed,
+                point=claim.number,
+                on_epoch=on_epoch,
+                on_advance=on_advance,
+                micro_batch=micro_batch,
+            )
+
+        _, validated = np.unique(self.development.folds, return_counts=True)
+        trained = len(self.development.folds) - int(validated.min())
+        found = self._micro_batch.run(run, min(configuration.batch_size, trained))
+        artifact = self._upload(found, claim, trial)
+        result = {**found.report(), "weights": weights_identity(configuration.backbone), "artifact": artifact}
+        return Outcome(found.value, result, artifact)
+
+    def _upload(self, found: CrossValidation, claim: Claim, trial: optuna.Trial) -> str:
+        """Store the out-of-fold scores, named in Optuna's trial; return their identifier."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"point-{claim.number}-attempt-{claim.attempt}.npz"
+            save_out_of_fold(path, found)
+            return self.patiently(
+                lambda: upload_artifact(artifact_store=self.store, file_path=str(path), study_or_trial=trial)
+            )
+
+    def pin(self) -> None:
+        """Note which features this worker trains on, and compare them with other workers'.
+
+        Raises:
+            FingerprintError: they differ.
+        """
+        if self.pins is None:
+            return
+        for (backbone, _), source in self._sources.items():
+            kind = arithmetic(backbone.extraction_precision)
+            sample = source.table()[sampled(source.films)]
+            self.pins.pin(extraction_identity(backbone), PinnedFeatures(kind, source.sha256, sample))
+
+    def _source(self, backbone: BackboneConfiguration, features: str) -> FeatureSource:
+        key = (backbone, features)
+        if key not in self._sources:
+            index = FilmIndex(self.home.film_index)
+            with index.naming():
+                make = self._live if features == "live" else self._cached
+                self._sources[key] = make(backbone, index)
+        return self._sources[key]
+
+    def _live(self, backbone: BackboneConfiguration, index: FilmIndex) -> LiveFeatures:
+        contents = self.development.content
+        if self.data_root is not None:
+            index.scan(self.data_root, contents, self.progress)
+        index.require(contents)
+        extractor = Extractor(backbone)
+        check_sample(extractor, contents, index, self.pins)
+        live = LiveFeatures(extractor, contents, index.read)
+        # Before a point is claimed, so that its trial does not seem to stand still.
+        live.complete(self.progress)
+        return live
+
+    def _cached(self, backbone: BackboneConfiguration, index: FilmIndex) -> CachedFeatures:
+        contents = self.development.content
+        cache = FeatureCache(self.home.features, backbone)
+        progress, root = self.progress, self.data_root
+        fill_cache(cache, contents, index, pins=self.pins, data_root=root, progress=progress, on_hashed=progress)
+        return CachedFeatures(cache.load(contents))
+
+
+@dataclass(frozen=True)
+class StandInObjective:
+    """Any Optuna objective in place of the real one, for tests and benchmarks of everything around it.
+
+    Args:
+        name: ``MODULE:FUNCTION``; the function takes an ``optuna.Trial`` and returns a number.
+        function: the function itself.
+    """
+
+    name: str
+    function: Callable[[optuna.Trial], float]
+
+    @classmethod
+    def load(cls, name: str) -> StandInObjective:
+        """Import a stand-in from the current directory or the installed packages.
+
+        Raises:
+            RustOptunaError: there is no such module or function.
+        """
+        module, _, function = name.partition(":")
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        try:
+            return cls(name, getattr(importlib.import_module(module), function))
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InvalidValueError(f"No objective {name!r}, which should read MODULE:FUNCTION: {error}") from error
+
+    def runtime(self) -> dict[str, Any]:
+        """Return the stand-in's name: its values are no real ones wherever they are shown."""
+        return {"objective": f"STAND-IN {self.name}"}
+
+    def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
+        """Nothing is needed."""
+
+    def pin(self) -> None:
+        """Nothing was prepared."""
+
+    def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
+        """Call the function; what it reports goes to Optuna as it is."""
+        value = float(self.function(trial))
+        if not math.isfinite(value):
+            raise ValueError(f"the objective returned {value!r}, which is not finite")
+        return Outcome(value)
