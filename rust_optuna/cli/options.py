@@ -80,9 +80,10 @@ class Settings:
 
     def open_to_show(self) -> Database:
         """Open the database for the dashboard, which brings the studies' notes up to date where it may."""
-        from rust_optuna.storage.database import may_write, open_database
+        from rust_optuna.storage.backends import backend_of
+        from rust_optuna.storage.database import open_database
 
-        return open_database(self.url, read_only=not may_write(self.url))
+        return open_database(self.url, read_only=not backend_of(self.url).may_write)
 
     def open_to_write(self) -> Database:
         """Open the database, which must exist, for writing."""

@@ -24,7 +24,7 @@ from rust_optuna.search.results import Status, status
 from rust_optuna.search.studies import Study, find_study, load_studies, studies_to_serve
 from rust_optuna.signals import Signals
 from rust_optuna.storage.database import Database
-from rust_optuna.storage.outages import DATABASE_ERRORS
+from rust_optuna.storage.outages import database_errors
 
 log = logging.getLogger(__name__)
 
@@ -222,5 +222,5 @@ def _settle(database: Database, there: Callable[[], Sequence[Study]], *, named: 
             if named or study.state == "open" or study.name in untold:
                 with suppress(StudyError):  # deleted meanwhile
                     Mirror(database, study).settle()
-    except (StorageError, *DATABASE_ERRORS) as error:
+    except (StorageError, *database_errors()) as error:
         log.warning("Optuna could not be told of everything: %s. Any worker does it later", error)

@@ -22,7 +22,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from rust_optuna.errors import NoDatabaseError, StorageError, StorageValueError
 from rust_optuna.paths import atomic_write
 from rust_optuna.storage import sqlite_files, tables
-from rust_optuna.storage.database import Database, check_permission, first_line
+from rust_optuna.storage.backends import backend_of
+from rust_optuna.storage.database import Database
+from rust_optuna.storage.outages import first_line
 from rust_optuna.storage.refusal import check_file_system
 from rust_optuna.storage.sqlite_files import BUSY_SECONDS
 
@@ -50,7 +52,7 @@ def backup(url: URL, file: Path) -> int:
         raise StorageError(f"{file} exists already: a backup is never overwritten, name a new file")
     if kind == SQLITE and not Path(str(url.database)).is_file():
         raise NoDatabaseError(f"No database at {url.database}: there is nothing to back up")
-    check_permission(url, write=False)
+    backend_of(url).check_permission(write=False)
     with _reading(url) as database:
         if database.version() is None:
             raise NoDatabaseError(f"{database} holds no studies yet: there is nothing to back up")
@@ -79,7 +81,7 @@ def restore(url: URL, file: Path, *, force: bool = False) -> None:
     if kind == SQLITE:
         path = Path(str(url.database))
         check_file_system(path)
-        check_permission(url, write=True)
+        backend_of(url).check_permission(write=True)
         path.parent.mkdir(parents=True, exist_ok=True)
     with Database(url).exclusive("schema"):
         if not force:

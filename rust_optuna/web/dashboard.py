@@ -20,7 +20,8 @@ from rust_optuna.errors import StudyError
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.studies import load_studies
 from rust_optuna.storage.artifacts import ArtifactStore
-from rust_optuna.storage.database import Database, denies
+from rust_optuna.storage.database import Database
+from rust_optuna.storage.outages import denies
 
 log = logging.getLogger(__name__)
 

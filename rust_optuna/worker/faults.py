@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from rust_optuna.errors import CircuitBreakerError, DataError, OutOfMemoryError, RustOptunaError
-from rust_optuna.storage.outages import DATABASE_ERRORS
+from rust_optuna.storage.outages import database_errors
 
 SAME_ERRORS_IN_A_ROW = 3
 """Points that fail with the same error, one after another, after which a worker stops: the fault is then likelier its
@@ -38,7 +38,7 @@ def classify(error: BaseException) -> Fault:
         return Fault("data", error.public, of_the_point=False)
     if isinstance(error, RustOptunaError):
         return Fault("machine", error.public, of_the_point=False)
-    if isinstance(error, (OSError, *DATABASE_ERRORS)):
+    if isinstance(error, (OSError, *database_errors())):
         return Fault("machine", type(error).__name__, of_the_point=False)
     if isinstance(error, Exception):
         return Fault("library", f"{type(error).__name__}: {error}", of_the_point=True)

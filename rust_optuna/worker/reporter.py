@@ -8,7 +8,7 @@ import threading
 
 import optuna
 
-from rust_optuna.storage.outages import DATABASE_ERRORS
+from rust_optuna.storage.outages import database_errors
 
 log = logging.getLogger(__name__)
 
@@ -60,5 +60,5 @@ class Reporter:
                 self._trial.report(score, epoch)
             except optuna.exceptions.UpdateFinishedTrialError as error:
                 self._finished_elsewhere = error
-            except (KeyError, *DATABASE_ERRORS) as error:  # KeyError: the study was deleted meanwhile
+            except (KeyError, *database_errors()) as error:  # KeyError: the study was deleted meanwhile
                 log.warning("Epoch %d could not be shown in Optuna: %s", epoch, type(error).__name__)

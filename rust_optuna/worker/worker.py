@@ -36,7 +36,7 @@ from rust_optuna.search.pins import FeaturePins
 from rust_optuna.search.studies import Study, find_study, load_development, studies_to_serve
 from rust_optuna.storage.artifacts import ArtifactStore, remove
 from rust_optuna.storage.database import Database
-from rust_optuna.storage.outages import DATABASE_ERRORS
+from rust_optuna.storage.outages import database_errors
 from rust_optuna.storage.tables import StudyKey
 from rust_optuna.worker.faults import CircuitBreaker, Fault, classify
 from rust_optuna.worker.lease import LAST_WORDS_SECONDS, LeaseKeeper
@@ -131,7 +131,7 @@ class Worker:
             self.ledger.register(self.id, host=platform.node(), process=os.getpid(), device=device)
             self._serve_studies(names)
             self._serving.settle()
-        except (StorageError, *DATABASE_ERRORS) as error:
+        except (StorageError, *database_errors()) as error:
             if not self.stopping:
                 raise
             log.warning("stopped while the database was away: %s", error, extra={"event": "outage"})
@@ -342,7 +342,7 @@ class Worker:
         try:
             mirror.tell(number, state, outcome.value, outcome.result)
             self.ledger.mark_shown(claim.point_id, claim.attempt)
-        except (RustOptunaError, *DATABASE_ERRORS) as error:
+        except (RustOptunaError, *database_errors()) as error:
             log.warning("Trial %d could not be told yet: %s", number, type(error).__name__)
 
     def _give_back(self, mirror: Mirror, claim: Claim, number: int | None, fault: Fault) -> None:

@@ -313,7 +313,7 @@ def test_no_name_number_path_or_held_out_film_is_in_the_database(database, home)
     for film in read_manifest(home.root / "manifest.csv").films:
         stored = content_hash(film.image) in everything
         assert stored == (film.split == "development")
-    if database.is_sqlite:
+    if database.backend.file is not None:
         # What was deleted or rolled back stays in a file's pages.
         folder = Path(str(database.url.database)).parent
         assert not [path.name for path in folder.glob("*.db*") if b"MRN" in path.read_bytes()]

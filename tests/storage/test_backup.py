@@ -42,7 +42,7 @@ def database(request):
 @pytest.fixture
 def elsewhere(database, tmp_path, home):
     """The URL of a database of the same kind that holds nothing."""
-    if database.is_sqlite:
+    if database.backend.file is not None:
         yield parse_url(f"sqlite:///{tmp_path}/elsewhere/new.db", home)
         return
     with new_postgresql() as url:
@@ -184,7 +184,7 @@ def test_a_backup_of_a_later_version_is_refused(database, elsewhere, tmp_path):
     backup(database.url, tmp_path / "file")
     with pytest.raises(StorageError, match=f"version {tables.SCHEMA_VERSION + 1}.*or a later one"):
         restore(elsewhere, tmp_path / "file")
-    if database.is_sqlite:
+    if database.backend.file is not None:
         assert not Path(elsewhere.database).exists()
 
 

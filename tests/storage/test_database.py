@@ -15,7 +15,8 @@ from rust_optuna.paths import Home
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.studies import load_study
 from rust_optuna.storage import tables
-from rust_optuna.storage.database import Database, create_database, open_database, parse_url, passes
+from rust_optuna.storage.database import Database, create_database, open_database, parse_url
+from rust_optuna.storage.outages import passes
 from tests.deploy.server import NAME, ROLE, postgresql_with_password
 from tests.studies import make_study, wait_until
 
@@ -144,7 +145,7 @@ def test_mariadb_tells_utc_whatever_its_connections_begin_with(mariadb, of):
 def test_a_lock_is_waited_for_however_short_the_url_lets_an_answer_take(mariadb):
     with open_database(mariadb.url.update_query_dict({"read_timeout": "7"})) as database:
         limits = []
-        for engine in (database.engine, database._lock_engine):
+        for engine in (database.engine, database.backend._lock_engine()):
             with engine.connect() as connection:
                 limits.append(connection.connection.driver_connection._read_timeout)
     assert limits == [7, None]
@@ -158,7 +159,7 @@ def test_what_the_url_says_of_its_connections_stands(postgresql):
             return database.transact(lambda c: c.exec_driver_sql(f"SHOW {name}").scalar_one())
 
         assert [shown(name) for name in ("search_path", "statement_timeout", "timezone")] == ["mine", "7s", "UTC"]
-        assert database._connect_arguments.keys() & options.keys() == {"options"}
+        assert database.backend.connect_arguments().keys() & options.keys() == {"options"}
 
 
 # What is there and what is not
