@@ -77,7 +77,8 @@ def run(
     from rust_optuna import logs, signals
     from rust_optuna.errors import RustOptunaError
     from rust_optuna.processes import ExitCode
-    from rust_optuna.worker.worker import Worker, stop_on_signals
+    from rust_optuna.worker.stopping import stop_on_signals
+    from rust_optuna.worker.worker import Worker
 
     logs.configure(log_format)
     where = settings()
@@ -93,12 +94,12 @@ def run(
             data_root=where.absolute(data_root),
         )
         logs.configure(log_format, worker=this.id)
-        stop_on_signals(this)
+        stop_on_signals(this.stop_request)
         signals.unblock()
         try:
             finished = this.run(names)
         except RustOptunaError as error:
-            if this.cannot_serve and this.supervised:
+            if this.cannot_serve and this.stop_request.supervised:
                 error.exit_code = ExitCode.CANNOT_SERVE
             raise
     if log_format == "text":

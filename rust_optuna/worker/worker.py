@@ -1,48 +1,39 @@
-"""A worker: claims points, runs them, tells how they ended, until nothing is left.
-
-**This is where a claimed point is run.** Points are claimed in ``search.ledger``.
-"""
+"""A worker: claims points and runs them, one attempt after another, until nothing is left."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
 import random
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
-import optuna
-
-from rust_optuna import signals
 from rust_optuna.errors import (
     FingerprintError,
-    LeaseLostError,
     RustOptunaError,
     StorageError,
     StudyError,
     WrongStoreError,
 )
 from rust_optuna.paths import Home
-from rust_optuna.processes import SUPERVISOR, WORKER_ID, new_worker_id, sleep_unless
-from rust_optuna.search.ledger import FINISHED_ELSEWHERE, Claim, Ledger
+from rust_optuna.processes import WORKER_ID, new_worker_id, sleep_unless
+from rust_optuna.search.ledger import Claim, Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.pins import FeaturePins
 from rust_optuna.search.studies import Study, find_study, load_development, studies_to_serve
-from rust_optuna.storage.artifacts import ArtifactStore, remove
+from rust_optuna.storage.artifacts import ArtifactStore
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.outages import database_errors
 from rust_optuna.storage.tables import StudyKey
-from rust_optuna.worker.faults import CircuitBreaker, Fault, classify
-from rust_optuna.worker.lease import LAST_WORDS_SECONDS, LeaseKeeper
-from rust_optuna.worker.objective import CrossValidationObjective, Objective, Outcome, StandInObjective
-from rust_optuna.worker.reporter import Reporter
+from rust_optuna.worker.attempt import Attempt
+from rust_optuna.worker.faults import CircuitBreaker
+from rust_optuna.worker.lease import LAST_WORDS_SECONDS
+from rust_optuna.worker.objective import CrossValidationObjective, Objective, StandInObjective
 from rust_optuna.worker.serving import Served, Serving
+from rust_optuna.worker.stopping import StopRequest, StopRequestedError
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +45,6 @@ BEAT_SECONDS = 60.0
 """Between signs of life of a worker that has nothing to run."""
 TIDY_SECONDS = 15.0
 """Between looks for what others left undone."""
-LAST_EPOCH_SECONDS = 1.0
-"""For which a worker that must stop waits for the end of an epoch, before the process ends in its midst."""
-
-
-class StopRequestedError(Exception):
-    """The user or the supervisor asked this worker to stop: the point goes back to the queue."""
 
 
 class Worker:
@@ -96,20 +81,16 @@ class Worker:
         self.stand_in = StandInObjective.load(objective) if objective else None
         self.progress = progress
         self.forever = forever
-        self.grace = grace
         self.data_root = data_root
-        self.stopping = False
-        self.preparing = False
+        self.stop_request = StopRequest(grace)
         self.finished = 0
         self.cannot_serve = False
-        self._deadline = float("inf")
         self._beat_at = self._tidy_at = 0.0
         self._holds = False
         self._breaker = CircuitBreaker()
         self._serving = Serving(database, store, self._objective)
-        self._parent = int(os.environ.get(SUPERVISOR, "0"))
         # The grace is for a point: without one, a worker that must stop waits a moment for a database that is away.
-        database.give_up = lambda: self.overdue(LAST_WORDS_SECONDS - (0.0 if self._holds else self.grace))
+        database.give_up = lambda: self.stop_request.overdue(LAST_WORDS_SECONDS - (0.0 if self._holds else grace))
 
     def run(self, names: Sequence[str] = ()) -> int:
         """Run points of the named studies, or of all open ones, until all of them are done; or for ever.
@@ -132,34 +113,14 @@ class Worker:
             self._serve_studies(names)
             self._serving.settle()
         except (StorageError, *database_errors()) as error:
-            if not self.stopping:
+            if not self.stop_request.asked:
                 raise
             log.warning("stopped while the database was away: %s", error, extra={"event": "outage"})
         return self.finished
 
-    @property
-    def supervised(self) -> bool:
-        """Whether a supervisor started this process, and passes on what it is asked."""
-        return self._parent != 0
-
     def stop(self) -> None:
-        """Ask for a stop: no more points, and the running one may end within the grace. Safe in a signal handler."""
-        if not self.stopping:
-            self._deadline = time.monotonic() + self.grace
-            self.stopping = True
-
-    def overdue(self, margin: float = 0.0) -> bool:
-        """Say whether this worker was asked to stop, and its grace and a margin are over."""
-        self._stop_if_orphaned()
-        return time.monotonic() >= self._deadline + margin
-
-    def _must_stop(self) -> bool:
-        self._stop_if_orphaned()
-        return self.stopping
-
-    def _stop_if_orphaned(self) -> None:
-        if self._parent and os.getppid() != self._parent:
-            self.stop()
+        """Ask for a stop: no more points, and the running one may end within the grace."""
+        self.stop_request.ask()
 
     def _serve_studies(self, names: Sequence[str]) -> None:
         try:
@@ -171,7 +132,7 @@ class Worker:
             log.info("stopped while it made ready")
 
     def _serve_until_done(self, studies: Sequence[StudyKey]) -> None:
-        while studies and not self._must_stop():
+        while studies and not self.stop_request.asked:
             self._tidy()
             # What was done, and is open again for new attempts at its holes, is another worker's business.
             studies = [study for study in studies if self._serving.get(study) is not None]
@@ -187,7 +148,7 @@ class Worker:
         """Take points of whatever study is open, of those named if any are; idle cheaply where there is none."""
         if missing := [name for name in names if find_study(self.database, name) is None]:
             log.warning("Waiting for studies that are not there yet: %s", ", ".join(missing))
-        while not self._must_stop():
+        while not self.stop_request.asked:
             self._tidy()
             open_ = self.ledger.open_studies().items()
             studies = [key for name, key in open_ if (not names or name in names) and self._can_serve(name, key)]
@@ -201,7 +162,7 @@ class Worker:
         if now > self._beat_at:
             self.ledger.beat(self.id)
             self._beat_at = now + BEAT_SECONDS
-        sleep_unless(self._must_stop, seconds)
+        sleep_unless(lambda: self.stop_request.asked, seconds)
 
     def _tidy(self) -> None:
         """Now and then, tell Optuna what those could not who died, of any study; forget studies that are over."""
@@ -235,7 +196,7 @@ class Worker:
         """Return the open studies, or the named ones of them, made ready for."""
         ready = [study for study in studies_to_serve(self.database, names) if study.state == "open"]
         for study in ready:
-            with self._preparing():
+            with self.stop_request.ends_preparation():
                 try:
                     self._serving.add(study)
                 except RustOptunaError as error:
@@ -246,29 +207,15 @@ class Worker:
         return [study.key for study in ready]
 
     def _can_serve(self, name: str, key: StudyKey) -> bool:
-        with self._preparing():
+        with self.stop_request.ends_preparation():
             return self._serving.try_to_add(name, key)
-
-    @contextmanager
-    def _preparing(self) -> Iterator[None]:
-        """Do what may take long while no point is held: a stop ends it in its midst."""
-        self.preparing = True
-        try:
-            self._stop_in_time()
-            yield
-        finally:
-            self.preparing = False
-
-    def _stop_in_time(self) -> None:
-        if self._must_stop():
-            raise StopRequestedError
 
     def _objective(self, study: Study) -> Objective:
         if self.stand_in is not None:
             return self.stand_in
 
         def progress(done: int, total: int) -> None:
-            self._stop_in_time()  # a supervisor's death sends no signal
+            self.stop_request.check()  # a supervisor's death sends no signal
             if self.progress is not None:
                 self.progress(done, total)
 
@@ -285,108 +232,10 @@ class Worker:
 
     def _run(self, claim: Claim, served: Served) -> None:
         """Run one claimed point to whatever end it comes to."""
-        mirror, objective = served.mirror, served.objective
-        where = _about(claim)
-        log.info("claimed %s", json.dumps(claim.parameters), extra={"event": "claimed", **where})
-        number: int | None = None
-        outcome: Outcome | None = None
-        try:
-            with LeaseKeeper(self.ledger, claim, overdue=lambda: self.overdue(LAST_EPOCH_SECONDS)) as lease:
-                trial = mirror.start(claim)
-                number = trial.number
-                state, outcome = self._evaluate(objective, claim, trial, lease)
-                self.ledger.finish(claim, state, outcome.value, outcome.result, outcome.artifact)
-        except LeaseLostError:
-            if outcome is not None and outcome.artifact is not None:
-                remove(self.store, [outcome.artifact])
-            log.warning("lost to another worker; its result is dropped", extra={"event": "lost", **where})
-        except optuna.exceptions.UpdateFinishedTrialError:
-            # By a reconciler, where the lease was lost; by somebody outside, where it was not.
-            self.ledger.release(claim, FINISHED_ELSEWHERE, "machine")
-            log.warning("its trial was finished elsewhere", extra={"event": "lost", **where})
-        except StopRequestedError:
-            self._give_back(mirror, claim, number, Fault("interrupted", "the worker was asked to stop", False))
-            log.info("given back", extra={"event": "released", **where})
-        except BaseException as error:
-            self._fail(mirror, claim, number, error)
-        else:
+        attempt = Attempt(self.ledger, self.store, claim, served, self.stop_request)
+        attempt.run()
+        if attempt.finished:
             self.finished += 1
             self._breaker.success()
-            log.info("%s %s", state, outcome.value, extra={"event": state, **where})
-            self._show_end(mirror, claim, trial.number, state, outcome)
-
-    def _evaluate(
-        self, objective: Objective, claim: Claim, trial: optuna.Trial, lease: LeaseKeeper
-    ) -> tuple[str, Outcome]:
-        """Return ``complete`` or ``pruned``, and the outcome: a pruned one's value is its last intermediate value."""
-        last: float | None = None
-
-        with Reporter(trial) as reporter:
-
-            def on_epoch(epoch: int, value: float) -> None:
-                nonlocal last
-                last = value
-                lease.finished_epoch()
-                lease.check()
-                if self.overdue():
-                    raise StopRequestedError
-                reporter.report(epoch, value)
-
-            try:
-                return "complete", objective(claim, trial, on_epoch, lease.advanced)
-            except optuna.TrialPruned:
-                return "pruned", Outcome(last)
-
-    def _show_end(self, mirror: Mirror, claim: Claim, number: int, state: str, outcome: Outcome) -> None:
-        """Tell Optuna of a point that is finished already: what goes wrong here, a reconciler repeats."""
-        try:
-            mirror.tell(number, state, outcome.value, outcome.result)
-            self.ledger.mark_shown(claim.point_id, claim.attempt)
-        except (RustOptunaError, *database_errors()) as error:
-            log.warning("Trial %d could not be told yet: %s", number, type(error).__name__)
-
-    def _give_back(self, mirror: Mirror, claim: Claim, number: int | None, fault: Fault) -> None:
-        if self.ledger.release(claim, fault.reason, fault.kind) and number is not None:
-            self._show_end(mirror, claim, number, "released", Outcome(None))
-
-    def _fail(self, mirror: Mirror, claim: Claim, number: int | None, error: BaseException) -> None:
-        """End an attempt that raised: with a failed attempt where it is the point's fault, else given back."""
-        fault = classify(error)
-        where = _about(claim)
-        if not fault.of_the_point:
-            self._give_back(mirror, claim, number, fault)
-            log.error("given back: %s", fault.reason, extra={"event": "released", **where})
-            if isinstance(error, RustOptunaError) or not isinstance(error, Exception):
-                raise error
-            raise RustOptunaError(f"This machine failed point {claim.number} of {claim.study}: {error}") from error
-        log.error("failed: %s\n%s", fault.reason, traceback.format_exc(), extra={"event": "failed", **where})
-        if self.ledger.fail(claim, fault.reason, fault.kind) and number is not None:
-            self._show_end(mirror, claim, number, "failed", Outcome(None))
-        self._breaker.failure((claim.study_id, claim.number), fault)
-
-
-def _about(claim: Claim) -> dict[str, object]:
-    """Return what a line of the log says about the attempt it is of."""
-    return {"study": claim.study, "point": claim.number, "attempt": claim.attempt}
-
-
-def stop_on_signals(worker: Worker) -> None:
-    """Let the signals of `signals.ASKING` stop a worker: the first within its grace, the second at once.
-
-    A warning is never a second one. Nor is what a supervisor sends after a warning that reached both of them, as a
-    scheduler's does that signals all processes of a job.
-    """
-    heard: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        warned_only = all(each in signals.WARNING for each in heard)
-        heard.append(number)
-        if worker.stopping:
-            if number in signals.WARNING or (worker.supervised and warned_only):
-                return
-            raise KeyboardInterrupt
-        worker.stop()
-        if worker.preparing:  # no point is held, and making ready may take long
-            raise StopRequestedError
-
-    signals.handle_with(handle)
+        elif attempt.fault is not None:
+            self._breaker.failure((claim.study_id, claim.number), attempt.fault)

@@ -52,7 +52,7 @@ def files_below(folder: Path) -> set[str]:
 @pytest.fixture
 def no_signals(monkeypatch):
     """Leave this process's signal handlers as they are."""
-    monkeypatch.setattr("rust_optuna.worker.worker.stop_on_signals", lambda worker: None)
+    monkeypatch.setattr("rust_optuna.worker.stopping.stop_on_signals", lambda stop: None)
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)

@@ -47,7 +47,7 @@ def run(sqlite, home):
 
 @pytest.fixture(autouse=True)
 def _signals_stay(monkeypatch):
-    monkeypatch.setattr("rust_optuna.worker.worker.stop_on_signals", lambda worker: None)
+    monkeypatch.setattr("rust_optuna.worker.stopping.stop_on_signals", lambda stop: None)
 
 
 def test_the_way_from_no_films_to_the_best_trial_is_walked_by_its_own_signposts(tmp_path):

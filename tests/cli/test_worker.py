@@ -31,7 +31,7 @@ PEAK = ("--objective", "tests.stand_ins:peak")
 @pytest.fixture
 def run(sqlite, home, monkeypatch):
     """Call the program in this process, whose signal handlers stay as they were."""
-    monkeypatch.setattr("rust_optuna.worker.worker.stop_on_signals", lambda worker: None)
+    monkeypatch.setattr("rust_optuna.worker.stopping.stop_on_signals", lambda stop: None)
     return lambda *arguments: invoke("--home", home.root, "--storage", sqlite.url.render_as_string(), *arguments)
 
 

@@ -49,7 +49,7 @@ def every_encoding(test):
 
 @every_encoding
 def test_whatever_an_error_says_is_recorded_through_the_commands(made, home, monkeypatch):
-    monkeypatch.setattr("rust_optuna.worker.worker.stop_on_signals", lambda worker: None)
+    monkeypatch.setattr("rust_optuna.worker.stopping.stop_on_signals", lambda stop: None)
     url, kept = made
     place = ("--home", home.root, "--storage", url)
     created = invoke(*place, "study", "create", write_study(home, random_document(2)))

@@ -34,6 +34,7 @@ from rust_optuna.study_file import read_study_file
 from rust_optuna.worker import worker as worker_module
 from rust_optuna.worker.objective import CrossValidationObjective, Outcome
 from rust_optuna.worker.serving import pin_runtime
+from rust_optuna.worker.stopping import StopRequestedError, stop_on_signals
 from rust_optuna.worker.worker import Worker
 from tests import stand_ins
 from tests.chaos.proxy import Proxy
@@ -356,7 +357,7 @@ def test_a_worker_that_must_stop_computes_no_more_features(sqlite, home):
     progress = real._objective(study).progress
     progress(1, 20)
     real.stop()
-    with pytest.raises(worker_module.StopRequestedError):
+    with pytest.raises(StopRequestedError):
         progress(2, 20)
     assert told == [(1, 20)]
 
@@ -399,7 +400,7 @@ def run_until_signalled(url, home, gate):
     """Run a worker whose objective reports epochs for ever."""
     with open_database(parse_url(url, home)) as database:
         made = worker_with(database, home, FakeObjective(Endless(Path(gate))))
-        worker_module.stop_on_signals(made)
+        stop_on_signals(made.stop_request)
         made.run(["regime-1"])
 
 
@@ -438,7 +439,7 @@ def test_a_second_signal_ends_the_worker_at_once_and_gives_the_point_back(sqlite
     before = {name: signal.getsignal(name) for name in ASKING}
     stopped = worker_with(sqlite, home, FakeObjective([0.1, 0.2], between=twice))
     try:
-        worker_module.stop_on_signals(stopped)
+        stop_on_signals(stopped.stop_request)
         with pytest.raises(KeyboardInterrupt):
             stopped.run([study.name])
     finally:
@@ -469,9 +470,9 @@ def test_a_warning_does_not_insist(sqlite, home, monkeypatch, supervised, number
 
     before = {name: signal.getsignal(name) for name in ASKING}
     stopped = worker_with(sqlite, home, FakeObjective([0.1, 0.2], between=warn))
-    stopped.grace = 600
+    stopped.stop_request.grace = 600
     try:
-        worker_module.stop_on_signals(stopped)
+        stop_on_signals(stopped.stop_request)
         assert stopped.run([study.name]) == 1
     finally:
         for name, handler in before.items():

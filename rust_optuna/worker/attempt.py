@@ -1,0 +1,144 @@
+"""One attempt: a claimed point, run to whatever end it comes to.
+
+**This is where a claimed point is run.** Points are claimed in ``search.ledger``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import traceback
+
+import optuna
+
+from rust_optuna.errors import LeaseLostError, RustOptunaError
+from rust_optuna.search.ledger import FINISHED_ELSEWHERE, Claim, Ledger
+from rust_optuna.storage.artifacts import ArtifactStore, remove
+from rust_optuna.storage.outages import database_errors
+from rust_optuna.worker.faults import Fault, classify
+from rust_optuna.worker.lease import LeaseKeeper
+from rust_optuna.worker.objective import Outcome
+from rust_optuna.worker.reporter import Reporter
+from rust_optuna.worker.serving import Served
+from rust_optuna.worker.stopping import StopRequest, StopRequestedError
+
+log = logging.getLogger(__name__)
+
+LAST_EPOCH_SECONDS = 1.0
+"""How long a stopping worker waits for the current epoch to end before its process ends in its midst."""
+
+
+class Attempt:
+    """One attempt at a design point.
+
+    Args:
+        ledger: holds the claim.
+        store: takes the trial's scores.
+        claim: the point.
+        served: its study.
+        stop: ends the attempt early, and the point is given back.
+    """
+
+    def __init__(self, ledger: Ledger, store: ArtifactStore, claim: Claim, served: Served, stop: StopRequest) -> None:
+        self.claim = claim
+        self.finished = False
+        """Whether the point has ended well by this attempt: complete or pruned."""
+        self.fault: Fault | None = None
+        """What used up one of the point's attempts, if anything did."""
+        self._ledger = ledger
+        self._store = store
+        self._mirror = served.mirror
+        self._objective = served.objective
+        self._stop = stop
+        self._trial: int | None = None
+        """The number of the attempt's trial in Optuna, once there is one."""
+        self._about: dict[str, object] = {"study": claim.study, "point": claim.number, "attempt": claim.attempt}
+        """What a line of the log says of which attempt it is about."""
+
+    def run(self) -> None:
+        """Run the point, and report how it ended to the ledger and to Optuna.
+
+        Raises:
+            RustOptunaError: this machine failed, so that the next point would meet the same trouble.
+            KeyboardInterrupt: a second signal came.
+        """
+        self._log(logging.INFO, "claimed", f"claimed {json.dumps(self.claim.parameters)}")
+        outcome: Outcome | None = None
+        try:
+            late = functools.partial(self._stop.overdue, LAST_EPOCH_SECONDS)
+            with LeaseKeeper(self._ledger, self.claim, overdue=late) as lease:
+                trial = self._mirror.start(self.claim)
+                self._trial = trial.number
+                state, outcome = self._evaluate(trial, lease)
+                self._ledger.finish(self.claim, state, outcome.value, outcome.result, outcome.artifact)
+        except LeaseLostError:
+            if outcome is not None and outcome.artifact is not None:
+                remove(self._store, [outcome.artifact])
+            self._log(logging.WARNING, "lost", "lost to another worker; its result is dropped")
+        except optuna.exceptions.UpdateFinishedTrialError:
+            # By a reconciler, where the lease was lost; by somebody outside, where it was not.
+            self._ledger.release(self.claim, FINISHED_ELSEWHERE, "machine")
+            self._log(logging.WARNING, "lost", "its trial was finished elsewhere")
+        except StopRequestedError:
+            self._give_back(Fault("interrupted", "the worker was asked to stop", False))
+            self._log(logging.INFO, "released", "given back")
+        except BaseException as error:
+            self._fail(error)
+        else:
+            self.finished = True
+            self._log(logging.INFO, state, f"{state} {outcome.value}")
+            self._show_end(state, outcome)
+
+    def _evaluate(self, trial: optuna.Trial, lease: LeaseKeeper) -> tuple[str, Outcome]:
+        """Return ``complete`` or ``pruned``, and the outcome: a pruned one's value is its last intermediate value."""
+        last: float | None = None
+
+        with Reporter(trial) as reporter:
+
+            def on_epoch(epoch: int, value: float) -> None:
+                nonlocal last
+                last = value
+                lease.finished_epoch()
+                lease.check()
+                if self._stop.overdue():
+                    raise StopRequestedError
+                reporter.report(epoch, value)
+
+            try:
+                return "complete", self._objective(self.claim, trial, on_epoch, lease.advanced)
+            except optuna.TrialPruned:
+                return "pruned", Outcome(last)
+
+    def _show_end(self, state: str, outcome: Outcome) -> None:
+        """Show in Optuna how the attempt ended, which the ledger has noted: what fails here, a reconciler repeats."""
+        if self._trial is None:
+            return
+        try:
+            self._mirror.tell(self._trial, state, outcome.value, outcome.result)
+            self._ledger.mark_shown(self.claim.point_id, self.claim.attempt)
+        except (RustOptunaError, *database_errors()) as error:
+            log.warning("Trial %d could not be told yet: %s", self._trial, type(error).__name__)
+
+    def _give_back(self, fault: Fault) -> None:
+        if self._ledger.release(self.claim, fault.reason, fault.kind):
+            self._show_end("released", Outcome(None))
+
+    def _fail(self, error: BaseException) -> None:
+        """End an attempt that raised: with a failed attempt where it is the point's fault, else given back."""
+        fault = classify(error)
+        if not fault.of_the_point:
+            self._give_back(fault)
+            self._log(logging.ERROR, "released", f"given back: {fault.reason}")
+            if isinstance(error, RustOptunaError) or not isinstance(error, Exception):
+                raise error
+            raise RustOptunaError(
+                f"This machine failed point {self.claim.number} of {self.claim.study}: {error}"
+            ) from error
+        self._log(logging.ERROR, "failed", f"failed: {fault.reason}\n{traceback.format_exc()}")
+        if self._ledger.fail(self.claim, fault.reason, fault.kind):
+            self._show_end("failed", Outcome(None))
+        self.fault = fault
+
+    def _log(self, level: int, event: str, message: str) -> None:
+        log.log(level, "%s", message, extra={"event": event, **self._about})
