@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from tests.mutants.planting import Mutant
+from tests.mutants.planting import Mutant, meaning
 from tests.mutants.table import DATABASES, Subject
 
 HARMLESS = Path(__file__).with_name("harmless.toml")
@@ -33,7 +33,7 @@ class Row:
     """One mutant's outcome.
 
     Args:
-        key: names the mutant: a hash of the mutated module.
+        key: names the mutant: a hash of what the mutated module says (`meaning`).
         state: a hash of what the outcome depends on (`States`); a row of another state is not used again.
         module: the path of the module.
         line: where the mutant differs, from 1.
@@ -140,11 +140,15 @@ class States:
             return None
         if outcome is Outcome.CAUGHT and by is not None and "::" in by:
             test = self._source_of(by)
-            return None if test is None else _digest((self._root / module).read_bytes(), by.encode(), test.encode())
+            return None if test is None else _digest(self._meaning_of(module), by.encode(), test.encode())
         tests = self._tests[module]
-        files = dict.fromkeys([module, *(test.partition("::")[0] for test in tests)])
+        files = dict.fromkeys(test.partition("::")[0] for test in tests)
         contents = [(self._root / file).read_bytes() for file in files]
-        return _digest(json.dumps([list(tests), self._databases]).encode(), *contents)
+        return _digest(json.dumps([list(tests), self._databases]).encode(), self._meaning_of(module), *contents)
+
+    def _meaning_of(self, module: str) -> bytes:
+        """Return a module without what cannot matter when it runs: no docstring makes an outcome another one."""
+        return str(meaning((self._root / module).read_text(encoding="utf-8"))).encode()
 
     def _source_of(self, test: str) -> str | None:
         """Return the source of a test function, its decorators included."""
@@ -168,8 +172,8 @@ def _digest(*parts: bytes) -> str:
 
 
 def key_of(mutant: Mutant) -> str:
-    """Return what names a mutant: a hash of the mutated module."""
-    return hashlib.sha256(f"{mutant.module}\0{mutant.source}".encode()).hexdigest()[:16]
+    """Return what names a mutant: a hash of what the mutated module says."""
+    return hashlib.sha256(f"{mutant.module}\0{meaning(mutant.source)}".encode()).hexdigest()[:16]
 
 
 def read_harmless(path: Path = HARMLESS) -> list[Harmless]:

@@ -103,14 +103,22 @@ def test_a_run_goes_on_where_it_stopped(toy, tmp_path, capsys):
     assert [results.of(CAUGHT).outcome, results.of(SURVIVOR).outcome] == [Outcome.TIMED_OUT, Outcome.SURVIVED]
 
 
-@pytest.mark.parametrize("changed", ["test_sums.py", "toy/sums.py"])
-def test_a_result_of_other_code_or_other_tests_is_not_used_again(toy, tmp_path, changed):
+@pytest.mark.parametrize(
+    ("changed", "text", "kept"),
+    [
+        ("test_sums.py", "# changed", False),
+        ("toy/sums.py", "changed = 1", False),
+        ("toy/sums.py", "# changed", True),
+        ("toy/sums.py", '"""Changed."""', True),
+    ],
+)
+def test_a_result_of_other_code_or_other_tests_is_not_used_again(toy, tmp_path, changed, text, kept):
     path = tmp_path / "mutants.jsonl"
     Results(path, States(toy)).add(CAUGHT, Outcome.CAUGHT, None, 1.0)
-    assert Results(path, States(toy)).of(CAUGHT)
-    (toy.root / changed).write_text((toy.root / changed).read_text() + "\n# changed\n")
-    assert Results(path, States(toy)).of(CAUGHT) is None
-    assert path.read_text() == ""
+    before = path.read_text()
+    (toy.root / changed).write_text(f"{(toy.root / changed).read_text()}\n{text}\n")
+    assert (Results(path, States(toy)).of(CAUGHT) is not None) == kept
+    assert path.read_text() == (before if kept else "")
 
 
 def test_a_result_without_a_database_is_not_used_where_there_is_one(toy, monkeypatch):
