@@ -1,0 +1,98 @@
+"""README and docs say what is there: commands that run, modules that exist, study files that are valid."""
+
+import doctest
+import importlib
+import itertools
+import re
+import shlex
+
+import click
+import pytest
+
+from rust_optuna.cli import cli
+from tests.deploy.test_commands import take
+from tests.studies import REPOSITORY
+from tests.test_layers import MAY_IMPORT, MODULES, layer, module_name
+
+DOCUMENTS = sorted([REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")])
+PROGRAM = re.compile(r"^\s*(?:\$ )?(?:\.venv/bin/)?rust-optuna (.*)$")
+INLINE = re.compile(r"`(?:\.venv/bin/)?rust-optuna ([^`]*)`")
+PACKAGES = "|".join(MAY_IMPORT)
+ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text()
+
+
+def on_lines(text):
+    """Yield the words of each command of this program that stands on a line of its own."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if found := PROGRAM.match(line):
+            yield shlex.split(re.split(r" [|>&]", found[1])[0], comments=True)
+
+
+def in_sentences(text):
+    """Yield the words of each command that is mentioned between backticks; arguments may be left out there."""
+    for line in text.splitlines():
+        if not PROGRAM.match(line):
+            yield from map(shlex.split, INLINE.findall(line))
+
+
+def of_all(find):
+    return sorted({(path.name, tuple(each)) for path in DOCUMENTS for each in find(path.read_text())})
+
+
+def name_of(value):
+    return value if isinstance(value, str) else " ".join(value)
+
+
+@pytest.mark.parametrize(("document", "command"), of_all(on_lines), ids=name_of)
+def test_a_command_in_a_document_is_one_that_the_program_takes(document, command):
+    take(command)
+
+
+@pytest.mark.parametrize(("document", "command"), of_all(in_sentences), ids=name_of)
+def test_a_command_that_a_sentence_mentions_is_there_with_its_options(document, command):
+    names = list(itertools.takewhile(str.islower, command))
+    found, context = cli, click.Context(cli)
+    while isinstance(found, click.Group) and names:
+        found = found.get_command(context, names.pop(0))
+        assert found is not None
+    options = {option for parameter in found.params for option in parameter.opts}
+    assert {word for word in command if word.startswith("--")} <= options
+
+
+def test_commands_are_found():
+    assert len(of_all(on_lines)) > 20
+    assert len(of_all(in_sentences)) > 5
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_make_has_the_targets_that_a_document_names(path):
+    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^    |`)make ([a-z]+)", path.read_text(), re.MULTILINE))
+    assert named <= targets
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_and_pages_that_a_document_names_are_there(path):
+    text = path.read_text()
+    linked = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
+    named = set(re.findall(r"`((?:rust_optuna|tests|benchmarks|docs|deploy|studies)/[\w/.]+\w)`", text))
+    # Modules are named below their package: `search/ledger.py`.
+    below = {f"rust_optuna/{name}" for name in re.findall(rf"`((?:{PACKAGES})/\w+\.py)`", text)}
+    missing = [each for each in linked if not (path.parent / each).exists()]
+    assert missing + [each for each in sorted(named | below) if not (REPOSITORY / each).exists()] == []
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.name != "__main__.py"], ids=module_name)
+def test_the_architecture_s_table_has_every_module_in_its_layer(path):
+    relative = path.relative_to(REPOSITORY / "rust_optuna")
+    here = layer(module_name(path))
+    if path.name == "__init__.py" or here == "cli" or "versions" in relative.parts or relative.name == "env.py":
+        return
+    (row,) = [line for line in ARCHITECTURE.splitlines() if re.match(rf"\| `?{here}`?( \(no package\))? \|", line)]
+    assert f"`{path.stem}`" in row
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if ">>>" in path.read_text()], ids=module_name)
+def test_examples_in_docstrings_are_true(path):
+    done = doctest.testmod(importlib.import_module(module_name(path)))
+    assert (done.attempted > 0, done.failed) == (True, 0)
