@@ -8,7 +8,7 @@ import pytest
 
 from rust_optuna.processes import ExitCode
 from rust_optuna.run import records
-from tests.cli.test_main import invoke
+from tests.cli.test_main import free_port, invoke
 from tests.run.test_ray_engine import needs_ray
 from tests.stand_ins import GATE
 from tests.studies import (
@@ -195,6 +195,17 @@ def test_a_daemon_that_cannot_start_says_why_on_the_terminal(sqlite, home, run, 
     done = daemon("regime-9")
     assert (done.exit_code, "there are: regime-1" in done.output) == (1, True)
     assert not home.logs.exists()
+
+
+@needs_ray
+def test_a_ray_cluster_that_does_not_answer_is_one_line_at_once(sqlite, home):
+    address = f"127.0.0.1:{free_port()}"
+    cluster = ("--engine", "ray", "--address", address)
+    # Ray alone tries for more than five minutes.
+    done = run_command(home, sqlite.url.render_as_string(), "worker", "start", *cluster)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"The Ray cluster {address} cannot be joined: Connection refused. --address takes the HOST:PORT" in line
 
 
 @needs_ray
