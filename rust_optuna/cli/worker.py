@@ -295,9 +295,7 @@ def stop(pids: tuple[int, ...], all_: bool) -> None:
         told = f"No daemon of {home.root} runs here"
         if others:
             listed = "; ".join(f"{_named(each)} runs {where}" for each, where in others)
-            told += f". Those that run elsewhere are to be stopped there: {listed}"
-            if not all_:
-                raise RustOptunaError(told)
+            raise RustOptunaError(f"{told}. Those that run elsewhere are to be stopped there: {listed}")
         click.echo(told)
         return
     chosen = _chosen(home, here, pids, all_)

@@ -266,7 +266,8 @@ def test_a_daemon_that_does_not_run_here_is_left_alone_and_it_is_said_where_it_r
         assert f"No daemon of {home.root} runs here" in done.output
         done = run("worker", "stop", os.getpid())
         assert (done.exit_code, f"daemon {os.getpid()} runs {where}" in done.output) == (1, True), done.output
-        assert run("worker", "stop", "--all").exit_code == 0
+        done = run("worker", "stop", "--all")
+        assert (done.exit_code, f"{os.getpid()} (a) runs {where}" in done.output) == (1, True), done.output
 
 
 def test_a_daemon_that_an_earlier_version_recorded_is_stopped(sqlite, home, gate, run, daemon):
