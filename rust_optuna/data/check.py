@@ -27,7 +27,7 @@ from rust_optuna.data.patients import Group, undecided, warning
 from rust_optuna.data.radiographs import ImageFacts, examine
 from rust_optuna.data.threads import Progress, map_in_threads
 from rust_optuna.data.views import mapping_of_films, mapping_problems
-from rust_optuna.errors import DataError, DataValueError, ManifestError, Problem
+from rust_optuna.errors import DataError, DataValueError, ManifestError, Problem, UnreadableManifestError
 
 DARK = 1 / 16
 """A film whose brightest level is below this share of its range looks like 12 bits or fewer saved in 16."""
@@ -99,11 +99,14 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
 
     Raises:
         DataError: fewer than two folds.
+        UnreadableManifestError: the manifest is not there, or no CSV file at all.
     """
     if folds < 2:
         raise DataValueError(f"cross-validation needs at least 2 folds, not {folds}")
     try:
         manifest = read_manifest(path)
+    except UnreadableManifestError:
+        raise
     except ManifestError as error:
         note = "The films were not looked at: put the manifest right first"
         return CheckReport(str(path), error.problems, (note,))
