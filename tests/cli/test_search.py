@@ -2,7 +2,6 @@ import shlex
 
 import pytest
 
-from rust_optuna.cli.search import _without_dry_run
 from tests.cli.test_main import invoke
 from tests.studies import random_document, write_study
 
@@ -11,11 +10,14 @@ def search(home, url, *arguments):
     return invoke("--home", home.root, "--storage", url, "search", *arguments)
 
 
-def test_the_next_command_of_a_dry_run_is_the_same_without_it_and_shows_no_password(monkeypatch):
+def test_the_next_command_of_a_dry_run_is_the_same_without_it_and_shows_no_password(home, monkeypatch):
     url = "postgresql://ann:secret@host/name"
     monkeypatch.setattr("sys.argv", ["rust-optuna", "search", "a b.toml", "--dry-run", "--storage", url])
+    monkeypatch.setattr("rust_optuna.cli.forecast.print_forecast", lambda *_: None)
+    line, way = search(home, url, "a b.toml", "--dry-run").output.splitlines()
     shown = "postgresql://ann:***@host/name"
-    assert shlex.split(_without_dry_run()) == ["rust-optuna", "search", "a b.toml", "--storage", shown]
+    assert shlex.split(line) == ["Next:", "rust-optuna", "search", "a b.toml", "--storage", shown]
+    assert way.startswith("The password is not shown: write it in place of ***.")
 
 
 def test_a_search_needs_files(home, sqlite_url):
