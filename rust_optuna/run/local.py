@@ -14,6 +14,7 @@ from rust_optuna.config import BackboneConfiguration
 from rust_optuna.errors import RustOptunaError
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import ARTIFACTS, Home
+from rust_optuna.run import fleet
 from rust_optuna.run.devices import Slot, slots
 from rust_optuna.run.fleet import Workers, child_environment, supervise
 from rust_optuna.run.place import program
@@ -94,6 +95,7 @@ def search(
     configurations = [read_study_file(path) for path in files]
     where = slots(gpus, workers, per_gpu)
     how = Workers(where, grace=grace, objective=objective, data_root=data_root)
+    fleet.check_writable(home)
     refuse_before_database(url, configurations[0], home, artifacts or ARTIFACTS, listener.on_hashed, data_root)
     with create_database(url, artifacts or ARTIFACTS) as database:
         finished = []

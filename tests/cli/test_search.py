@@ -1,3 +1,4 @@
+import os
 import shlex
 
 import pytest
@@ -41,3 +42,16 @@ def test_a_gpu_that_is_not_there_is_named(home, sqlite_url, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     done = search(home, sqlite_url, write_study(home, random_document()), "--gpus", "7")
     assert (done.exit_code, "No GPU 7 here" in done.output) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["logs", "workers"])
+def test_where_no_log_can_be_written_nothing_begins(home, sqlite_url, tmp_path, monkeypatch, name):
+    """Found at once: features take hours."""
+    folder = home.storage / name
+    folder.mkdir(parents=True)
+    allowed = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: path != folder and allowed(path, mode))
+    done = search(home, sqlite_url, write_study(home, random_document()), "--gpus", "none")
+    (line,) = done.output.splitlines()
+    assert (done.exit_code, f"cannot be kept: {folder} cannot be written to" in line) == (1, True)
+    assert not (tmp_path / "storage").exists()
