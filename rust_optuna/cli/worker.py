@@ -81,13 +81,19 @@ def run(
 
     logs.configure(log_format)
     where = settings()
-    with _told_in(log_format, context), where.open_to_work() as database, progress_bar("Features") as progress:
+    with (
+        _told_in(log_format, context),
+        where.open_to_work() as database,
+        progress_bar("Hashing films") as hashing,
+        progress_bar("Extracting features") as progress,
+    ):
         this = Worker(
             database,
             where.home,
             where.store(database),
             objective=objective,
             progress=progress,
+            on_hashed=hashing,
             forever=forever,
             grace=grace,
             data_root=where.absolute(data_root),

@@ -57,6 +57,8 @@ TIDY_SECONDS = 15.0
 LAST_EPOCH_SECONDS = 1.0
 """For which a worker that must stop waits for the end of an epoch, before the process ends in its midst."""
 
+Progress = Callable[[int, int], None]
+
 
 class StopRequestedError(Exception):
     """The user or the supervisor asked this worker to stop: the point goes back to the queue."""
@@ -71,6 +73,7 @@ class Worker:
         store: takes out-of-fold scores.
         objective: ``MODULE:FUNCTION`` of a stand-in, None for the real objective.
         progress: called while features are computed.
+        on_hashed: called while films of ``data_root`` are hashed.
         forever: serve whatever study is open, and wait for one where none is.
         grace: seconds that a running trial may take to end once the worker is asked to stop.
         data_root: where films are looked for that the index does not know.
@@ -83,7 +86,8 @@ class Worker:
         store: ArtifactStore,
         *,
         objective: str | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
+        on_hashed: Progress | None = None,
         forever: bool = False,
         grace: float = 0.0,
         data_root: Path | None = None,
@@ -95,6 +99,7 @@ class Worker:
         self.store = store
         self.stand_in = StandInObjective.load(objective) if objective else None
         self.progress = progress
+        self.on_hashed = on_hashed
         self.forever = forever
         self.grace = grace
         self.data_root = data_root
@@ -267,20 +272,24 @@ class Worker:
         if self.stand_in is not None:
             return self.stand_in
 
-        def progress(done: int, total: int) -> None:
-            self._stop_in_time()  # a supervisor's death sends no signal
-            if self.progress is not None:
-                self.progress(done, total)
+        def stopping(show: Progress | None) -> Progress:
+            def progress(done: int, total: int) -> None:
+                self._stop_in_time()  # a supervisor's death sends no signal
+                if show is not None:
+                    show(done, total)
+
+            return progress
 
         return CrossValidationObjective(
             study,
             load_development(self.database, study),
             self.home,
             self.store,
-            progress,
-            self.data_root,
-            self.database.patiently,
-            FeaturePins(self.database, study),
+            progress=stopping(self.progress),
+            data_root=self.data_root,
+            patiently=self.database.patiently,
+            pins=FeaturePins(self.database, study),
+            on_hashed=stopping(self.on_hashed),
         )
 
     def _run(self, claim: Claim, served: Served) -> None:

@@ -45,6 +45,17 @@ def test_a_worker_runs_until_nothing_is_left(sqlite, home, run):
     assert "0 points finished" in run("worker", "run", *PEAK).output
 
 
+def test_a_worker_says_whether_it_hashes_films_or_computes_features(run, monkeypatch):
+    def hash_and_compute(worker, names):
+        worker.on_hashed(1, 2)
+        worker.progress(2, 4)
+        return 0
+
+    monkeypatch.setattr("rust_optuna.run.worker.Worker.run", hash_and_compute)
+    lines = run("worker", "run").output.splitlines()
+    assert lines[:2] == ["Hashing films: 1 of 2", "Extracting features: 2 of 4"]
+
+
 def test_a_worker_without_a_subcommand_serves_all_open_studies(sqlite, home, run):
     done = run("worker")
     assert done.exit_code == 0, done.output
