@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rust_optuna.errors import ManifestError, Problem, UnreadableManifestError
 
-DELIMITERS = ",;\t"
-"""What stands between the columns: spreadsheets of many languages save semicolons as CSV."""
-_SEP = re.compile(r'"?sep=(?P<delimiter>[,;\t])"?[,;\t]*', re.IGNORECASE)
+DELIMITERS = ",;\t|"
+"""What stands between the columns: spreadsheets of many languages save semicolons as CSV, databases vertical bars."""
+_SEP = re.compile(r'"?sep=(?P<delimiter>[,;\t|])"?[,;\t|]*', re.IGNORECASE)
 """A first line that is for Excel alone: it names the delimiter."""
 _ZIP, _OLD_EXCEL = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 

@@ -137,13 +137,13 @@ def test_columns_may_come_in_any_order(tmp_path):
     assert read_manifest(path).films[0].subscores == (1, 2, None, None)
 
 
-@pytest.mark.parametrize("delimiter", [";", "\t"])
-def test_semicolons_and_tabs_are_recognised(tmp_path, delimiter):
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_semicolons_tabs_and_bars_are_recognised(tmp_path, delimiter):
     path = write(tmp_path, GOOD.replace(",", delimiter), header=HEADER.replace(",", delimiter))
     assert read_manifest(path).films == read_manifest(write(tmp_path, GOOD)).films
 
 
-@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
 @pytest.mark.parametrize("first", ["sep={}", '"sep={}"', "SEP={}{}{}"])
 def test_excel_s_own_first_line_is_no_header_and_stays(tmp_path, first, delimiter):
     first = first.format(*[delimiter] * 3)
