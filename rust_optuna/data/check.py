@@ -213,6 +213,10 @@ def _notes_of_images(found: Sequence[tuple[Film, ImageFacts]]) -> list[str]:
         [film.row for film, fact in found if fact.hole],
         ". Fetch the files again",
     )
+    notes += listed(
+        "whose JPEG data cannot be searched for holes, because they are progressive or in very many parts",
+        [film.row for film, fact in found if fact.hole is None],
+    )
     notes += listed("black throughout", [film.row for film, fact in constant if fact.brightest == 0])
     notes += listed("of one grey level throughout", [film.row for film, fact in constant if fact.brightest > 0])
     notes += listed(

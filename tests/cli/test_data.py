@@ -219,6 +219,8 @@ def test_films_that_look_wrong_are_listed(tmp_path):
     Image.fromarray(ten_bits[:5, :5].astype(np.uint8)).save(manifest.films[5].image)
     middle = len(jpeg.getvalue()) // 2
     manifest.films[6].image.write_bytes(jpeg.getvalue()[:middle] + bytes(3000) + jpeg.getvalue()[middle + 3000 :])
+    progressive = Image.fromarray(random.integers(0, 256, (48, 40), dtype=np.uint8))
+    progressive.save(manifest.films[7].image, "JPEG", progressive=True)
     lines = manifest.path.read_text().splitlines()
     lines[9] = ",".join([*lines[9].split(",")[:4], "", "", "", "", "development"])
     manifest.path.write_text("\n".join(lines))
@@ -229,4 +231,6 @@ def test_films_that_look_wrong_are_listed(tmp_path):
     assert "1 film of one grey level throughout: row 6." in output
     assert "row 7" not in output.split("smaller than 32 pixels: ")[0]
     assert "1 film whose JPEG data have a hole or a damaged place" in output
+    said = "1 film whose JPEG data cannot be searched for holes, because they are progressive or in very many parts"
+    assert f"{said}: row 9." in output
     assert "1 film without any score: row 10." in output
