@@ -73,15 +73,20 @@ class Key:
             return None
         bounds = []
         if self.low is not None:
-            bounds.append(f"{'above' if self.exclusive_low else 'at least'} {self.low:g}")
+            bounds.append(f"{'above' if self.exclusive_low else 'at least'} {_limit(self.low)}")
         if self.high is not None:
-            bounds.append(f"{'below' if self.exclusive_high else 'at most'} {self.high:g}")
+            bounds.append(f"{'below' if self.exclusive_high else 'at most'} {_limit(self.high)}")
         return f"{value!r} is out of range: it must be {' and '.join(bounds)}"
 
     def convert(self, value: Any) -> Value:
         """Return a valid ``value`` in the key's own type (TOML's ``1`` for a float becomes ``1.0``)."""
         converted: Value = tuple(value) if self.type is tuple else self.type(value)
         return converted
+
+
+def _limit(number: float) -> str:
+    """Return a limit to be read and typed: whole, for a rounded one may be out of range itself."""
+    return f"{number:,}" if isinstance(number, int) else repr(number)
 
 
 def _numbered(kind: str, count: int) -> tuple[str, ...]:

@@ -95,6 +95,19 @@ class ManifestError(InvalidInputError):
     """A manifest that breaks its rules."""
 
 
+class UnreadableManifestError(ManifestError):
+    """A table that is not there, or no CSV file at all: nothing can be said of its rows.
+
+    Args:
+        source: the file.
+        what: keeps it from being read, as what is said of the file.
+    """
+
+    def __init__(self, source: str, what: str) -> None:
+        super().__init__(source, [Problem("file", what)])
+        self.args = (f"{source} {what}",)
+
+
 class PatientNamesError(RustOptunaError):
     """Names of patients about which somebody must decide whether they are one patient's, or a decision about none."""
 

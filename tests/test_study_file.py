@@ -138,6 +138,12 @@ def test_every_problem_is_reported_at_once():
     }
 
 
+def test_limits_are_told_whole():
+    found = problems(random_document(sampler={"type": "random", "seed": 2**32, "n_trials": 2_000_000}))
+    assert found["sampler.seed"].endswith("it must be at least 0 and at most 4,294,967,295")
+    assert found["sampler.n_trials"].endswith("it must be at least 1 and at most 1,000,000")
+
+
 @pytest.mark.parametrize("section", ["sampler", "search_space"])
 @pytest.mark.parametrize("contents", [None, {}, "a word"], ids=["missing", "empty", "no section"])
 def test_a_section_that_must_be_there_is_missed(section, contents):

@@ -17,6 +17,7 @@ from rust_optuna.cli.output import replace_what_cannot_be_shown
 from rust_optuna.errors import RustOptunaError
 from rust_optuna.permissions import denial
 from rust_optuna.processes import SUPERVISOR, ExitCode
+from rust_optuna.spelling import nearest
 
 COMMANDS = {
     "best": "results",
@@ -48,6 +49,15 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"rust_optuna.cli.{COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is asked for; click itself suggests another only where all are loaded."""
+        near = None if args[0] in COMMANDS or ctx.resilient_parsing else nearest(args[0], COMMANDS)
+        if near is not None:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near!r}?")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; errors that a user can do something about become one message and an exit code."""

@@ -153,7 +153,8 @@ def check(context: click.Context, manifest: Path, folds: int, seed: int, as_json
     """Read every film of MANIFEST, and report what is wrong.
 
     Also counts what is there. Exits with 1 if anything must be put right: unreadable films, patients on both sides of
-    the split, a cortex scored on films of both views, the same pixels twice.
+    the split, a cortex scored on films of both views, the same pixels twice. Exits with 2 if MANIFEST itself is not
+    there, or is no CSV file.
     """
     from rust_optuna.data.check import check_manifest
 

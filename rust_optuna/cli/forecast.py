@@ -48,6 +48,8 @@ def _print_study(study: StudyForecast, workers: int) -> None:
     sizes, seconds = zip(*study.by_batch_size, strict=True)
     click.echo("  batch size         " + "".join(f"{size:>9,}" for size in sizes))
     click.echo("  seconds a trial    " + "".join(f"{each:>9.1f}" for each in seconds))
+    if study.largest_batch > sizes[-1]:
+        click.echo(f"  A fold trains on {sizes[-1]:,} films at most: with a larger batch size, on all of them at once.")
     if study.open_source:
         click.echo(f"  What it takes from {study.open_source} is not known yet: means over all it may bring.")
     click.echo(f"  {study.trial_seconds:.1f} s a trial on average, {workers} at a time: {_duration(study.seconds)}")

@@ -21,11 +21,24 @@ if TYPE_CHECKING:
 
 PLACEHOLDER = "STUDY.toml"
 """What stands for a study file where none is known."""
+HIDDEN = "***"
+"""What stands for a password."""
 
 
 def print_next(*words: str | Path, when: str = "") -> None:
     """Print the command that a user would run next, ``when`` something is so."""
-    click.echo(f"Next{f', {when}' if when else ''}: {command_line(*words)}")
+    print_next_line(command_line(*words), when)
+
+
+def print_next_line(line: str, when: str = "") -> None:
+    """Print a command's line as the one to run next, and how to run it where it does not show a password."""
+    click.echo(f"Next{f', {when}' if when else ''}: {line}")
+    if HIDDEN in line:
+        click.echo(
+            f"The password is not shown: write it in place of {HIDDEN}. To keep it off the command line, put the URL "
+            "into RUST_OPTUNA_STORAGE, or leave the password out of the URL and name a file that holds it with "
+            "--password-file or RUST_OPTUNA_PASSWORD_FILE."
+        )
 
 
 def print_next_step(database: Database, names: Sequence[str] = ()) -> None:
@@ -82,8 +95,8 @@ def hide_passwords(word: str) -> str:
     """Return a word of a command with the passwords of a URL hidden, those among its query parameters too."""
     if "://" not in word:
         return word
-    word = re.sub(r"(://[^/@:]*:)[^@]*@", r"\1***@", word)
-    return re.sub(r"([?&][^=&]*pass(?!file)[^=&]*=)[^&]*", r"\1***", word, flags=re.IGNORECASE)
+    word = re.sub(r"(://[^/@:]*:)[^@]*@", rf"\1{HIDDEN}@", word)
+    return re.sub(r"([?&][^=&]*pass(?!file)[^=&]*=)[^&]*", rf"\1{HIDDEN}", word, flags=re.IGNORECASE)
 
 
 def study_file(manifest: Path | None = None) -> Path | None:

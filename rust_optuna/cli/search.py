@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from rust_optuna.cli.next_step import hide_passwords, print_next_step, program
+from rust_optuna.cli.next_step import hide_passwords, print_next_line, print_next_step, program
 from rust_optuna.cli.options import (
     common_options,
     data_root_option,
@@ -70,7 +70,7 @@ def search(
     chosen: dict[str, Any] = {"gpus": gpus, "per_gpu": per_gpu, "workers": workers}
     if dry_run:
         print_forecast(paths, where, {**chosen, "data_root": where.absolute(data_root)})
-        click.echo(f"Next: {_without_dry_run()}")
+        print_next_line(_without_dry_run())
         return
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
         finished = run_search(

@@ -82,13 +82,19 @@ def run(
 
     logs.configure(log_format)
     where = settings()
-    with _told_in(log_format, context), where.open_to_work() as database, progress_bar("Features") as progress:
+    with (
+        _told_in(log_format, context),
+        where.open_to_work() as database,
+        progress_bar("Hashing films") as hashing,
+        progress_bar("Extracting features") as progress,
+    ):
         this = Worker(
             database,
             where.home,
             where.store(database),
             objective=objective,
             progress=progress,
+            on_hashed=hashing,
             forever=forever,
             grace=grace,
             data_root=where.absolute(data_root),
@@ -296,9 +302,7 @@ def stop(pids: tuple[int, ...], all_: bool) -> None:
         told = f"No daemon of {home.root} runs here"
         if others:
             listed = "; ".join(f"{_named(each)} runs {where}" for each, where in others)
-            told += f". Those that run elsewhere are to be stopped there: {listed}"
-            if not all_:
-                raise RustOptunaError(told)
+            raise RustOptunaError(f"{told}. Those that run elsewhere are to be stopped there: {listed}")
         click.echo(told)
         return
     chosen = _chosen(home, here, pids, all_)

@@ -27,7 +27,7 @@ from rust_optuna.data.patients import Group, undecided, warning
 from rust_optuna.data.radiographs import ImageFacts, examine
 from rust_optuna.data.threads import Progress, map_in_threads
 from rust_optuna.data.views import mapping_of_films, mapping_problems
-from rust_optuna.errors import DataError, DataValueError, ManifestError, Problem
+from rust_optuna.errors import DataError, DataValueError, ManifestError, Problem, UnreadableManifestError
 
 DARK = 1 / 16
 """A film whose brightest level is below this share of its range looks like 12 bits or fewer saved in 16."""
@@ -99,11 +99,14 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
 
     Raises:
         DataError: fewer than two folds.
+        UnreadableManifestError: the manifest is not there, or no CSV file at all.
     """
     if folds < 2:
         raise DataValueError(f"cross-validation needs at least 2 folds, not {folds}")
     try:
         manifest = read_manifest(path)
+    except UnreadableManifestError:
+        raise
     except ManifestError as error:
         note = "The films were not looked at: put the manifest right first"
         return CheckReport(str(path), error.problems, (note,))
@@ -209,6 +212,10 @@ def _notes_of_images(found: Sequence[tuple[Film, ImageFacts]]) -> list[str]:
         "whose JPEG data have a hole or a damaged place, so that part of the picture is missing or wrong",
         [film.row for film, fact in found if fact.hole],
         ". Fetch the files again",
+    )
+    notes += listed(
+        "whose JPEG data cannot be searched for holes, because they are progressive or in very many parts",
+        [film.row for film, fact in found if fact.hole is None],
     )
     notes += listed("black throughout", [film.row for film, fact in constant if fact.brightest == 0])
     notes += listed("of one grey level throughout", [film.row for film, fact in constant if fact.brightest > 0])

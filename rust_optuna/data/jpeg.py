@@ -25,14 +25,19 @@ _MOST_PIXELS, _MOST_PARTS = 65535, 4096
 """A side of a picture, and the parts between restart markers that are looked at one by one, which takes a second."""
 
 
-def has_hole(content: bytes) -> bool:
+def has_hole(content: bytes) -> bool | None:
     """Tell whether a JPEG file that can be decoded lacks data in its midst, as far as that can be told.
 
-    A hole of a few dozen bytes may go unnoticed. Progressive files are not looked into.
+    A hole of a few dozen bytes may go unnoticed.
+
+    Returns:
+        None for a file that is not looked into: a progressive one, or one of very many parts between restart markers.
     """
-    end = content.rfind(_END)
     scan = _only_scan(content)
-    if end < 0 or scan is None:
+    if scan is None:
+        return None
+    end = content.rfind(_END)
+    if end < 0:
         return False
     if scan.interval == 0:
         return _loses_its_place(content, content[:end])
@@ -42,7 +47,7 @@ def has_hole(content: bytes) -> bool:
     if numbers != [number % 8 for number in range(wanted - 1)]:
         return True
     if wanted > _MOST_PARTS or scan.interval * scan.block_width > _MOST_PIXELS:
-        return False
+        return None
     parts = _RESTART.split(data)[::2]
     last = scan.blocks - scan.interval * (wanted - 1)
     pictures = (

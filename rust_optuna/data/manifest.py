@@ -107,7 +107,8 @@ def read_manifest(
     lines are passed over, and so are columns that mean nothing here.
 
     Args:
-        path: the CSV file, UTF-8 with or without a byte-order mark; commas, semicolons or tabs between the columns.
+        path: the CSV file, UTF-8 with or without a byte-order mark; commas, semicolons, tabs or vertical bars between
+            the columns.
         require_split: also refuse rows whose ``split`` is empty, and patients on both sides of it.
         require_files: also refuse rows whose image file does not exist.
 

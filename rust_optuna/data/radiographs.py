@@ -48,7 +48,8 @@ class ImageFacts:
         bits: per channel, as declared and decoded (Pillow decodes 16-bit colour to 8).
         darkest: the lowest level.
         brightest: the highest level.
-        hole: whether it is a JPEG that lacks data in its midst, see `rust_optuna.data.jpeg`.
+        hole: whether it is a JPEG that lacks data in its midst, None for one that is not looked into; see
+            `rust_optuna.data.jpeg`.
     """
 
     content: str
@@ -59,7 +60,7 @@ class ImageFacts:
     bits: int
     darkest: int
     brightest: int
-    hole: bool = False
+    hole: bool | None = False
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from rust_optuna.errors import ManifestError, Problem
+from rust_optuna.errors import ManifestError, Problem, UnreadableManifestError
 
-DELIMITERS = ",;\t"
-"""What stands between the columns: spreadsheets of many languages save semicolons as CSV."""
-_SEP = re.compile(r'"?sep=(?P<delimiter>[,;\t])"?[,;\t]*', re.IGNORECASE)
+DELIMITERS = ",;\t|"
+"""What stands between the columns: spreadsheets of many languages save semicolons as CSV, databases vertical bars."""
+_SEP = re.compile(r'"?sep=(?P<delimiter>[,;\t|])"?[,;\t|]*', re.IGNORECASE)
 """A first line that is for Excel alone: it names the delimiter."""
 _ZIP, _OLD_EXCEL = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 
@@ -25,7 +25,7 @@ def parse_csv(path: Path, delimiters: str = DELIMITERS) -> list[tuple[int, list[
         delimiters: that may stand between the columns; the first row tells which it is.
 
     Raises:
-        ManifestError: the file cannot be read, is not UTF-8 or not CSV.
+        ManifestError: the file is not CSV; an `UnreadableManifestError` where it is no text at all, or not there.
     """
     delimiter, rows = read_table(path, delimiters)
     stripped = [(number, [cell.strip() for cell in row]) for number, row in rows]
@@ -59,21 +59,21 @@ def _decode(path: Path) -> str:
     """Return a CSV file's text.
 
     Raises:
-        ManifestError: the file cannot be read or is not UTF-8.
+        UnreadableManifestError: the file cannot be read, is a spreadsheet's own or not UTF-8.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ManifestError(str(path), [Problem("file", error.strerror or str(error))]) from error
+        raise UnreadableManifestError(str(path), f"cannot be read: {error.strerror or error}") from error
     if workbook := _workbook(content):
         what = f"is {workbook}, not a CSV file: open it there and save the sheet as CSV UTF-8"
-        raise ManifestError(str(path), [Problem("file", what)])
+        raise UnreadableManifestError(str(path), what)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        what = f"byte {content[error.start]:#04x} in line {line} is not UTF-8: save the file as CSV UTF-8"
-        raise ManifestError(str(path), [Problem("file", what)]) from error
+        what = f"is not UTF-8 (byte {content[error.start]:#04x} in line {line}): save the file as CSV UTF-8"
+        raise UnreadableManifestError(str(path), what) from error
 
 
 def _workbook(content: bytes) -> str:

@@ -12,12 +12,13 @@ from typing import TextIO
 
 from sqlalchemy.engine import URL
 
-from rust_optuna.errors import StorageError, StudyError
+from rust_optuna.errors import RustOptunaError, StorageError, StudyError
 from rust_optuna.fleet import records
 from rust_optuna.fleet.devices import Slot
 from rust_optuna.fleet.slot import Place
 from rust_optuna.fleet.supervisor import POLL_SECONDS, Supervisor
 from rust_optuna.paths import Home
+from rust_optuna.permissions import lack
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import Status, status
@@ -95,6 +96,17 @@ def child_environment(home: Home, url: URL, artifacts: str, password_file: Path 
     }
 
 
+def check_writable(home: Home) -> None:
+    """Refuse a home in which a supervisor may not keep its record or its workers' logs, before anything costly begins.
+
+    Raises:
+        RustOptunaError: it may not, with what helps.
+    """
+    for folder, what in ((home.logs, "logs"), (home.workers, "records")):
+        if (words := lack(folder, write=True)) is not None:
+            raise RustOptunaError(f"The workers' {what} cannot be kept: {words}")
+
+
 @dataclass(frozen=True)
 class Served:
     """What became of the studies that a supervisor served, and the signal that stopped it, if one did."""
@@ -127,6 +139,7 @@ def start_workers(
         password_file: see `child_environment`; the workers must find it where they run.
 
     Raises:
+        RustOptunaError: logs cannot be written.
         StudyError: a named study does not exist, or its creation was never finished.
         RetiredError: every worker died, again and again.
         StorageError: the database was away for too long.
@@ -135,6 +148,7 @@ def start_workers(
     serving = names if workers.forever else [study.name for study in studies if study.state == "open"]
     stopped_by = None
     if serving or workers.forever:
+        check_writable(home)
         environment = child_environment(home, database.url, artifacts, password_file)
         stopped_by = supervise(database, home, serving, workers, environment)
     left = (find_study(database, study.name) for study in studies)

@@ -65,7 +65,7 @@ class CrossValidation:
         epoch: the epoch, from 1, of the curve's highest point; the first of equals.
         fold_values: each fold's average precision there.
         out_of_fold: the scores there.
-        diverged_folds: the folds whose loss or scores stopped being finite.
+        diverged_folds: the folds whose loss, scores or weights stopped being finite.
         summary: every other number that is reported, JSON-able.
     """
 
@@ -175,7 +175,7 @@ def cross_validate(
         out_of_fold=OutOfFold(
             np.array(development.content, dtype="U64"), development.folds, development.labels, best.scores
         ),
-        diverged_folds=tuple(fold.number for fold in folds if fold.diverged),
+        diverged_folds=tuple(fold.number for fold in folds if fold.diverged or not fold.trainer.finite),
         summary=summary,
     )
 

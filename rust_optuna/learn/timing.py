@@ -26,12 +26,19 @@ from rust_optuna.learn.sources import CachedFeatures
 from rust_optuna.learn.threads import SideBySide
 from rust_optuna.learn.training import FoldTrainer
 
-BATCH_SIZES = (16, 64, 256, 1024)
-"""Sizes of which a step is timed, besides all training films at once; between them a step's time is a straight line."""
+BATCH_SIZES = (4, 16, 64, 256, 1024)
+"""Sizes of which a step is timed where they lie between the smallest and the largest of the trials, which are timed
+too, and so are all training films at once; between them a step's time is a straight line."""
 FILMS_AN_EPOCH = 256
 """Or one batch, where that is more: an epoch's own cost must vanish beside its steps."""
 SECONDS_A_SIZE = 0.5
 ROUNDS = 3
+
+
+def timed_sizes(batch_sizes: Sequence[int], films: int) -> list[int]:
+    """Return the sizes of which a step is timed for trials of some batch sizes that train on that many films."""
+    smallest, largest = (min(size, films) for size in (min(batch_sizes), max(batch_sizes)))
+    return sorted({smallest, *(size for size in BATCH_SIZES if smallest < size < largest), largest})
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:
@@ -91,9 +98,12 @@ class TrainingTimer:
         development: the study's films, with their labels and folds.
         width: features of a film.
         trial: any trial of the kind to be timed; its batch size and epochs do not matter.
+        batch_sizes: of the trials that are to be run.
     """
 
-    def __init__(self, development: DevelopmentSet, width: int, trial: TrialConfiguration) -> None:
+    def __init__(
+        self, development: DevelopmentSet, width: int, trial: TrialConfiguration, batch_sizes: Sequence[int]
+    ) -> None:
         self._development = development
         generator = np.random.default_rng(0)
         table = generator.random((len(development.content), FLIPS, width), dtype=np.float32)
@@ -104,7 +114,8 @@ class TrainingTimer:
         self._threads = min(side_by_side_threads(), folds)
         self._rounds = math.ceil(folds / self._threads)
         films = len(self._training)
-        self.sizes = sorted({*(size for size in BATCH_SIZES if size < films), films})
+        # What is no step is found by trials with all films in a batch.
+        self.sizes = sorted({*timed_sizes(batch_sizes, films), films})
         # One call of each program, so that none is traced while the clock runs.
         self._cross_validate()
 

@@ -78,6 +78,11 @@ class FoldTrainer:
         """Copies of kernel, bias, kernel, bias, …, as they stand now."""
         return [variable.numpy().copy() for variable in self._state.weights]
 
+    @property
+    def finite(self) -> bool:
+        """Whether all weights are finite numbers; where units stand still, loss and scores may be so without them."""
+        return all(np.isfinite(array).all() for array in self.weights)
+
     def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return an epoch's films in the order they are trained, and each one's flip.
 

@@ -19,7 +19,14 @@ from rust_optuna.errors import NoDatabaseError
 from rust_optuna.fleet.devices import Slot, slots
 from rust_optuna.learn.extraction import FLIPS, MICRO_BATCH
 from rust_optuna.learn.features import FeatureCache
-from rust_optuna.learn.timing import ExtractionTimer, ExtractionTimes, TrainingTimer, TrainingTimes, makespan
+from rust_optuna.learn.timing import (
+    ExtractionTimer,
+    ExtractionTimes,
+    TrainingTimer,
+    TrainingTimes,
+    makespan,
+    timed_sizes,
+)
 from rust_optuna.paths import Home
 from rust_optuna.run.side_by_side import side_by_side
 from rust_optuna.search.preparation import PreparedStudy, compare, prepare
@@ -43,7 +50,9 @@ class StudyForecast:
         folds: of the cross-validation.
         epochs: of its first trial that is left.
         films: of the development set.
-        by_batch_size: (batch size, seconds of a trial) at the measured sizes, for its first trial's kind.
+        by_batch_size: (batch size, seconds of a trial) from the smallest to the largest that a trial left trains
+            with, which is no more than the films that a fold trains on; for its first trial's kind.
+        largest_batch: the largest batch size that a trial left asks for.
         trial_seconds: mean seconds of a trial, over the points that are left.
         seconds: until all are done, start-up of the workers included.
         open_source: the study that its inherited parameters will come from, where that is not done yet: the times
@@ -57,6 +66,7 @@ class StudyForecast:
     epochs: int
     films: int
     by_batch_size: Sequence[tuple[int, float]]
+    largest_batch: int
     trial_seconds: float
     seconds: float
     open_source: str | None
@@ -131,7 +141,7 @@ def forecast(
     """
     where = slots(gpus, workers, per_gpu)
     plans = _plans([read_study_file(path) for path in files], home, open_database, progress, data_root)
-    clock = _Clock(home, where)
+    clock = _Clock(home, where, [size for plan in plans for size in plan.batch_sizes])
     extraction = _extraction(plans, clock)
     studies = [_study(plan, clock) for plan in plans]
     artifact_bytes = sum(len(plan.trials) * clock.artifact_bytes(plan) for plan in plans)
@@ -162,6 +172,17 @@ class _Plan:
     def every_trial(self) -> list[TrialConfiguration]:
         """All configurations that may be trained."""
         return [trial for either in self.trials for trial in either]
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Those of all configurations that may be trained."""
+        return [trial.batch_size for trial in self.every_trial]
+
+    @property
+    def training_films(self) -> list[int]:
+        """How many films each fold trains on."""
+        folds = self.development.folds
+        return [int((folds != fold).sum()) for fold in np.unique(folds)]
 
 
 def _plans(
@@ -244,10 +265,12 @@ class _Clock:
     Args:
         home: where features lie.
         where: where the workers will run.
+        batch_sizes: of all trials, whichever study they are of.
     """
 
-    def __init__(self, home: Home, where: Sequence[Slot]) -> None:
+    def __init__(self, home: Home, where: Sequence[Slot], batch_sizes: Sequence[int]) -> None:
         self.where = where
+        self._batch_sizes = tuple(sorted(set(batch_sizes)))
         self.startup = 0.0
         self._home = home
         self._extraction: dict[BackboneConfiguration, tuple[ExtractionTimes, float]] = {}
@@ -276,12 +299,12 @@ class _Clock:
 
     def seconds(self, plan: _Plan, trial: TrialConfiguration) -> float:
         """Return how long a trial takes while the other workers run theirs."""
-        folds = plan.development.folds
-        training = [int((folds != fold).sum()) for fold in np.unique(folds)]
+        training = plan.training_films
         spent = self.training(plan, trial).trial(training, trial.batch_size, trial.epochs)
         if trial.features == "live":
             # Each epoch runs the backbone on every film: to train on it in all folds but one, to score it in that one.
-            spent += trial.epochs * len(training) * len(folds) * self._live_times(plan, trial.backbone).flip
+            films = trial.epochs * len(training) * len(plan.development.content)
+            spent += films * self._live_times(plan, trial.backbone).flip
         return spent
 
     def training(self, plan: _Plan, trial: TrialConfiguration) -> TrainingTimes:
@@ -289,7 +312,8 @@ class _Clock:
         key = (plan.fingerprint, self._width(plan, trial), _kind(trial))
         if key not in self._training:
             environments = [slot.environment for slot in self.where]
-            found, self.startup = side_by_side(environments, _TrainingTask(plan.development, *key[1:]))
+            task = _TrainingTask(plan.development, *key[1:], self._batch_sizes)
+            found, self.startup = side_by_side(environments, task)
             self._training[key] = _median(found)
         return self._training[key]
 
@@ -331,7 +355,7 @@ def _study(plan: _Plan, clock: _Clock) -> StudyForecast:
     by_batch_size: list[tuple[int, float]] = []
     if plan.trials:
         first = plan.trials[0][0]
-        sizes = [size for size, _ in clock.training(plan, first).steps]
+        sizes = timed_sizes(plan.batch_sizes, max(plan.training_films))
         by_batch_size = [(size, clock.seconds(plan, replace(first, batch_size=size))) for size in sizes]
     return StudyForecast(
         name=plan.study.configuration.name,
@@ -341,6 +365,7 @@ def _study(plan: _Plan, clock: _Clock) -> StudyForecast:
         epochs=plan.trials[0][0].epochs if plan.trials else 0,
         films=len(plan.development.content),
         by_batch_size=by_batch_size,
+        largest_batch=max(plan.batch_sizes, default=0),
         trial_seconds=float(np.mean(each)) if each else 0.0,
         seconds=clock.startup + makespan(each, len(clock.where)) if each else 0.0,
         open_source=plan.study.open_source,
@@ -384,6 +409,7 @@ class _TrainingTask:
     development: DevelopmentSet
     width: int
     trial: TrialConfiguration
+    batch_sizes: Sequence[int]
 
     def prepare(self) -> Callable[[], TrainingTimes]:
-        return TrainingTimer(self.development, self.width, self.trial).measure
+        return TrainingTimer(self.development, self.width, self.trial, self.batch_sizes).measure

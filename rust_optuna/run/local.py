@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL
 
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.errors import RustOptunaError
+from rust_optuna.fleet import service as fleet
 from rust_optuna.fleet.devices import Slot, slots
 from rust_optuna.fleet.service import Workers, child_environment, supervise
 from rust_optuna.fleet.slot import program
@@ -94,6 +95,7 @@ def search(
     configurations = [read_study_file(path) for path in files]
     where = slots(gpus, workers, per_gpu)
     how = Workers(where, grace=grace, objective=objective, data_root=data_root)
+    fleet.check_writable(home)
     refuse_before_database(url, configurations[0], home, artifacts or ARTIFACTS, listener.on_hashed, data_root)
     with create_database(url, artifacts or ARTIFACTS) as database:
         finished = []

@@ -59,8 +59,8 @@ def best_words(result: Mapping[str, Any], value: float) -> list[str]:
     if folds := result.get("diverged_folds"):
         count = len(result.get("fold_values", folds))
         words.append(
-            f"training diverged in {len(folds)} of its {count} folds: the loss or the scores were no longer finite "
-            "numbers, and those of the last finite epoch are used; a lower learning rate may help"
+            f"training diverged in {len(folds)} of its {count} folds: the loss, the scores or the weights were no "
+            "longer finite numbers, and those of the last finite epoch are used; a lower learning rate may help"
         )
     untied = result.get("baseline_view_only_untied", {}).get("average_precision_16")
     ours = result.get("average_precision_16")
@@ -72,6 +72,11 @@ def best_words(result: Mapping[str, Any], value: float) -> list[str]:
             f"it is no better than its baseline ({ours:.4f} against {untied:.4f}{of_what}): a model that sees nothing "
             "but the view of a film does as well"
         )
+        if len(curve := result.get("curve", ())) > 1 and min(curve) == max(curve):
+            words.append(
+                f"its value is the same after each of its {len(curve)} epochs: training did not change the order in "
+                "which films are scored, as with a learning rate that is far too high or far too low"
+            )
     return words
 
 

@@ -122,10 +122,11 @@ class CrossValidationObjective:
         development: its films.
         home: where the features' cache and the index of films lie.
         store: takes the out-of-fold scores.
-        progress: called while films are hashed and features computed.
+        progress: called while features are computed.
         data_root: the folder in which films are looked for that the index of films lacks; None for nowhere.
         patiently: calls what uses the database, again where that is away: a trial is not to be lost at its last step.
         pins: the features that other workers of the study have; None to compare with nobody's.
+        on_hashed: called while films of ``data_root`` are hashed.
     """
 
     study: Study
@@ -136,6 +137,7 @@ class CrossValidationObjective:
     data_root: Path | None = None
     patiently: Callable[[Callable[[], str]], str] = lambda function: function()
     pins: FeaturePins | None = None
+    on_hashed: Progress | None = None
     _micro_batch: MicroBatch = field(default_factory=MicroBatch)
     _sources: dict[tuple[BackboneConfiguration, str], FeatureSource] = field(default_factory=dict)
 
@@ -220,7 +222,7 @@ class CrossValidationObjective:
     def _live(self, backbone: BackboneConfiguration, index: FilmIndex) -> LiveFeatures:
         contents = self.development.content
         if self.data_root is not None:
-            index.scan(self.data_root, contents, self.progress)
+            index.scan(self.data_root, contents, self.on_hashed)
         index.require(contents)
         extractor = Extractor(backbone)
         check_sample(extractor, contents, index, self.pins)
@@ -232,8 +234,15 @@ class CrossValidationObjective:
     def _cached(self, backbone: BackboneConfiguration, index: FilmIndex) -> CachedFeatures:
         contents = self.development.content
         cache = FeatureCache(self.home.features, backbone)
-        progress, root = self.progress, self.data_root
-        fill_cache(cache, contents, index, pins=self.pins, data_root=root, progress=progress, on_hashed=progress)
+        fill_cache(
+            cache,
+            contents,
+            index,
+            pins=self.pins,
+            data_root=self.data_root,
+            progress=self.progress,
+            on_hashed=self.on_hashed,
+        )
         return CachedFeatures(cache.load(contents))
 
 

@@ -46,6 +46,8 @@ BEAT_SECONDS = 60.0
 TIDY_SECONDS = 15.0
 """Between looks for what others left undone."""
 
+Progress = Callable[[int, int], None]
+
 
 class Worker:
     """One worker in this process.
@@ -56,6 +58,7 @@ class Worker:
         store: takes out-of-fold scores.
         objective: ``MODULE:FUNCTION`` of a stand-in, None for the real objective.
         progress: called while features are computed.
+        on_hashed: called while films of ``data_root`` are hashed.
         forever: serve whatever study is open, and wait for one where none is.
         grace: seconds that a running trial may take to end once the worker is asked to stop.
         data_root: where films are looked for that the index does not know.
@@ -68,7 +71,8 @@ class Worker:
         store: ArtifactStore,
         *,
         objective: str | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
+        on_hashed: Progress | None = None,
         forever: bool = False,
         grace: float = 0.0,
         data_root: Path | None = None,
@@ -80,6 +84,7 @@ class Worker:
         self.store = store
         self.stand_in = StandInObjective.load(objective) if objective else None
         self.progress = progress
+        self.on_hashed = on_hashed
         self.forever = forever
         self.data_root = data_root
         self.stop_request = StopRequest(grace)
@@ -214,20 +219,24 @@ class Worker:
         if self.stand_in is not None:
             return self.stand_in
 
-        def progress(done: int, total: int) -> None:
-            self.stop_request.check()  # a supervisor's death sends no signal
-            if self.progress is not None:
-                self.progress(done, total)
+        def stopping(show: Progress | None) -> Progress:
+            def progress(done: int, total: int) -> None:
+                self.stop_request.check()  # a supervisor's death sends no signal
+                if show is not None:
+                    show(done, total)
+
+            return progress
 
         return CrossValidationObjective(
             study,
             load_development(self.database, study),
             self.home,
             self.store,
-            progress,
-            self.data_root,
-            self.database.patiently,
-            FeaturePins(self.database, study),
+            progress=stopping(self.progress),
+            data_root=self.data_root,
+            patiently=self.database.patiently,
+            pins=FeaturePins(self.database, study),
+            on_hashed=stopping(self.on_hashed),
         )
 
     def _run(self, claim: Claim, served: Served) -> None:

@@ -13,6 +13,7 @@ from rust_optuna.cli.data import data
 from rust_optuna.data.manifest import CORTICES, read_manifest
 from rust_optuna.errors import DataError
 from tests import published_layout
+from tests.cli.test_main import invoke
 from tests.data.films import make_manifest
 
 
@@ -190,9 +191,16 @@ def test_other_columns_are_listed_and_ignored(tmp_path):
 def test_an_excel_workbook_is_called_one(tmp_path, content):
     path = tmp_path / "manifest.xlsx"
     path.write_bytes(content)
-    result = run("check", path)
-    assert result.exit_code == 1
-    assert "is an Excel workbook, not a CSV file" in result.output
+    result = invoke("data", "check", path)
+    assert result.exit_code == 2
+    (line,) = result.output.splitlines()
+    assert line.startswith(f"Error: {path} is an Excel workbook, not a CSV file: ")
+
+
+def test_a_manifest_that_is_not_there_is_one_sentence(tmp_path):
+    result = invoke("data", "check", tmp_path / "none.csv")
+    said = f"Error: {tmp_path / 'none.csv'} cannot be read: No such file or directory\n"
+    assert (result.exit_code, result.output) == (2, said)
 
 
 def test_films_that_look_wrong_are_listed(tmp_path):
@@ -211,6 +219,8 @@ def test_films_that_look_wrong_are_listed(tmp_path):
     Image.fromarray(ten_bits[:5, :5].astype(np.uint8)).save(manifest.films[5].image)
     middle = len(jpeg.getvalue()) // 2
     manifest.films[6].image.write_bytes(jpeg.getvalue()[:middle] + bytes(3000) + jpeg.getvalue()[middle + 3000 :])
+    progressive = Image.fromarray(random.integers(0, 256, (48, 40), dtype=np.uint8))
+    progressive.save(manifest.films[7].image, "JPEG", progressive=True)
     lines = manifest.path.read_text().splitlines()
     lines[9] = ",".join([*lines[9].split(",")[:4], "", "", "", "", "development"])
     manifest.path.write_text("\n".join(lines))
@@ -221,4 +231,6 @@ def test_films_that_look_wrong_are_listed(tmp_path):
     assert "1 film of one grey level throughout: row 6." in output
     assert "row 7" not in output.split("smaller than 32 pixels: ")[0]
     assert "1 film whose JPEG data have a hole or a damaged place" in output
+    said = "1 film whose JPEG data cannot be searched for holes, because they are progressive or in very many parts"
+    assert f"{said}: row 9." in output
     assert "1 film without any score: row 10." in output

@@ -46,6 +46,14 @@ def test_every_command_is_listed():
     assert invoke("nothing-of-the-kind").exit_code == 2
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("dashbord", "dashboard"), ("Best", "best"), ("xyz", None)])
+def test_a_command_that_is_misspelt_is_named_beside_the_right_one(typed, meant):
+    done = invoke(typed)
+    assert done.exit_code == 2
+    suggestion = f" Did you mean {meant!r}?" if meant else ""
+    assert done.output.splitlines()[-1] == f"Error: No such command {typed!r}.{suggestion}"
+
+
 def test_a_variable_from_a_file_with_windows_line_ends_is_read(sqlite, home):
     make_study(sqlite, home)
     url = sqlite.url.render_as_string()

@@ -4,10 +4,11 @@ import os
 import shlex
 import subprocess
 
+import click
 import pytest
 
-from rust_optuna.cli import next_step
-from rust_optuna.cli.next_step import hide_passwords
+from rust_optuna.cli import cli, next_step
+from rust_optuna.cli.next_step import hide_passwords, print_next
 from rust_optuna.search.ledger import Ledger
 from tests.cli.test_main import invoke
 from tests.stand_ins import level
@@ -152,6 +153,17 @@ def test_a_home_that_is_no_unicode_is_named_so_that_a_shell_finds_it(tmp_path, s
 )
 def test_no_password_is_shown(url, shown):
     assert hide_passwords(url) == shown
+
+
+@pytest.mark.parametrize("secret", [":secret", ""])
+def test_how_to_give_a_password_that_is_not_shown_is_said(capsys, secret):
+    with click.Context(cli) as context:
+        context.meta["rust_optuna.storage"] = f"mysql://ann{secret}@host/name"
+        print_next("status")
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("Next: rust-optuna status --storage ")
+    ways = ("RUST_OPTUNA_STORAGE", "--password-file", "RUST_OPTUNA_PASSWORD_FILE")
+    assert [[way in line for way in ways] for line in others] == ([[True] * 3] if secret else [])
 
 
 def test_alike_names_of_patients_are_settled_first(tmp_path):

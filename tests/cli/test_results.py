@@ -168,6 +168,7 @@ DIVERGED = {**RESULT, "diverged_folds": [0, 2]}
     [
         (NO_BETTER, "its baseline (0.1764 against 0.3000, 16 subscores)", "0.7000 (not above its baseline)"),
         (DIVERGED, "training diverged in 2 of its 3 folds", "0.7000 (diverged)"),
+        ({**NO_BETTER, "curve": [0.7, 0.7]}, "the same after each of its 2 epochs", "0.7000 (not above its baseline)"),
         ({**NO_BETTER, **{"diverged_folds": [1]}}, "no better", "0.7000 (diverged, not above its baseline)"),
     ],
 )

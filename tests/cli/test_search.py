@@ -1,8 +1,8 @@
+import os
 import shlex
 
 import pytest
 
-from rust_optuna.cli.search import _without_dry_run
 from tests.cli.test_main import invoke
 from tests.studies import random_document, write_study
 
@@ -11,11 +11,14 @@ def search(home, url, *arguments):
     return invoke("--home", home.root, "--storage", url, "search", *arguments)
 
 
-def test_the_next_command_of_a_dry_run_is_the_same_without_it_and_shows_no_password(monkeypatch):
+def test_the_next_command_of_a_dry_run_is_the_same_without_it_and_shows_no_password(home, monkeypatch):
     url = "postgresql://ann:secret@host/name"
     monkeypatch.setattr("sys.argv", ["rust-optuna", "search", "a b.toml", "--dry-run", "--storage", url])
+    monkeypatch.setattr("rust_optuna.cli.forecast.print_forecast", lambda *_: None)
+    line, way = search(home, url, "a b.toml", "--dry-run").output.splitlines()
     shown = "postgresql://ann:***@host/name"
-    assert shlex.split(_without_dry_run()) == ["rust-optuna", "search", "a b.toml", "--storage", shown]
+    assert shlex.split(line) == ["Next:", "rust-optuna", "search", "a b.toml", "--storage", shown]
+    assert way.startswith("The password is not shown: write it in place of ***.")
 
 
 def test_a_search_needs_files(home, sqlite_url):
@@ -39,3 +42,16 @@ def test_a_gpu_that_is_not_there_is_named(home, sqlite_url, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     done = search(home, sqlite_url, write_study(home, random_document()), "--gpus", "7")
     assert (done.exit_code, "No GPU 7 here" in done.output) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["logs", "workers"])
+def test_where_no_log_can_be_written_nothing_begins(home, sqlite_url, tmp_path, monkeypatch, name):
+    """Found at once: features take hours."""
+    folder = home.storage / name
+    folder.mkdir(parents=True)
+    allowed = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: path != folder and allowed(path, mode))
+    done = search(home, sqlite_url, write_study(home, random_document()), "--gpus", "none")
+    (line,) = done.output.splitlines()
+    assert (done.exit_code, f"cannot be kept: {folder} cannot be written to" in line) == (1, True)
+    assert not (tmp_path / "storage").exists()

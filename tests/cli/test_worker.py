@@ -8,7 +8,7 @@ import pytest
 
 from rust_optuna.fleet import records
 from rust_optuna.processes import ExitCode
-from tests.cli.test_main import invoke
+from tests.cli.test_main import free_port, invoke
 from tests.fleet.test_ray import needs_ray
 from tests.stand_ins import GATE
 from tests.studies import (
@@ -43,6 +43,17 @@ def test_a_worker_runs_until_nothing_is_left(sqlite, home, run):
     assert "Next: rust-optuna best" in done.output
     assert_each_once(sqlite, study, 3)
     assert "0 points finished" in run("worker", "run", *PEAK).output
+
+
+def test_a_worker_says_whether_it_hashes_films_or_computes_features(run, monkeypatch):
+    def hash_and_compute(worker, names):
+        worker.on_hashed(1, 2)
+        worker.progress(2, 4)
+        return 0
+
+    monkeypatch.setattr("rust_optuna.worker.worker.Worker.run", hash_and_compute)
+    lines = run("worker", "run").output.splitlines()
+    assert lines[:2] == ["Hashing films: 1 of 2", "Extracting features: 2 of 4"]
 
 
 def test_a_worker_without_a_subcommand_serves_all_open_studies(sqlite, home, run):
@@ -198,6 +209,17 @@ def test_a_daemon_that_cannot_start_says_why_on_the_terminal(sqlite, home, run, 
 
 
 @needs_ray
+def test_a_ray_cluster_that_does_not_answer_is_one_line_at_once(sqlite, home):
+    address = f"127.0.0.1:{free_port()}"
+    cluster = ("--engine", "ray", "--address", address)
+    # Ray alone tries for more than five minutes.
+    done = run_command(home, sqlite.url.render_as_string(), "worker", "start", *cluster)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"The Ray cluster {address} cannot be joined: Connection refused. --address takes the HOST:PORT" in line
+
+
+@needs_ray
 def test_a_daemon_that_ends_at_its_start_is_told_in_words_whatever_it_logs(run):
     cluster = ("--engine", "ray", "--address", "127.0.0.1:none")
     done = run("worker", "start", "--daemon", "--forever", *cluster, "--log-format", "json")
@@ -255,7 +277,8 @@ def test_a_daemon_that_does_not_run_here_is_left_alone_and_it_is_said_where_it_r
         assert f"No daemon of {home.root} runs here" in done.output
         done = run("worker", "stop", os.getpid())
         assert (done.exit_code, f"daemon {os.getpid()} runs {where}" in done.output) == (1, True), done.output
-        assert run("worker", "stop", "--all").exit_code == 0
+        done = run("worker", "stop", "--all")
+        assert (done.exit_code, f"{os.getpid()} (a) runs {where}" in done.output) == (1, True), done.output
 
 
 def test_a_daemon_that_an_earlier_version_recorded_is_stopped(sqlite, home, gate, run, daemon):

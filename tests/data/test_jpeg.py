@@ -37,7 +37,6 @@ def test_a_hole_is_found_zeroed_or_cut_out(mode, optimize, where, restarts):
     [
         {},
         {"optimize": True},
-        {"progressive": True},
         {"restart_marker_rows": 1},
         {"restart_marker_rows": 9},
         {"restart_marker_blocks": 7},
@@ -45,7 +44,13 @@ def test_a_hole_is_found_zeroed_or_cut_out(mode, optimize, where, restarts):
     ],
 )
 def test_whole_files_have_none(mode, options):
-    assert not has_hole(film(mode, **options))
+    assert has_hole(film(mode, **options)) is False
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_blocks": 7}])
+def test_of_files_that_are_not_looked_into_nothing_is_said(options, monkeypatch):
+    monkeypatch.setattr("rust_optuna.data.jpeg._MOST_PARTS", 100)
+    assert has_hole(film(**options)) is None
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -137,13 +137,13 @@ def test_columns_may_come_in_any_order(tmp_path):
     assert read_manifest(path).films[0].subscores == (1, 2, None, None)
 
 
-@pytest.mark.parametrize("delimiter", [";", "\t"])
-def test_semicolons_and_tabs_are_recognised(tmp_path, delimiter):
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_semicolons_tabs_and_bars_are_recognised(tmp_path, delimiter):
     path = write(tmp_path, GOOD.replace(",", delimiter), header=HEADER.replace(",", delimiter))
     assert read_manifest(path).films == read_manifest(write(tmp_path, GOOD)).films
 
 
-@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
 @pytest.mark.parametrize("first", ["sep={}", '"sep={}"', "SEP={}{}{}"])
 def test_excel_s_own_first_line_is_no_header_and_stays(tmp_path, first, delimiter):
     first = first.format(*[delimiter] * 3)
@@ -165,8 +165,8 @@ def test_excel_s_own_first_line_is_no_header_and_stays(tmp_path, first, delimite
         (b"", "file", "is empty"),
         (b"\n\n", "file", "is empty"),
         (HEADER.encode(), "file", "has no films, only a header"),
-        ((HEADER + "\n" + GOOD).encode("utf-16"), "file", "byte 0xff in line 1 is not UTF-8"),
-        ((HEADER + "\n" + GOOD + "ü").encode("latin-1"), "file", "byte 0xfc in line 2 is not UTF-8"),
+        ((HEADER + "\n" + GOOD).encode("utf-16"), "file", "is not UTF-8 (byte 0xff in line 1)"),
+        ((HEADER + "\n" + GOOD + "ü").encode("latin-1"), "file", "is not UTF-8 (byte 0xfc in line 2)"),
         ((HEADER + '\n"a.png').encode(), "line 2", "unexpected end of data"),
     ],
 )
@@ -179,7 +179,7 @@ def test_files_that_are_no_manifest(tmp_path, content, where, what):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    assert problems(tmp_path / "none.csv") == [("file", "No such file or directory")]
+    assert problems(tmp_path / "none.csv") == [("file", "cannot be read: No such file or directory")]
 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path):

@@ -110,7 +110,7 @@ def test_new_patients_are_not_joined_to_a_split_that_divides_a_patient(manifest)
     assert manifest.path.read_bytes() == before
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_the_split_keeps_everything_else_in_the_file(manifest, delimiter):
     header, *rows = manifest.path.read_text().splitlines()
     lines = [f"note,{header},age", *(f'"a; b, ""c""",{row},{number}' for number, row in enumerate(rows)), ""]

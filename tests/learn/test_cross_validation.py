@@ -186,6 +186,23 @@ def test_a_fold_that_diverges_keeps_its_last_finite_scores_and_trains_no_more(va
     np.testing.assert_array_equal(result.out_of_fold.scores[here], undisturbed.out_of_fold.scores[here])
 
 
+def test_a_fold_whose_weights_alone_are_not_finite_has_diverged(validate, monkeypatch):
+    """Units that stand still hide them from the loss and the scores."""
+    honest = FoldTrainer.predict
+
+    def breaking(self, films):
+        scores = honest(self, films)
+        if self.seed == fold_seed(1, 0, 1):
+            self._state.weights[0].assign(self._state.weights[0] * math.nan)
+        return scores
+
+    undisturbed = validate(epochs=1)
+    monkeypatch.setattr(FoldTrainer, "predict", breaking)
+    result = validate(epochs=1)
+    assert (undisturbed.diverged_folds, result.diverged_folds) == ((), (1,))
+    np.testing.assert_array_equal(result.out_of_fold.scores, undisturbed.out_of_fold.scores)
+
+
 def test_without_any_finite_scores_a_fold_scores_the_prevalence(validate, monkeypatch, development):
     monkeypatch.setattr(FoldTrainer, "train_epoch", lambda self, epoch: math.inf)
     result = validate()

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rust_optuna.learn.timing import ExtractionTimer, TrainingTimer, TrainingTimes
+from rust_optuna.learn.timing import ExtractionTimer, TrainingTimer, TrainingTimes, timed_sizes
 from tests.learn.material import BACKBONE, hashes, make_development
 
 STEPS = ((16, 2.0), (64, 3.0), (200, 10.0))
@@ -28,6 +28,19 @@ def test_a_trial_is_its_folds_epochs_their_scoring_and_what_is_around():
     assert times().trial([64, 64], 16, epochs=3) == pytest.approx(7 + 3 * 2 * (4 * 2 + 0.5))
 
 
+@pytest.mark.parametrize(
+    ("batch_sizes", "films", "expected"),
+    [
+        ((4, 12, 9), 28, [4, 12]),
+        ((1, 20), 28, [1, 4, 16, 20]),
+        ((16, 2048), 340, [16, 64, 256, 340]),
+        ((64, 2048), 28, [28]),
+    ],
+)
+def test_the_sizes_that_are_timed_are_those_of_the_trials_as_far_as_there_are_films(batch_sizes, films, expected):
+    assert timed_sizes(batch_sizes, films) == expected
+
+
 @pytest.mark.parametrize(("threads", "folds"), [(1, 3), (2, 2), (3, 1), (6, 1)])
 def test_folds_that_train_at_once_take_the_time_of_the_longest_row_of_them(threads, folds):
     assert times(threads=threads).trial([64] * 3, 16, epochs=2) == pytest.approx(7 + 2 * folds * (4 * 2 + 0.5))
@@ -39,7 +52,7 @@ def test_steps_of_every_size_are_timed_on_the_real_code(development, trial, monk
 
     monkeypatch.setattr(timing, "SECONDS_A_SIZE", 0.01)
     monkeypatch.setattr(timing, "BATCH_SIZES", (4, 16, 1024))
-    timer = TrainingTimer(development, 24, trial)
+    timer = TrainingTimer(development, 24, trial, [4, 1024])
     found = timer.measure()
     films = int((development.folds != 0).sum())
     assert [size for size, _ in found.steps] == [4, 16, films]
@@ -69,7 +82,7 @@ def test_a_steps_time_is_the_time_of_full_batches_divided_by_their_number(develo
     monkeypatch.setattr(timing, "side_by_side_threads", lambda: 1)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(TrainingTimer, "_cross_validate", lambda self, epochs=1: (0.0, 0))
-    steps = dict(TrainingTimer(development, 24, trial).measure().steps)
+    steps = dict(TrainingTimer(development, 24, trial, [4, 1024]).measure().steps)
     films = int((development.folds != 0).sum())
     assert steps == pytest.approx({4: 0.01 + 0.004, 16: 0.01 + 0.016, films: 0.01 + films * 0.001})
 
@@ -85,7 +98,7 @@ def test_what_is_no_step_is_scoring_and_what_is_around_it(trial, monkeypatch, th
     monkeypatch.setattr(
         TrainingTimer, "_cross_validate", lambda self, epochs=1: (5.0 + epochs * rounds * 2.5, 100 * epochs)
     )
-    found = TrainingTimer(make_development(hashes(42)), 24, trial).measure()
+    found = TrainingTimer(make_development(hashes(42)), 24, trial, [16]).measure()
     assert (found.around, found.scoring, found.artifact_bytes) == (pytest.approx(5.0), pytest.approx(0.5), 100)
     assert found.threads == threads
 
@@ -141,4 +154,4 @@ def test_a_short_trial_takes_its_time_and_its_scores_their_room(development, tri
     monkeypatch.setattr(timing, "cross_validate", validate)
     monkeypatch.setattr(timing, "save_out_of_fold", lambda path, found: path.write_bytes(b"12345"))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
-    assert TrainingTimer(development, 24, trial)._cross_validate(2) == (6.0, 5)
+    assert TrainingTimer(development, 24, trial, [16])._cross_validate(2) == (6.0, 5)

@@ -74,6 +74,19 @@ def test_the_plan_adds_up(plan, home, clockwork, tmp_path):
     assert not (tmp_path / "storage").exists()
 
 
+def test_the_times_that_are_shown_are_of_the_batch_sizes_that_are_searched_and_the_average_lies_between(
+    plan, clockwork, monkeypatch
+):
+    """On a machine whose small steps cost as much as larger ones, so that small batches take longest."""
+    monkeypatch.setitem(globals(), "TIMES", replace(TIMES, steps=((4, 1.0), (12, 1.5), (13, 1.6))))
+    document = {"search_space": {"batch_size": [4, 8, 12]}, "fixed": fixed(dropout_rate=0.1)}
+    [study] = plan(random_document(20, **document)).studies
+    sizes, seconds = zip(*study.by_batch_size, strict=True)
+    assert sizes == (4, 12)
+    assert {task.batch_sizes for _, task in clockwork if isinstance(task, module._TrainingTask)} == {(4, 8, 12)}
+    assert min(seconds) <= study.trial_seconds <= max(seconds)
+
+
 def test_a_study_whose_source_is_not_done_yet_is_forecast_over_all_it_may_bring(plan, clockwork):
     # On this clockwork a film costs the same in a batch of any size.
     found = plan(random_document(5), grid_document(), workers=1)

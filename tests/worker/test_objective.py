@@ -52,9 +52,9 @@ def elsewhere(sqlite, home, tmp_path):
     shutil.move(home.root / "films", root)
     development = load_development(sqlite, study)
 
-    def prepare(data_root):
+    def prepare(data_root, **told):
         store = open_store(sqlite.artifacts(), home)
-        objective = CrossValidationObjective(study, development, home, store, data_root=data_root)
+        objective = CrossValidationObjective(study, development, home, store, data_root=data_root, **told)
         objective.prepare(load_parameters(sqlite, study.id))
         return objective
 
@@ -66,7 +66,10 @@ def test_films_are_looked_for_below_the_data_root(elsewhere, home):
     root, prepare = elsewhere
     with pytest.raises(AbsentFilmsError, match=r"20 of 20 films are not on this machine.*--data-root"):
         prepare(None)
-    prepared = prepare(root)
+    done = {"on_hashed": [], "progress": []}
+    prepared = prepare(root, **{name: lambda *films, to=to: to.append(films) for name, to in done.items()})
+    # All 24 files there are hashed; the study has 20.
+    assert {name: films[-1] for name, films in done.items()} == {"on_hashed": (24, 24), "progress": (20, 20)}
     assert FilmIndex(home.film_index).locate(prepared.development.content[0]).parent == root
     # With all features in the cache no film is needed, and none looked for.
     shutil.rmtree(root)

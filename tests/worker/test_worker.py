@@ -349,12 +349,14 @@ def test_a_stop_that_came_before_a_worker_makes_ready_is_heard(sqlite, home):
     assert stopped.run(["regime-1"]) == 0
 
 
-def test_a_worker_that_must_stop_computes_no_more_features(sqlite, home):
+@pytest.mark.parametrize("told_of", ["progress", "on_hashed"])
+def test_a_worker_that_must_stop_computes_no_more_features(sqlite, home, told_of):
     """Its supervisor's death sends no signal: it is seen where progress is told."""
     study = make_study(sqlite, home, random_document(1))
     told = []
-    real = Worker(sqlite, home, open_store("storage/artifacts", home), progress=lambda *films: told.append(films))
-    progress = real._objective(study).progress
+    listening = {told_of: lambda *films: told.append(films)}
+    real = Worker(sqlite, home, open_store("storage/artifacts", home), **listening)
+    progress = getattr(real._objective(study), told_of)
     progress(1, 20)
     real.stop()
     with pytest.raises(StopRequestedError):

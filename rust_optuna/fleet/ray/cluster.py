@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import secrets
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from rust_optuna.processes import variables_set
 WORKER_BYTES = int(WORKER_GIGABYTES * 2**30)
 STORE_BYTES = 80 * 2**20
 """Ray's object store, about the smallest it takes: nothing is kept there."""
+ANSWER_SECONDS = 10.0
+"""How long a cluster's head may take to accept a connection."""
 ADDRESS = "RAY_ADDRESS"
 """Ray's own variable for the address of a cluster."""
 
@@ -104,13 +107,38 @@ def _joined(address: str) -> Iterator[Any]:
         import ray
 
         try:
+            _require_answer(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise RustOptunaError(f"The Ray cluster {address} cannot be joined: {error}") from error
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            reason = reason.partition(". Please specify")[0].rstrip(".")  # what to do, the next sentence says
+            raise RustOptunaError(
+                f"The Ray cluster {address} cannot be joined: {reason}. --address takes the HOST:PORT that "
+                "`ray start --head` printed; that node must be running and reachable from this machine"
+            ) from error
         try:
             yield ray
         finally:
             ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Connect to a cluster's head once: Ray itself would try for many minutes, and say what it does in its own words.
+
+    Raises:
+        OSError: nothing answers there, or ``auto`` finds no cluster.
+        ValueError: the address is none.
+    """
+    if "://" in address:
+        return  # Ray's client, which gives up after half a minute
+    from ray._private.services import canonicalize_bootstrap_address  # the only way to learn what ``auto`` stands for
+
+    found = canonicalize_bootstrap_address(address)
+    if found is not None:
+        host, _, port = found.rpartition(":")
+        if not port.isdecimal():
+            raise ValueError(f"{port!r} is not a port")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
 
 
 @contextmanager
