@@ -338,13 +338,13 @@ def _named(daemon: Record) -> str:
 
 
 @worker.command("list", epilog=examples("rust-optuna worker list"))
-@click.option("--all", "all_", is_flag=True, help="Include workers that have not been heard of for ten minutes.")
+@click.option("--all", "all_", is_flag=True, help="Include workers not heard of for ten minutes: they died unseen.")
 @common_options
 @json_option
 def list_(all_: bool, as_json: bool) -> None:
     """List the workers of the storage, on every machine.
 
-    Shows what each runs, and when it was last heard of, by the database's clock.
+    Shows what each runs, and when it was last heard of, by the database's clock. A worker that has ended is not listed.
     """
     from rust_optuna.run.roster import RECENT_SECONDS, list_workers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,6 +68,13 @@ def list_workers(database: Database, *, recent_seconds: float | None = RECENT_SE
         query = query.where(sa.or_(point.c.id.is_not(None), worker.c.beat_at > now - recent_seconds))
     rows = database.transact(lambda connection: connection.execute(query).all())
     return [WorkerStatus(**row._mapping) for row in rows]
+
+
+def any_serves(database: Database, worker_ids: Sequence[str]) -> bool:
+    """Say whether one of these workers, which run, has made ready: it has given a sign of life since it began."""
+    ready = worker.c.id.in_(worker_ids), worker.c.beat_at > worker.c.started_at
+    query = sa.select(sa.func.count()).select_from(worker).where(*ready)
+    return database.transact(lambda connection: connection.execute(query).scalar_one() > 0)
 
 
 def points_finished_by(database: Database, worker_id: str) -> int:

@@ -103,7 +103,9 @@ class Worker:
         self.finished = 0
         self.cannot_serve = False
         self._deadline = float("inf")
-        self._beat_at = self._tidy_at = 0.0
+        self._beat_at = time.monotonic() + BEAT_SECONDS  # being entered in the ledger is a sign of life
+        self._tidy_at = 0.0
+        self._ready_told = False
         self._holds = False
         self._breaker = CircuitBreaker()
         self._serving = Serving(database, store, self._objective)
@@ -131,10 +133,15 @@ class Worker:
             self.ledger.register(self.id, host=platform.node(), process=os.getpid(), device=device)
             self._serve_studies(names)
             self._serving.settle()
+            self.ledger.leave(self.id)
         except (StorageError, *DATABASE_ERRORS) as error:
             if not self.stopping:
                 raise
             log.warning("stopped while the database was away: %s", error, extra={"event": "outage"})
+        except RustOptunaError:
+            with suppress(StorageError, *DATABASE_ERRORS):
+                self.ledger.leave(self.id)
+            raise
         return self.finished
 
     @property
@@ -172,6 +179,7 @@ class Worker:
 
     def _serve_until_done(self, studies: Sequence[StudyKey]) -> None:
         while studies and not self._must_stop():
+            self._tell_ready()
             self._tidy()
             # What was done, and is open again for new attempts at its holes, is another worker's business.
             studies = [study for study in studies if self._serving.get(study) is not None]
@@ -190,10 +198,19 @@ class Worker:
         while not self._must_stop():
             self._tidy()
             open_ = self.ledger.open_studies().items()
-            studies = [key for name, key in open_ if (not names or name in names) and self._can_serve(name, key)]
+            wanted = [(name, key) for name, key in open_ if not names or name in names]
+            studies = [key for name, key in wanted if self._can_serve(name, key)]
+            if studies or not wanted:
+                self._tell_ready()
             if not (studies and self._run_one(studies)):
                 seconds = IDLE_SECONDS if studies else NOTHING_OPEN_SECONDS
                 self._idle(seconds * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
+
+    def _tell_ready(self) -> None:
+        """Say once in the ledger that this worker serves: its supervisor may be waiting to hear it."""
+        if not self._ready_told:
+            self.ledger.beat(self.id)
+            self._ready_told = True
 
     def _idle(self, seconds: float) -> None:
         """Wait, at most until a stop is asked for; say now and then that this worker is there."""

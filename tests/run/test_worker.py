@@ -22,6 +22,7 @@ from rust_optuna.errors import (
     StudyError,
 )
 from rust_optuna.run import worker as worker_module
+from rust_optuna.run.roster import list_workers
 from rust_optuna.run.serving import pin_runtime
 from rust_optuna.run.signals import ASKING
 from rust_optuna.run.worker import Worker
@@ -31,7 +32,7 @@ from rust_optuna.search.creation import create_study, delete_study
 from rust_optuna.search.database import open_database, parse_url
 from rust_optuna.search.ledger import MAX_FAILURES, Ledger
 from rust_optuna.search.mirror import Mirror
-from rust_optuna.search.objective import CrossValidationObjective, Outcome
+from rust_optuna.search.objective import CrossValidationObjective, Outcome, StandInObjective
 from rust_optuna.search.results import status
 from rust_optuna.search.studies import load_study
 from rust_optuna.study_file import read_study_file
@@ -145,10 +146,18 @@ def test_a_named_study_is_the_only_one_that_is_run(sqlite, home):
 
 def test_a_worker_is_entered_in_the_ledger(sqlite, home, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    study = run_study(sqlite, home, random_document(1))
-    row = sqlite.transact(lambda c: c.execute(sa.select(tables.worker)).one())
-    assert (row.process, row.device) == (os.getpid(), "3")
-    assert attempts(sqlite, study)[0].worker == row.id
+    study, entered = make_study(sqlite, home, random_document(1)), []
+    worker = make_worker(sqlite, home)
+
+    def look(trial):
+        entered.extend(list_workers(sqlite))
+        return 0.5
+
+    worker.stand_in = StandInObjective("look", look)
+    worker.run([])
+    (row,) = entered
+    assert (row.process, row.device, row.study) == (os.getpid(), "3", "regime-1")
+    assert attempts(sqlite, study)[0].worker == row.worker
 
 
 # Deaths
