@@ -137,7 +137,11 @@ def run(
     metavar="HOST:PORT|auto",
     help="The Ray cluster to join.  [env: RAY_ADDRESS; default: a new one on this machine]",
 )
-@click.option("--daemon", is_flag=True, help="Run in the background; `rust-optuna worker stop` stops it.")
+@click.option(
+    "--daemon",
+    is_flag=True,
+    help="Return once a worker is ready, and run on in the background; `rust-optuna worker stop` stops it.",
+)
 @forever_option
 @grace_option
 @log_format_option
@@ -174,6 +178,7 @@ def start(
     first SIGTERM.
     """
     from rust_optuna.run import logs
+    from rust_optuna.run.daemon import teller
     from rust_optuna.run.devices import slots
     from rust_optuna.run.fleet import Workers
 
@@ -194,6 +199,7 @@ def start(
             echo=None if detached else sys.stderr,
             daemon=detached is not None,
             name=detached,
+            on_serving=teller(),
         )
         if daemon:
             devices = ["--gpus", gpus, "--engine", engine]
@@ -262,6 +268,7 @@ def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list
         environment = child_environment(where.home, database.url, artifacts, where.password_path)
     name = records.new_name()
     arguments = ["worker", "start", *devices, "--detached", name, *how.arguments(names)]
+    click.echo("Waiting until a worker is ready ...", err=True)
     there = daemon.detach(where.home, name, arguments, environment)
     if there is None:
         click.echo("Nothing is left to do.")
@@ -269,7 +276,8 @@ def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list
             print_next_step(database, names)
         return
     count = f"{len(how.slots)} {'worker' if len(how.slots) == 1 else 'workers'}" if how.slots else "Workers"
-    click.echo(f"{count} under process {there.pid}. Log: {there.log}")
+    told = "" if there.serves else ", none ready yet: they look for films and weights, or compute features"
+    click.echo(f"{count} under process {there.pid}{told}. Log: {there.log}")
     print_next("worker", "list")
 
 
@@ -299,12 +307,21 @@ def stop(pids: tuple[int, ...], all_: bool) -> None:
             if not all_:
                 raise RustOptunaError(told)
         click.echo(told)
+        _print_failure(home)
         return
     chosen = _chosen(home, here, pids, all_)
     daemon.stop(home, chosen)
     for each in chosen:
         click.echo(f"Stopped process {each.pid}")
     print_next("status")
+
+
+def _print_failure(home: Home) -> None:
+    """Print with which error the last daemon of a home ended, if it did and none was started since."""
+    from rust_optuna.run.daemon import last_failure
+
+    if failure := last_failure(home):
+        click.echo(failure)
 
 
 def _chosen(home: Home, here: list[Record], pids: tuple[int, ...], all_: bool) -> list[Record]:
@@ -348,13 +365,15 @@ def list_(all_: bool, as_json: bool) -> None:
     """
     from rust_optuna.run.roster import RECENT_SECONDS, list_workers
 
-    with settings().open_to_read() as database:
+    where = settings()
+    with where.open_to_read() as database:
         found = list_workers(database, recent_seconds=None if all_ else RECENT_SECONDS)
     if as_json:
         print_json([each.as_json() for each in found])
         return
     if not found:
         click.echo("No worker was heard of in the last ten minutes.")
+        _print_failure(where.home)
         print_next("worker", "start")
         return
     rows = [("worker", "host", "process", "device", "heard of", "runs"), *(_row(each) for each in found)]

@@ -14,7 +14,7 @@ from rust_optuna.errors import CannotServeError, RetiredError, StorageError
 from rust_optuna.processes import ExitCode
 from rust_optuna.run.devices import Slot
 from rust_optuna.run.place import Place
-from rust_optuna.run.roster import points_finished_by
+from rust_optuna.run.roster import any_serves, points_finished_by
 from rust_optuna.run.signals import Signals
 from rust_optuna.search.database import WORKER_PATIENCE_SECONDS
 from rust_optuna.search.ledger import Ledger
@@ -58,6 +58,7 @@ class Supervisor:
         observe_seconds: between calls of ``is_done`` while no process ends.
         clock: a monotonic clock in seconds.
         place: makes a slot's place of its number, device and log: here, or on a node of a cluster.
+        on_serving: called once, when a first worker is ready.
     """
 
     ledger: Ledger
@@ -73,6 +74,7 @@ class Supervisor:
     observe_seconds: float = POLL_SECONDS
     clock: Callable[[], float] = time.monotonic
     place: Callable[[int, Slot, Path], Place] = Place
+    on_serving: Callable[[], None] | None = None
     places: list[Place] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +83,7 @@ class Supervisor:
         self._done_since: float | None = None
         self._outage_since: float | None = None
         self._observe_at = self._tend_at = self.clock()
+        self._serving_told = self.on_serving is None
 
     def run(self, signals: Signals) -> signal.Signals | None:
         """Run workers until all is done; return the signal that stopped it, if one did.
@@ -128,6 +131,7 @@ class Supervisor:
             self._look(at_once=bool(ended))
             for place, code in ended:
                 self._bury(place, code)
+            self._tell_serving()
             if not self._done:
                 self._replace()
         except StorageError as error:
@@ -187,6 +191,13 @@ class Supervisor:
             # Many supervisors started at once do not ask the database in step.
             self._tend_at = now + TEND_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 (jitter)
             self.tend()
+
+    def _tell_serving(self) -> None:
+        if self._serving_told or self.on_serving is None:
+            return
+        if any_serves(self.ledger.database, [place.worker for place in self.places if place.lives]):
+            self._serving_told = True
+            self.on_serving()
 
     def _bury(self, place: Place, code: int) -> None:
         """Requeue what an ended worker was running, and see when it is replaced."""

@@ -197,6 +197,45 @@ def test_a_daemon_that_cannot_start_says_why_on_the_terminal(sqlite, home, run, 
     assert not home.logs.exists()
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_daemon_whose_workers_cannot_serve_says_so_where_it_was_started(
+    sqlite, home, gate, run, monkeypatch, log_format
+):
+    make_study(sqlite, home, random_document(3))
+    # The artifact store of another storage: found by each worker only.
+    monkeypatch.setenv("RUST_OPTUNA_ARTIFACTS", "elsewhere")
+    done = run("worker", "start", "--daemon", "--gpus", "none", "--workers", "2", *PEAK, "--log-format", log_format)
+    assert done.exit_code == 1, done.output
+    assert re.search(
+        r"^Error: The daemon has ended: No worker can run here\. .*not the artifact store", done.output, re.M
+    )
+    assert "under process" not in done.output
+    for command in ("stop", "list"):
+        told = run("worker", command).output
+        assert re.search(
+            r"The last daemon ended at .* UTC with an error: No worker can run here\..* Log: /.*\.log", told
+        )
+    assert records.living(home) == []
+
+
+def test_a_daemon_that_is_done_before_it_is_waited_for_is_no_error(sqlite, home, gate, run, daemon):
+    make_study(sqlite, home, random_document(1))
+    (gate / "open").touch()
+    done = daemon()
+    assert done.exit_code == 0, done.output
+    wait_until(lambda: not records.living(home), 60)
+    assert "The last daemon" not in run("worker", "stop").output
+
+
+def test_a_daemon_whose_workers_make_ready_for_long_is_not_waited_for(sqlite, home, gate, run, daemon, monkeypatch):
+    make_study(sqlite, home, random_document(3))
+    monkeypatch.setattr("rust_optuna.run.daemon.SERVE_SECONDS", 0.0)
+    done = daemon()
+    assert done.exit_code == 0, done.output
+    (there,) = records.living(home)
+    assert f"1 worker under process {there.pid}, none ready yet" in done.output
+
+
 @needs_ray
 def test_a_daemon_that_ends_at_its_start_is_told_in_words_whatever_it_logs(run):
     cluster = ("--engine", "ray", "--address", "127.0.0.1:none")
