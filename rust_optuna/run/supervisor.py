@@ -13,7 +13,7 @@ from pathlib import Path
 from rust_optuna.errors import CannotServeError, RetiredError, StorageError
 from rust_optuna.processes import ExitCode
 from rust_optuna.run.devices import Slot
-from rust_optuna.run.place import Place
+from rust_optuna.run.place import ERROR, Place
 from rust_optuna.run.roster import any_serves, points_finished_by
 from rust_optuna.run.signals import Signals
 from rust_optuna.search.database import WORKER_PATIENCE_SECONDS
@@ -143,7 +143,8 @@ class Supervisor:
         if all(place.retired for place in self.places):
             place = self.places[0]
             if all(each.unfit for each in self.places):
-                raise CannotServeError(f"No worker can run here. {place.last_words()} Log: {place.log}")
+                why = place.last_words().removeprefix(ERROR)
+                raise CannotServeError(f"No worker can run here. {why} Log: {place.log}")
             raise RetiredError(
                 f"All workers died, again and again. The last words of one: {place.last_words()} Log: {place.log}"
             )
@@ -214,14 +215,19 @@ class Supervisor:
         place.due = self.clock() + delay
         place.unfit = code == ExitCode.CANNOT_SERVE and place.stays
         place.retired = place.unfit or code == ExitCode.CIRCUIT_BREAKER or place.deaths >= MAX_DEATHS
+        if place.unfit:
+            # Why is told once, at the end: the other slots' workers mostly say the same.
+            place.leave_out_error()
+            what = "Slot %d on %s is given up: its worker cannot serve here, log: %s"
+            log.error(what, place.number, place.slot.name, place.log, extra={**about, "event": "retired"})
+            return
+        self.show(place)
         about |= {"event": "died", "deaths": place.deaths}
         words = place.last_words()
         log.warning("Worker %s %s; its last words: %s", place.worker, place.cause(code), words, extra=about)
         if place.retired:
             why = f"{place.deaths} deaths in a row"
-            if place.unfit:
-                why = "no worker can serve here"
-            elif code == ExitCode.CIRCUIT_BREAKER:
+            if code == ExitCode.CIRCUIT_BREAKER:
                 why = "the same error at several points"
             about["event"] = "retired"
             log.error("Slot %d on %s is given up: %s", place.number, place.slot.name, why, extra=about)
