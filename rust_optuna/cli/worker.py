@@ -201,6 +201,8 @@ def start(
             name=detached,
             on_serving=teller(),
         )
+        if detached is None:
+            _tell_of_others(where, names)
         if daemon:
             devices = ["--gpus", gpus, "--engine", engine]
             devices += ["--per-gpu", str(per_gpu)] if per_gpu else []
@@ -217,6 +219,22 @@ def start(
                 # A node need not have the file: its workers are handed the password.
                 code = _supervise(where, names, replace(how, slots=ray.slots, place=ray.place), None)
     context.exit(code)
+
+
+def _tell_of_others(where: Settings, names: tuple[str, ...]) -> None:
+    """Say which supervisors serve the same studies on this machine: all workers then share its devices."""
+    import logging
+
+    from rust_optuna.run import identity, records
+
+    for each in records.living(where.home):
+        same = names if not each.studies else each.studies if not names else sorted({*names} & {*each.studies})
+        if (same or not (names or each.studies)) and identity.elsewhere(each.process, each.name) is None:
+            logging.getLogger(__name__).warning(
+                "Process %d already serves %s on this machine: its workers and these will share the devices",
+                each.pid,
+                ", ".join(same) or "all studies",
+            )
 
 
 @contextmanager

@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+from rust_optuna.cli.options import Settings
+from rust_optuna.cli.worker import _tell_of_others
 from rust_optuna.processes import ExitCode
 from rust_optuna.run import records
 from tests.cli.test_main import invoke
@@ -103,6 +105,20 @@ def test_a_worker_without_films_ends_at_once_and_says_what_helps(sqlite, home, c
     assert " replaces " not in done.stderr
 
 
+def test_what_keeps_all_workers_from_serving_is_said_once(sqlite, home):
+    make_study(sqlite, home, random_document(3))
+    words = ("worker", "start", "--gpus", "none", "--workers", "2", *PEAK)
+    done = run_command(home, sqlite.url.render_as_string(), *words, RUST_OPTUNA_ARTIFACTS="elsewhere")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("not the artifact store") == 1, done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("Error: No worker can run here. /")
+    assert re.search(r" Log: /.*-0\.log$", said)
+    assert "died" not in done.stderr
+    for slot in (0, 1):
+        assert re.search(rf" ERROR Slot {slot} on cpu is given up: its worker cannot serve here, log: /", done.stderr)
+
+
 @pytest.mark.parametrize("number", ["SIGUSR1", "SIGUSR2", "SIGXCPU"])
 @pytest.mark.parametrize(("command", "code"), [("start", 0), ("search", 130)])
 def test_what_schedulers_send_before_time_is_over_stops_in_good_order(sqlite, home, tmp_path, command, code, number):
@@ -188,6 +204,35 @@ def test_of_several_daemons_those_that_are_named_are_stopped(sqlite, home, gate,
     assert [each.pid for each in records.living(home)] == [second.pid]
     assert run("worker", "stop", "--all").exit_code == 0
     assert records.living(home) == []
+
+
+def test_who_starts_a_second_daemon_of_a_study_is_told_of_the_first(sqlite, home, gate, run, daemon):
+    for name in ("regime-1", "other"):
+        make_study(sqlite, home, random_document(3, name=name))
+    assert "already serves" not in daemon("regime-1").output
+    (first,) = records.living(home)
+    second = daemon("regime-1", "other")
+    assert second.exit_code == 0
+    assert f"Process {first.pid} already serves regime-1 on this machine" in second.stderr
+    for each in records.living(home):
+        assert "already serves" not in home.log(each.name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "what"),
+    [
+        ((), (), "all studies"),
+        ((), ("a", "b"), "a, b"),
+        (("a", "b"), (), "a, b"),
+        (("a", "b"), ("b", "c"), "b"),
+        (("a",), ("b",), None),
+    ],
+)
+def test_a_supervisor_that_serves_the_same_is_named_with_what_it_serves(home, caplog, theirs, ours, what):
+    with records.registered(home, records.new_name(), daemon=False, studies=theirs, grace=0):
+        _tell_of_others(Settings(home, None, None), ours)
+    said = [] if what is None else [f"Process {os.getpid()} already serves {what} on this machine"]
+    assert [message.partition(":")[0] for message in caplog.messages] == said
 
 
 def test_a_daemon_that_cannot_start_says_why_on_the_terminal(sqlite, home, run, daemon):
