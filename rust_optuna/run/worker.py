@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 import optuna
+import sqlalchemy as sa
 
 from rust_optuna.errors import (
     FingerprintError,
@@ -249,18 +250,44 @@ class Worker:
         return True
 
     def _ready(self, names: Sequence[str]) -> list[StudyKey]:
-        """Return the open studies, or the named ones of them, made ready for."""
-        ready = [study for study in studies_to_serve(self.database, names) if study.state == "open"]
-        for study in ready:
+        """Return the open studies, or the named ones of them, made ready for; those deleted meanwhile are left out."""
+        there = names
+        if self.supervised:  # by one who saw that all of them were there
+            there = [name for name in names if find_study(self.database, name) is not None]
+            for name in {*names} - {*there}:
+                _tell_deleted(name)
+            if names and not there:
+                return []
+        ready = []
+        for study in studies_to_serve(self.database, there):
+            if study.state != "open":
+                continue
             with self._preparing():
                 try:
                     self._serving.add(study)
-                except RustOptunaError as error:
+                except Exception as error:
+                    if self._was_deleted(study, error):
+                        _tell_deleted(study.name)
+                        continue
                     # A database that is away comes back, and a study that was deleted is not asked for again.
                     passing = isinstance(error, StorageError | StudyError)
-                    self.cannot_serve = isinstance(error, WrongStoreError | FingerprintError) or not passing
+                    unfit = isinstance(error, WrongStoreError | FingerprintError) or not passing
+                    self.cannot_serve = isinstance(error, RustOptunaError) and unfit
                     raise
-        return [study.key for study in ready]
+            ready.append(study.key)
+        return ready
+
+    def _was_deleted(self, study: Study, error: BaseException) -> bool:
+        """Say whether it was the deletion of its study that ended what was done for it.
+
+        Where the database is away, or a stop was asked for, the error says enough: it is not asked.
+        """
+        if isinstance(error, StopRequestedError | StorageError) or not isinstance(error, Exception):
+            return False
+        if isinstance(error, DATABASE_ERRORS) and not isinstance(error, sa.exc.IntegrityError):
+            return False
+        there = find_study(self.database, study.name)
+        return there is None or there.key != study.key
 
     def _can_serve(self, name: str, key: StudyKey) -> bool:
         with self._preparing():
@@ -313,9 +340,12 @@ class Worker:
                 number = trial.number
                 state, outcome = self._evaluate(objective, claim, trial, lease)
                 self.ledger.finish(claim, state, outcome.value, outcome.result, outcome.artifact)
-        except LeaseLostError:
+        except LeaseLostError as error:
             if outcome is not None and outcome.artifact is not None:
                 remove(self.store, [outcome.artifact])
+            if self._was_deleted(served.study, error):
+                _tell_deleted(claim.study)
+                return
             log.warning("lost to another worker; its result is dropped", extra={"event": "lost", **where})
         except optuna.exceptions.UpdateFinishedTrialError:
             # By a reconciler, where the lease was lost; by somebody outside, where it was not.
@@ -325,6 +355,9 @@ class Worker:
             self._give_back(mirror, claim, number, Fault("interrupted", "the worker was asked to stop", False))
             log.info("given back", extra={"event": "released", **where})
         except BaseException as error:
+            if self._was_deleted(served.study, error):
+                _tell_deleted(claim.study)
+                return
             self._fail(mirror, claim, number, error)
         else:
             self.finished += 1
@@ -380,6 +413,10 @@ class Worker:
         if self.ledger.fail(claim, fault.reason, fault.kind) and number is not None:
             self._show_end(mirror, claim, number, "failed", Outcome(None))
         self._breaker.failure((claim.study_id, claim.number), fault)
+
+
+def _tell_deleted(study: str) -> None:
+    log.warning("%s was deleted", study, extra={"event": "deleted"})
 
 
 def _about(claim: Claim) -> dict[str, object]:
