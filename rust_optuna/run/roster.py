@@ -77,6 +77,20 @@ def any_serves(database: Database, worker_ids: Sequence[str]) -> bool:
     return database.transact(lambda connection: connection.execute(query).scalar_one() > 0)
 
 
+def at_work(database: Database, heard_seconds: float) -> tuple[int, float]:
+    """Return how many workers seem to be at work, and in how many seconds none of them will if they are dead.
+
+    Those are who hold a point whose lease has not ended, or were heard of within ``heard_seconds``.
+    """
+    now = database_now()
+    heard = sa.select(worker.c.id, worker.c.beat_at + heard_seconds - now)
+    holding = sa.select(point.c.lease_owner, point.c.lease_end - now).where(point.c.state == "running")
+    query = sa.union_all(heard, holding)
+    rows = database.transact(lambda connection: connection.execute(query).all())
+    left = {name: seconds for name, seconds in rows if seconds > 0}
+    return len(left), max((seconds for _, seconds in rows), default=0.0)
+
+
 def points_finished_by(database: Database, worker_id: str) -> int:
     """Return the number of points that a worker brought to an end."""
     ended = attempt.c.outcome.in_(("complete", "pruned"))
