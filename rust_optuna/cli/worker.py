@@ -90,7 +90,7 @@ def run(
             progress=progress,
             forever=forever,
             grace=grace,
-            data_root=where.absolute(data_root),
+            data_root=where.data_root(data_root),
         )
         logs.configure(log_format, worker=this.id)
         stop_on_signals(this)
@@ -194,7 +194,8 @@ def start(
             grace=grace,
             forever=forever,
             log_format=log_format,
-            data_root=where.absolute(data_root),
+            # Ray's nodes have their own folders.
+            data_root=where.data_root(data_root) if engine == "local" else where.absolute(data_root),
             objective=objective,
             echo=None if detached else sys.stderr,
             daemon=detached is not None,
