@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rust_optuna.cli.next_step import print_next, print_next_step
+from rust_optuna.cli.next_step import nothing_to_run, print_next, print_next_step
 from rust_optuna.cli.options import (
     common_options,
     data_root_option,
@@ -102,8 +102,9 @@ def run(
                 error.exit_code = ExitCode.CANNOT_SERVE
             raise
     if log_format == "text":
-        click.echo(f"{finished} {'point' if finished == 1 else 'points'} finished")
         with where.open_to_read() as database:
+            idle = None if finished else nothing_to_run(database, names)
+            click.echo(idle or f"{finished} {'point' if finished == 1 else 'points'} finished")
             print_next_step(database, names)
 
 
@@ -269,8 +270,11 @@ def _supervise(where: Settings, names: tuple[str, ...], how: Workers, password_f
     if ended.stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
     if how.log_format == "text":
-        print_statuses(ended.statuses)
         with where.open_to_read() as database:
+            if ended.statuses:
+                print_statuses(ended.statuses)
+            elif idle := nothing_to_run(database, names):
+                click.echo(idle)
             print_next_step(database, names)
     return ExitCode.HOLES if ended.holes and ended.stopped_by is None else ExitCode.DONE
 
@@ -290,8 +294,8 @@ def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list
     click.echo("Waiting until a worker is ready ...", err=True)
     there = daemon.detach(where.home, name, arguments, environment)
     if there is None:
-        click.echo("Nothing is left to do.")
         with where.open_to_read() as database:
+            click.echo(nothing_to_run(database, names) or "The daemon has ended.")
             print_next_step(database, names)
         return
     count = f"{len(how.slots)} {'worker' if len(how.slots) == 1 else 'workers'}" if how.slots else "Workers"

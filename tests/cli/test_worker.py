@@ -44,13 +44,33 @@ def test_a_worker_runs_until_nothing_is_left(sqlite, home, run):
     assert "3 points finished" in done.output
     assert "Next: rust-optuna best" in done.output
     assert_each_once(sqlite, study, 3)
-    assert "0 points finished" in run("worker", "run", *PEAK).output
+    assert "No study is open: all are done.\nNext: rust-optuna best" in run("worker", "run", *PEAK).output
+    assert "No point is left to run: regime-1 is done.\n" in run("worker", "run", "regime-1", *PEAK).output
 
 
-def test_a_worker_without_a_subcommand_serves_all_open_studies(sqlite, home, run):
-    done = run("worker")
+@pytest.mark.parametrize("command", [("worker",), ("worker", "run"), ("worker", "start"), ("status",)])
+def test_where_there_is_no_study_it_is_said_with_what_makes_one(run, command):
+    done = run(*command)
     assert done.exit_code == 0, done.output
-    assert "0 points finished" in done.output
+    (said, following) = done.stdout.splitlines()
+    assert said == "There are no studies yet."
+    assert following.startswith("Next: rust-optuna search STUDY.toml")
+
+
+def test_a_worker_without_a_subcommand_serves_all_open_studies(sqlite, home, run, monkeypatch):
+    make_study(sqlite, home, random_document(1))
+    served = []
+    monkeypatch.setattr("rust_optuna.run.worker.Worker.run", lambda self, names: served.append(names) or 1)
+    done = run("worker")
+    assert (done.exit_code, served) == (0, [()]), done.output
+    assert "1 point finished" in done.output
+
+
+def test_supervisors_say_that_nothing_is_open(sqlite, home, run):
+    make_study(sqlite, home, random_document(1))
+    run("worker", "run", *PEAK)
+    assert run("worker", "start").stdout.startswith("No study is open: all are done.\nNext: rust-optuna best")
+    assert "regime-1" in run("worker", "start", "regime-1").stdout.splitlines()[1]  # the table
 
 
 def test_a_worker_that_cannot_do_its_work_says_why(sqlite, home, run):
@@ -268,6 +288,7 @@ def test_a_daemon_that_is_done_before_it_is_waited_for_is_no_error(sqlite, home,
     (gate / "open").touch()
     done = daemon()
     assert done.exit_code == 0, done.output
+    assert "under process" in done.output or "all are done" in done.output
     wait_until(lambda: not records.living(home), 60)
     assert "The last daemon" not in run("worker", "stop").output
 
@@ -291,7 +312,7 @@ def test_a_daemon_that_ends_at_its_start_is_told_in_words_whatever_it_logs(run):
 def test_a_daemon_that_has_nothing_to_do_ends_well(sqlite, home, run, daemon):
     done = daemon()
     assert done.exit_code == 0
-    assert "Nothing is left to do" in done.output
+    assert "There are no studies yet." in done.output
     assert records.living(home) == []
 
 
