@@ -55,7 +55,8 @@ def test_a_worker_that_has_ended_is_not_listed(database, home):
     ledger = Ledger(database)
     ledger.register("killed", host="host", process=7, device="0")
     ledger.claim([study.id], "killed")
-    make_worker(database, home, "raising_at_point_1").run([])
+    make_study(database, home, random_document(1, name="another"))
+    make_worker(database, home).run(["another"])
     assert [each.worker for each in list_workers(database, recent_seconds=None)] == ["killed"]
     make_study(database, home, random_document(3, name="other"))
     with pytest.raises(CircuitBreakerError):
