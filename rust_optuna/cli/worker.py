@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -343,8 +343,9 @@ def _print_failure(home: Home) -> None:
     """Print with which error the last daemon of a home ended, if it did and none was started since."""
     from rust_optuna.run.daemon import last_failure
 
-    if failure := last_failure(home):
-        click.echo(failure)
+    with suppress(PermissionError):  # another user's log, which is theirs to read
+        if failure := last_failure(home):
+            click.echo(failure)
 
 
 def _chosen(home: Home, here: list[Record], pids: tuple[int, ...], all_: bool) -> list[Record]:
