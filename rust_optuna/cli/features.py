@@ -36,9 +36,9 @@ def build(study: str, data_root: Path | None) -> None:
 
     terminate_as_interrupt()
     where = settings()
-    root = where.absolute(data_root)
-    if study.endswith(".toml") and root is not None:
+    if study.endswith(".toml") and data_root is not None:
         raise click.UsageError("--data-root goes with a study's name; a study file's manifest says where films are.")
+    root = where.data_root(data_root)
     with (
         progress_bar("Hashing films") as hashing,
         progress_bar("Extracting features") as progress,

@@ -23,6 +23,7 @@ PLACEHOLDER = "STUDY.toml"
 """What stands for a study file where none is known."""
 HIDDEN = "***"
 """What stands for a password."""
+NO_STUDIES = "There are no studies yet."
 
 
 def print_next(*words: str | Path, when: str = "") -> None:
@@ -44,6 +45,25 @@ def print_next_line(line: str, when: str = "") -> None:
 def print_next_step(database: Database, names: Sequence[str] = ()) -> None:
     """Print what there is to do next in a storage, or for the named studies of it."""
     print_next(*_next_step(database, names))
+
+
+def nothing_to_run(database: Database, names: Sequence[str] = ()) -> str | None:
+    """Say why workers of the named studies, or of all, have no point to run; None where one of these is open."""
+    from rust_optuna.search.studies import load_studies
+
+    states = {study.name: study.state for study in load_studies(database)}
+    if not states:
+        return NO_STUDIES
+    chosen = {name: states[name] for name in dict.fromkeys(names or states) if name in states}
+    if not chosen:
+        return f"{', '.join(names)}: no such study is there any more."
+    if "open" in chosen.values():
+        return None
+    if {*chosen.values()} != {"done"}:
+        return "No study is open: one is still being created or extended."
+    if not names:
+        return "No study is open: all are done."
+    return f"No point is left to run: {', '.join(chosen)} {'is' if len(chosen) == 1 else 'are'} done."
 
 
 def command_line(*words: str | Path) -> str:

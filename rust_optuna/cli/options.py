@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from rust_optuna.errors import PathError
+
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
@@ -100,6 +102,17 @@ class Settings:
     def absolute(self, path: Path | None) -> Path | None:
         """Return a path below the home; None stays None."""
         return None if path is None else self.home.resolve(path)
+
+    def data_root(self, given: Path | None) -> Path | None:
+        """Return the folder that ``--data-root`` names, below the home; None where it is not given.
+
+        Raises:
+            PathError: there is no such folder. It is named even where no film would be looked for.
+        """
+        root = self.absolute(given)
+        if root is not None and not root.is_dir():
+            raise PathError(f"--data-root: there is no folder {root}")
+        return root
 
     def store(self, database: Database) -> ArtifactStore:
         """Open the artifact store: the one given, else the one recorded in the database."""

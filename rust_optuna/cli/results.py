@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rust_optuna.cli.next_step import print_next_step
+from rust_optuna.cli.next_step import NO_STUDIES, print_next_step
 from rust_optuna.cli.options import common_options, examples, json_option, settings
 from rust_optuna.cli.output import print_json
 from rust_optuna.config import KEYS, plain
@@ -32,6 +32,10 @@ def status(context: click.Context, as_json: bool) -> None:
 
     with settings().open_to_read() as database:
         found = [read_status(database, study) for study in load_studies(database)]
+        if not found and not as_json:
+            click.echo(NO_STUDIES)
+            print_next_step(database)
+            return
     if as_json:
         print_json([each.as_json() for each in found])
     else:

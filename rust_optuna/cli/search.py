@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,11 @@ def search(
     terminate_as_interrupt()
     where = settings()
     paths = [where.home.resolve(file) for file in files]
+    root = where.data_root(data_root)
+    _refuse_order(files, paths)
     chosen: dict[str, Any] = {"gpus": gpus, "per_gpu": per_gpu, "workers": workers}
     if dry_run:
-        print_forecast(paths, where, {**chosen, "data_root": where.absolute(data_root)})
+        print_forecast(paths, where, {**chosen, "data_root": root})
         print_next_line(_without_dry_run())
         return
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
@@ -80,7 +83,7 @@ def search(
             where.given_artifacts,
             **chosen,
             objective=objective,
-            data_root=where.absolute(data_root),
+            data_root=root,
             listener=table.listener,
             password_file=where.password_path,
         )
@@ -91,6 +94,49 @@ def search(
         context.exit(ExitCode.HOLES)
 
 
+def _refuse_order(files: Sequence[Path], paths: Sequence[Path]) -> None:
+    """Refuse files of which one takes the best of a study whose own file comes after it.
+
+    Raises:
+        UsageError: with the command in which each comes after the one that it takes the best of.
+    """
+    from rust_optuna.study_file import read_study_file
+
+    read = [read_study_file(path) for path in paths]
+    names = [each.name for each in read]
+    sources = [names.index(each.from_best_of) if each.from_best_of in names else None for each in read]
+    late = [(number, source) for number, source in enumerate(sources) if source is not None and source > number]
+    if not late:
+        return
+    number, source = late[0]
+    told = f"{files[number]} takes the best of {read[number].from_best_of}: name {files[source]} before it"
+    order: list[int] = []
+    left = [*range(len(files))]
+    while ready := [number for number in left if sources[number] in {None, number, *order}]:
+        order.append(ready[0])
+        left.remove(ready[0])
+    if left:
+        raise click.UsageError(f"{told}. But some of these files take the best of each other: none can be the first")
+    raise click.UsageError(f"{told}:\n  {_command([str(files[number]) for number in order], [*map(str, files)])}")
+
+
+def _command(ordered: Sequence[str], given: Sequence[str]) -> str:
+    """Return the command that was given, with its files in another order."""
+    left, words = [*given], []
+    for word in sys.argv[1:]:
+        if left and word == left[0]:
+            words.append(ordered[len(given) - len(left)])
+            del left[0]
+        else:
+            words.append(word)
+    return _shown(words)
+
+
 def _without_dry_run() -> str:
-    """Return the command that was given, to be run in earnest; a URL's passwords are not shown."""
-    return shlex.join([program(), *(hide_passwords(word) for word in sys.argv[1:] if word != "--dry-run")])
+    """Return the command that was given, to be run in earnest."""
+    return _shown([word for word in sys.argv[1:] if word != "--dry-run"])
+
+
+def _shown(words: Sequence[str]) -> str:
+    """Return a command line of this program; a URL's passwords are not shown."""
+    return shlex.join([program(), *map(hide_passwords, words)])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rust_optuna.cli.next_step import command_line, print_next, print_next_step
 from rust_optuna.cli.options import common_options, examples, settings
+
+if TYPE_CHECKING:
+    from rust_optuna.cli.options import Settings
 
 
 @click.group()
@@ -25,31 +29,62 @@ def backup(file: Path) -> None:
     not part of the backup: its files are copied like any others.
     """
     from rust_optuna.storage.backup import backup
+    from rust_optuna.storage.database import Database
 
     where = settings()
     path = where.home.resolve(file)
     size = backup(where.url, path)
     click.echo(f"{path}: {size:,} bytes")
+    with Database(where.url, read_only=True) as database:
+        store = where.given_artifacts or database.artifacts()
+    click.echo(f"The trials' scores are not in it: copy {store if '://' in store else where.home.resolve(store)}, too")
     click.echo(f"To restore it: {command_line('storage', 'restore', file)}")
 
 
 @storage.command(epilog=examples("rust-optuna storage restore storage/backups/monday"))
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Restore even if the storage holds studies; they are lost.")
+@click.option(
+    "--workers-are-dead", is_flag=True, help="Restore even if workers seem to run: you know that they were killed."
+)
 @common_options
-def restore(file: Path, force: bool) -> None:
+def restore(file: Path, force: bool, workers_are_dead: bool) -> None:
     """Restore the database from the backup FILE.
 
-    All of it is restored, or nothing if anything fails. Stop all workers first. Points that were running when the
-    backup was made return to the queue once their leases have ended.
+    All of it is restored, or nothing if anything fails. Stop all workers first: while one holds a point, or was heard
+    of in the last 90 seconds, nothing is restored. Points that were running when the backup was made return to the
+    queue once their leases have ended.
+
+    The trials' scores are not part of a backup. Says how many of them the artifact store lacks.
     """
     from rust_optuna.storage.backup import restore
 
     where = settings()
     path = where.home.resolve(file)
-    restore(where.url, path, force=force)
+    restore(where.url, path, force=force, workers_are_dead=workers_are_dead)
     click.echo(f"Restored from {path}")
+    _print_missing_scores(where)
     print_next("status")
+
+
+def _print_missing_scores(where: Settings) -> None:
+    """Print how many complete trials' scores the artifact store lacks; the restoration itself is done."""
+    from rust_optuna.errors import MissingExtraError, StorageError
+    from rust_optuna.storage.artifacts import missing
+    from rust_optuna.storage.database import Database
+
+    with Database(where.url, read_only=True) as database:
+        try:
+            store = where.store(database)
+            lacking, scores = missing(store, database)
+        except (StorageError, MissingExtraError, OSError) as error:
+            click.echo(f"WARNING: whether the trials' scores are there could not be seen: {error}")
+            return
+    if lacking:
+        click.echo(
+            f"WARNING: the scores of {lacking:,} of {scores:,} complete trials are not in {store}: copy them back from "
+            "where they were copied to when the backup was made"
+        )
 
 
 @storage.command(epilog=examples("rust-optuna storage upgrade"))

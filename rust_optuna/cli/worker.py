@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rust_optuna.cli.next_step import print_next, print_next_step
+from rust_optuna.cli.next_step import nothing_to_run, print_next, print_next_step
 from rust_optuna.cli.options import (
     common_options,
     data_root_option,
@@ -97,7 +97,7 @@ def run(
             on_hashed=hashing,
             forever=forever,
             grace=grace,
-            data_root=where.absolute(data_root),
+            data_root=where.data_root(data_root),
         )
         logs.configure(log_format, worker=this.id)
         stop_on_signals(this.stop_request)
@@ -109,8 +109,9 @@ def run(
                 error.exit_code = ExitCode.CANNOT_SERVE
             raise
     if log_format == "text":
-        click.echo(f"{finished} {'point' if finished == 1 else 'points'} finished")
         with where.open_to_read() as database:
+            idle = None if finished else nothing_to_run(database, names)
+            click.echo(idle or f"{finished} {'point' if finished == 1 else 'points'} finished")
             print_next_step(database, names)
 
 
@@ -144,7 +145,11 @@ def run(
     metavar="HOST:PORT|auto",
     help="The Ray cluster to join.  [env: RAY_ADDRESS; default: a new one on this machine]",
 )
-@click.option("--daemon", is_flag=True, help="Run in the background; `rust-optuna worker stop` stops it.")
+@click.option(
+    "--daemon",
+    is_flag=True,
+    help="Return once a worker is ready, and run on in the background; `rust-optuna worker stop` stops it.",
+)
 @forever_option
 @grace_option
 @log_format_option
@@ -181,6 +186,7 @@ def start(
     first SIGTERM.
     """
     from rust_optuna import logs
+    from rust_optuna.fleet.daemon import teller
     from rust_optuna.fleet.devices import slots
     from rust_optuna.fleet.service import Workers
 
@@ -196,12 +202,16 @@ def start(
             grace=grace,
             forever=forever,
             log_format=log_format,
-            data_root=where.absolute(data_root),
+            # Ray's nodes have their own folders.
+            data_root=where.data_root(data_root) if engine == "local" else where.absolute(data_root),
             objective=objective,
             echo=None if detached else sys.stderr,
             daemon=detached is not None,
             name=detached,
+            on_serving=teller(),
         )
+        if detached is None:
+            _tell_of_others(where, names)
         if daemon:
             devices = ["--gpus", gpus, "--engine", engine]
             devices += ["--per-gpu", str(per_gpu)] if per_gpu else []
@@ -218,6 +228,22 @@ def start(
                 # A node need not have the file: its workers are handed the password.
                 code = _supervise(where, names, replace(how, slots=ray.slots, place=ray.place), None)
     context.exit(code)
+
+
+def _tell_of_others(where: Settings, names: tuple[str, ...]) -> None:
+    """Say which supervisors serve the same studies on this machine: all workers then share its devices."""
+    import logging
+
+    from rust_optuna.fleet import identity, records
+
+    for each in records.living(where.home):
+        same = names if not each.studies else each.studies if not names else sorted({*names} & {*each.studies})
+        if (same or not (names or each.studies)) and identity.elsewhere(each.process, each.name) is None:
+            logging.getLogger(__name__).warning(
+                "Process %d already serves %s on this machine: its workers and these will share the devices",
+                each.pid,
+                ", ".join(same) or "all studies",
+            )
 
 
 @contextmanager
@@ -251,8 +277,11 @@ def _supervise(where: Settings, names: tuple[str, ...], how: Workers, password_f
     if ended.stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
     if how.log_format == "text":
-        print_statuses(ended.statuses)
         with where.open_to_read() as database:
+            if ended.statuses:
+                print_statuses(ended.statuses)
+            elif idle := nothing_to_run(database, names):
+                click.echo(idle)
             print_next_step(database, names)
     return ExitCode.HOLES if ended.holes and ended.stopped_by is None else ExitCode.DONE
 
@@ -269,14 +298,16 @@ def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list
         environment = child_environment(where.home, database.url, artifacts, where.password_path)
     name = records.new_name()
     arguments = ["worker", "start", *devices, "--detached", name, *how.arguments(names)]
+    click.echo("Waiting until a worker is ready ...", err=True)
     there = daemon.detach(where.home, name, arguments, environment)
     if there is None:
-        click.echo("Nothing is left to do.")
         with where.open_to_read() as database:
+            click.echo(nothing_to_run(database, names) or "The daemon has ended.")
             print_next_step(database, names)
         return
     count = f"{len(how.slots)} {'worker' if len(how.slots) == 1 else 'workers'}" if how.slots else "Workers"
-    click.echo(f"{count} under process {there.pid}. Log: {there.log}")
+    told = "" if there.serves else ", none ready yet: they look for films and weights, or compute features"
+    click.echo(f"{count} under process {there.pid}{told}. Log: {there.log}")
     print_next("worker", "list")
 
 
@@ -304,12 +335,22 @@ def stop(pids: tuple[int, ...], all_: bool) -> None:
             listed = "; ".join(f"{_named(each)} runs {where}" for each, where in others)
             raise RustOptunaError(f"{told}. Those that run elsewhere are to be stopped there: {listed}")
         click.echo(told)
+        _print_failure(home)
         return
     chosen = _chosen(home, here, pids, all_)
     daemon.stop(home, chosen)
     for each in chosen:
         click.echo(f"Stopped process {each.pid}")
     print_next("status")
+
+
+def _print_failure(home: Home) -> None:
+    """Print with which error the last daemon of a home ended, if it did and none was started since."""
+    from rust_optuna.fleet.daemon import last_failure
+
+    with suppress(PermissionError):  # another user's log, which is theirs to read
+        if failure := last_failure(home):
+            click.echo(failure)
 
 
 def _chosen(home: Home, here: list[Record], pids: tuple[int, ...], all_: bool) -> list[Record]:
@@ -343,23 +384,25 @@ def _named(daemon: Record) -> str:
 
 
 @worker.command("list", epilog=examples("rust-optuna worker list"))
-@click.option("--all", "all_", is_flag=True, help="Include workers that have not been heard of for ten minutes.")
+@click.option("--all", "all_", is_flag=True, help="Include workers not heard of for ten minutes: they died unseen.")
 @common_options
 @json_option
 def list_(all_: bool, as_json: bool) -> None:
     """List the workers of the storage, on every machine.
 
-    Shows what each runs, and when it was last heard of, by the database's clock.
+    Shows what each runs, and when it was last heard of, by the database's clock. A worker that has ended is not listed.
     """
     from rust_optuna.search.roster import RECENT_SECONDS, list_workers
 
-    with settings().open_to_read() as database:
+    where = settings()
+    with where.open_to_read() as database:
         found = list_workers(database, recent_seconds=None if all_ else RECENT_SECONDS)
     if as_json:
         print_json([each.as_json() for each in found])
         return
     if not found:
         click.echo("No worker was heard of in the last ten minutes.")
+        _print_failure(where.home)
         print_next("worker", "start")
         return
     rows = [("worker", "host", "process", "device", "heard of", "runs"), *(_row(each) for each in found)]

@@ -110,15 +110,20 @@ def lives(home: Home, name: str) -> bool:
 
 def prune_logs(home: Home, keep: int = KEPT_SUPERVISORS) -> None:
     """Remove the logs of all supervisors but the living and the newest."""
-    logs: dict[str, list[Path]] = {}
+    alive = {record.name for record in living(home)}
+    ended = {name: paths for name, paths in logs(home).items() if name not in alive}
+    for name in list(ended)[: max(0, len(ended) - keep)]:
+        for path in ended[name]:
+            _remove(path)
+
+
+def logs(home: Home) -> dict[str, list[Path]]:
+    """Return the logs of each supervisor of this home, its own and its workers', oldest supervisor first."""
+    found: dict[str, list[Path]] = {}
     for path in home.logs.glob("worker-*.log"):
         if named := re.fullmatch(r"worker-(\d{8}T\d{6}Z-.*-[0-9a-f]{8})(-\d+)?\.log", path.name):
-            logs.setdefault(named[1], []).append(path)
-    alive = {record.name for record in living(home)}
-    ended = sorted(logs.keys() - alive)
-    for name in ended[: max(0, len(ended) - keep)]:
-        for path in logs[name]:
-            _remove(path)
+            found.setdefault(named[1], []).append(path)
+    return dict(sorted(found.items()))
 
 
 def _record(document: dict[str, Any]) -> Record:

@@ -48,6 +48,7 @@ class Workers:
         daemon: the supervisor runs in the background.
         name: the supervisor's, None for a new one.
         place: makes the place of a slot; the default is on this machine.
+        on_serving: called once, when a first worker is ready.
     """
 
     slots: Sequence[Slot]
@@ -60,6 +61,7 @@ class Workers:
     daemon: bool = False
     name: str | None = None
     place: Callable[[int, Slot, Path], Place] = Place
+    on_serving: Callable[[], None] | None = None
 
     def show(self, place: Place) -> None:
         """Write what a worker logged since the last call."""
@@ -214,6 +216,7 @@ def supervise(
         grace=workers.grace,
         patience=None if workers.forever else Supervisor.patience,
         place=workers.place,
+        on_serving=workers.on_serving,
         observe_seconds=OBSERVE_SECONDS if on_status is None else POLL_SECONDS,
     )
     record = records.registered(home, name, daemon=workers.daemon, studies=names, grace=workers.grace)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -16,6 +16,8 @@ from rust_optuna.fleet.devices import Slot
 from rust_optuna.processes import SUPERVISOR, WORKER_ID, new_worker_id
 from rust_optuna.signals import blocked
 
+ERROR = "Error: "
+"""How the line begins with which a command tells of the error that ends it."""
 TAIL_BYTES = 2**16
 """How much of a log is read for its last line."""
 
@@ -87,6 +89,7 @@ class Place:
     retired: bool = False
     unfit: bool = False
     _shown: int = 0
+    _held: list[str] = field(default_factory=list)
     _unheard: bool = False
 
     def start(self, words: Sequence[str], environment: Mapping[str, str]) -> int | None:
@@ -135,18 +138,29 @@ class Place:
     def show(self, stream: TextIO, prefix: str) -> None:
         """Write the whole lines that were logged since the last call.
 
+        The error that a worker ends with is held back until its supervisor has buried it, and may have it left out: the
+        workers of all slots may have the same.
+
         Showing is no reason to stop workers: a log that was removed is not shown, and where the stream takes no more (a
         terminal that is closed, ``| head``), nothing is.
         """
         if not self.worker or self._unheard:
             return
-        lines = self._new_lines()
+        lines = self._held + self._new_lines()
+        at = len(lines)
+        if self.process is not None:
+            at = next((number for number, line in enumerate(lines) if line.startswith(ERROR)), at)
+        lines, self._held = lines[:at], lines[at:]
         try:
             for line in lines:
                 stream.write(f"{prefix}{line}\n")
             stream.flush()
         except OSError:
             self._unheard = True
+
+    def leave_out_error(self) -> None:
+        """Do not show the error that its worker ended with."""
+        self._held = []
 
     def _new_lines(self) -> list[str]:
         try:

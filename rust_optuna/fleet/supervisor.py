@@ -12,10 +12,10 @@ from pathlib import Path
 
 from rust_optuna.errors import CannotServeError, RetiredError, StorageError
 from rust_optuna.fleet.devices import Slot
-from rust_optuna.fleet.slot import Place
+from rust_optuna.fleet.slot import ERROR, Place
 from rust_optuna.processes import ExitCode
 from rust_optuna.search.ledger import Ledger
-from rust_optuna.search.roster import points_finished_by
+from rust_optuna.search.roster import any_serves, points_finished_by
 from rust_optuna.signals import Signals
 from rust_optuna.storage.database import WORKER_PATIENCE_SECONDS
 
@@ -58,6 +58,7 @@ class Supervisor:
         observe_seconds: between calls of ``is_done`` while no process ends.
         clock: a monotonic clock in seconds.
         place: makes a slot's place of its number, device and log: here, or on a node of a cluster.
+        on_serving: called once, when a first worker is ready.
     """
 
     ledger: Ledger
@@ -73,6 +74,7 @@ class Supervisor:
     observe_seconds: float = POLL_SECONDS
     clock: Callable[[], float] = time.monotonic
     place: Callable[[int, Slot, Path], Place] = Place
+    on_serving: Callable[[], None] | None = None
     places: list[Place] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +83,7 @@ class Supervisor:
         self._done_since: float | None = None
         self._outage_since: float | None = None
         self._observe_at = self._tend_at = self.clock()
+        self._serving_told = self.on_serving is None
 
     def run(self, signals: Signals) -> signal.Signals | None:
         """Run workers until all is done; return the signal that stopped it, if one did.
@@ -128,6 +131,7 @@ class Supervisor:
             self._look(at_once=bool(ended))
             for place, code in ended:
                 self._bury(place, code)
+            self._tell_serving()
             if not self._done:
                 self._replace()
         except StorageError as error:
@@ -139,7 +143,8 @@ class Supervisor:
         if all(place.retired for place in self.places):
             place = self.places[0]
             if all(each.unfit for each in self.places):
-                raise CannotServeError(f"No worker can run here. {place.last_words()} Log: {place.log}")
+                why = place.last_words().removeprefix(ERROR)
+                raise CannotServeError(f"No worker can run here. {why} Log: {place.log}")
             raise RetiredError(
                 f"All workers died, again and again. The last words of one: {place.last_words()} Log: {place.log}"
             )
@@ -188,6 +193,13 @@ class Supervisor:
             self._tend_at = now + TEND_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 (jitter)
             self.tend()
 
+    def _tell_serving(self) -> None:
+        if self._serving_told or self.on_serving is None:
+            return
+        if any_serves(self.ledger.database, [place.worker for place in self.places if place.lives]):
+            self._serving_told = True
+            self.on_serving()
+
     def _bury(self, place: Place, code: int) -> None:
         """Requeue what an ended worker was running, and see when it is replaced."""
         self._requeue(place, f"the worker {place.cause(code)}")
@@ -203,14 +215,19 @@ class Supervisor:
         place.due = self.clock() + delay
         place.unfit = code == ExitCode.CANNOT_SERVE and place.stays
         place.retired = place.unfit or code == ExitCode.CIRCUIT_BREAKER or place.deaths >= MAX_DEATHS
+        if place.unfit:
+            # Why is told once, at the end: the other slots' workers mostly say the same.
+            place.leave_out_error()
+            what = "Slot %d on %s is given up: its worker cannot serve here, log: %s"
+            log.error(what, place.number, place.slot.name, place.log, extra={**about, "event": "retired"})
+            return
+        self.show(place)
         about |= {"event": "died", "deaths": place.deaths}
         words = place.last_words()
         log.warning("Worker %s %s; its last words: %s", place.worker, place.cause(code), words, extra=about)
         if place.retired:
             why = f"{place.deaths} deaths in a row"
-            if place.unfit:
-                why = "no worker can serve here"
-            elif code == ExitCode.CIRCUIT_BREAKER:
+            if code == ExitCode.CIRCUIT_BREAKER:
                 why = "the same error at several points"
             about["event"] = "retired"
             log.error("Slot %d on %s is given up: %s", place.number, place.slot.name, why, extra=about)

@@ -68,12 +68,13 @@ class Ledger:
         self.database = database
 
     def register(self, worker_id: str, *, host: str, process: int, device: str) -> None:
-        """Enter a worker, or its new device."""
+        """Enter a worker, or its new device: from its first sign of life on, `beat_at` is later than `started_at`."""
 
         def enter(connection: Connection) -> None:
             connection.execute(worker.delete().where(worker.c.id == worker_id))
             values = {"id": worker_id, "host": host, "process": process, "device": device}
-            now = database_now()
+            # Read once: where a statement asks the clock twice, it may get two answers.
+            now = connection.execute(sa.select(database_now())).scalar_one()
             connection.execute(worker.insert().values(**values, started_at=now, beat_at=now))
 
         self.database.transact(enter)
@@ -82,6 +83,10 @@ class Ledger:
         """Note that a worker that runs nothing is there."""
         note = worker.update().where(worker.c.id == worker_id).values(beat_at=database_now())
         self.database.transact(lambda connection: connection.execute(note))
+
+    def leave(self, worker_id: str) -> None:
+        """Strike out a worker that ends: what is left in the list either runs or died unseen."""
+        self.database.transact(lambda connection: connection.execute(worker.delete().where(worker.c.id == worker_id)))
 
     def claim(self, study_ids: Sequence[int], worker_id: str) -> Claim | None:
         """Take a waiting point of the first of the studies that has one: the lowest of those that failed least.
@@ -194,13 +199,14 @@ class Ledger:
         self.database.transact(lambda connection: connection.execute(note))
 
     def abandon(self, worker_id: str, reason: str) -> int:
-        """Requeue whatever a worker known to be dead was running; return how many points that was."""
+        """Strike out a worker known to be dead, and requeue what it was running; return how many points that was."""
 
         def requeue(connection: Connection) -> int:
             rows = connection.execute(_live().where(point.c.lease_owner == worker_id).with_for_update()).all()
             for row in rows:
                 _end_attempt(connection, row, "lost", reason, "lease")
                 _close(connection, row.study_id)
+            connection.execute(worker.delete().where(worker.c.id == worker_id))
             return len(rows)
 
         return self.database.transact(requeue)

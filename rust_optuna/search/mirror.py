@@ -73,8 +73,15 @@ class Mirror:
         self._ids: dict[int, int] = {}
 
     def describe(self, runtime: Mapping[str, Any]) -> None:
-        """Show on the Optuna study what computes its values: dashboards must not take a stand-in for real scores."""
-        self._patiently(lambda: self.shown.set_user_attr("runtime", dict(runtime)))
+        """Show on the Optuna study what computes its values: dashboards must not take a stand-in for real scores.
+
+        Raises:
+            StudyError: the study was deleted meanwhile.
+        """
+        try:
+            self._patiently(lambda: self.shown.set_user_attr("runtime", dict(runtime)))
+        except KeyError:
+            raise StudyError(f"{self.study.name} was deleted") from None
 
     def describe_study(self) -> None:
         """Show on the Optuna study what is the same for all its trials, and the note; what is shown is left alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,6 +68,27 @@ def list_workers(database: Database, *, recent_seconds: float | None = RECENT_SE
         query = query.where(sa.or_(point.c.id.is_not(None), worker.c.beat_at > now - recent_seconds))
     rows = database.transact(lambda connection: connection.execute(query).all())
     return [WorkerStatus(**row._mapping) for row in rows]
+
+
+def any_serves(database: Database, worker_ids: Sequence[str]) -> bool:
+    """Say whether one of these workers, which run, has made ready: it has given a sign of life since it began."""
+    ready = worker.c.id.in_(worker_ids), worker.c.beat_at > worker.c.started_at
+    query = sa.select(sa.func.count()).select_from(worker).where(*ready)
+    return database.transact(lambda connection: connection.execute(query).scalar_one() > 0)
+
+
+def at_work(database: Database, heard_seconds: float) -> tuple[int, float]:
+    """Return how many workers seem to be at work, and in how many seconds none of them will if they are dead.
+
+    Those are who hold a point whose lease has not ended, or were heard of within ``heard_seconds``.
+    """
+    now = database_now()
+    heard = sa.select(worker.c.id, worker.c.beat_at + heard_seconds - now)
+    holding = sa.select(point.c.lease_owner, point.c.lease_end - now).where(point.c.state == "running")
+    query = sa.union_all(heard, holding)
+    rows = database.transact(lambda connection: connection.execute(query).all())
+    left = {name: seconds for name, seconds in rows if seconds > 0}
+    return len(left), max((seconds for _, seconds in rows), default=0.0)
 
 
 def points_finished_by(database: Database, worker_id: str) -> int:

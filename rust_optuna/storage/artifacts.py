@@ -157,6 +157,28 @@ def artifacts_of(storage: optuna.storages.BaseStorage, name: str) -> list[str]:
     return [meta.artifact_id for trial in trials for meta in get_all_artifact_meta(trial, storage=storage)]
 
 
+def missing(store: ArtifactStore, database: Database) -> tuple[int, int]:
+    """Return how many complete trials have scores that are not in the store, and how many have scores at all.
+
+    Of tables of any version.
+
+    Raises:
+        StorageError: the store does not answer.
+    """
+    attempt = tables.attempt
+    query = sa.select(attempt.c.artifact).where(attempt.c.outcome == "complete", attempt.c.artifact.is_not(None))
+    named = database.transact(lambda connection: connection.execute(query).scalars().all())
+    return sum(not _holds(store, artifact) for artifact in named), len(named)
+
+
+def _holds(store: ArtifactStore, artifact: str) -> bool:
+    try:
+        with store.open_reader(artifact):
+            return True
+    except ArtifactNotFound:
+        return False
+
+
 def download(store: ArtifactStore, artifact: str, path: Path) -> None:
     """Copy an artifact to a file, whole or not at all.
 

@@ -6,6 +6,7 @@ backup too: restored, its leases have ended, and its points go back to the queue
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sqlite3
@@ -21,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from rust_optuna.errors import NoDatabaseError, StorageError, StorageValueError
 from rust_optuna.paths import atomic_write
+from rust_optuna.search.roster import at_work
 from rust_optuna.storage import sqlite_files, tables
 from rust_optuna.storage.backends import backend_of
 from rust_optuna.storage.database import Database
@@ -35,6 +37,8 @@ STUDIES = (tables.study.name, "studies")
 """The tables, ours and Optuna's, in which a study has a row."""
 LONGEST_WORDS = 1000
 """Characters of a program's complaint that are passed on."""
+HEARD_SECONDS = 90.0
+"""A worker that was heard of within so many seconds is taken to run: one that idles says each minute that it does."""
 LOCK_SECONDS = 60
 """How long a restoration waits for a table that a worker holds."""
 
@@ -64,17 +68,18 @@ def backup(url: URL, file: Path) -> int:
         return temporary.stat().st_size
 
 
-def restore(url: URL, file: Path, *, force: bool = False) -> None:
+def restore(url: URL, file: Path, *, force: bool = False, workers_are_dead: bool = False) -> None:
     """Make the database what it was when the file was written: all of it, or, if anything fails, nothing.
 
     Args:
         url: the database; an SQLite file is made where it is missing, a PostgreSQL database must exist.
         file: from ``backup``.
         force: even if the database holds studies: they are lost.
+        workers_are_dead: even if workers seem to be at work on it.
 
     Raises:
         StorageError: the file is no backup of this kind of database or of a later version of this program, or the
-            database holds studies.
+            database holds studies, or workers seem to be at work on it.
     """
     kind = _kind(url)
     _check_backup(file, kind)
@@ -84,6 +89,8 @@ def restore(url: URL, file: Path, *, force: bool = False) -> None:
         backend_of(url).check_permission(write=True)
         path.parent.mkdir(parents=True, exist_ok=True)
     with Database(url).exclusive("schema"):
+        if not workers_are_dead:
+            _refuse_workers(url)
         if not force:
             _refuse_studies(url)
         if kind == SQLITE:
@@ -122,6 +129,24 @@ def _refuse_studies(url: URL) -> None:
             raise StorageError(
                 f"{database} holds {held} studies, which would be lost: restore into another database, or use --force"
             )
+
+
+def _refuse_workers(url: URL) -> None:
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
+        return
+    try:
+        with _reading(url) as database:
+            if database.version() is None:
+                return
+            count, seconds = at_work(database, HEARD_SECONDS)
+    except StorageError:
+        return  # what cannot be read is why it is restored, and no worker can be at work on it
+    if count:
+        raise StorageError(
+            f"{count} {'worker was' if count == 1 else 'workers were'} heard of in the last {HEARD_SECONDS:.0f} "
+            "seconds, or hold a point: stop them first (rust-optuna worker list shows them). If they are dead, wait "
+            f"{math.ceil(seconds)} seconds, until that shows, or use --workers-are-dead"
+        )
 
 
 def _copy_sqlite(source: Path, target: Path, *, standalone: bool = True) -> None:

@@ -210,7 +210,7 @@ worker = Table(
     Column("started_at", Double, nullable=False),
     Column("beat_at", Double, nullable=False),
 )
-"""The processes that ever claimed points."""
+"""The worker processes that run, and those that died where nobody saw it: one that ends strikes itself out."""
 
 
 class database_now(FunctionElement[float]):  # noqa: N801 (reads like the SQL function it is)

@@ -16,6 +16,7 @@ from rust_optuna.errors import LeaseLostError, RustOptunaError
 from rust_optuna.search.ledger import FINISHED_ELSEWHERE, Claim, Ledger
 from rust_optuna.storage.artifacts import ArtifactStore, remove
 from rust_optuna.storage.outages import database_errors
+from rust_optuna.worker.deletion import log_deleted, was_deleted
 from rust_optuna.worker.faults import Fault, classify
 from rust_optuna.worker.lease import LeaseKeeper
 from rust_optuna.worker.objective import Outcome
@@ -72,9 +73,11 @@ class Attempt:
                 self._trial = trial.number
                 state, outcome = self._evaluate(trial, lease)
                 self._ledger.finish(self.claim, state, outcome.value, outcome.result, outcome.artifact)
-        except LeaseLostError:
+        except LeaseLostError as error:
             if outcome is not None and outcome.artifact is not None:
                 remove(self._store, [outcome.artifact])
+            if self._study_was_deleted(error):
+                return
             self._log(logging.WARNING, "lost", "lost to another worker; its result is dropped")
         except optuna.exceptions.UpdateFinishedTrialError:
             # By a reconciler, where the lease was lost; by somebody outside, where it was not.
@@ -84,7 +87,8 @@ class Attempt:
             self._give_back(Fault("interrupted", "the worker was asked to stop", False))
             self._log(logging.INFO, "released", "given back")
         except BaseException as error:
-            self._fail(error)
+            if not self._study_was_deleted(error):
+                self._fail(error)
         else:
             self.finished = True
             self._log(logging.INFO, state, f"{state} {outcome.value}")
@@ -139,6 +143,13 @@ class Attempt:
         if self._ledger.fail(self.claim, fault.reason, fault.kind):
             self._show_end("failed", Outcome(None))
         self.fault = fault
+
+    def _study_was_deleted(self, error: BaseException) -> bool:
+        """Say whether that is why the attempt ended, and log it."""
+        deleted = was_deleted(self._ledger.database, self.claim.study, self.claim.study_key, error)
+        if deleted:
+            log_deleted(self.claim.study)
+        return deleted
 
     def _log(self, level: int, event: str, message: str) -> None:
         log.log(level, "%s", message, extra={"event": event, **self._about})

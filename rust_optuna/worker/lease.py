@@ -122,7 +122,13 @@ class LeaseKeeper:
     def _give_back(self, reason: str, fault: str, code: ExitCode) -> None:
         """Give the point back, and end the process, whatever the main thread is at."""
         log.warning("%s: point %d is given back: %s", self._claim.study, self._claim.number, reason)
-        words = threading.Thread(target=self._ledger.release, args=(self._claim, reason, fault), daemon=True)
+
+        def say() -> None:
+            self._ledger.release(self._claim, reason, fault)
+            if not self._over.is_set():
+                self._ledger.leave(self._claim.worker)
+
+        words = threading.Thread(target=say, daemon=True)
         words.start()
         words.join(LAST_WORDS_SECONDS)
         if not self._over.is_set():

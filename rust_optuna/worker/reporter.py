@@ -17,7 +17,8 @@ class Reporter:
     """Reports a trial's intermediate values, in order, while the ``with`` block runs; its end waits for the last.
 
     A block that raises waits for no more than the value that is being reported: its point is to be given back at once.
-    Training does not depend on the showing: what the database fails to take is logged and left out. A trial that began
+    Training does not depend on the showing: what the database fails to take is logged and left out. But a trial that is
+    finished or gone is trained in vain: the next report raises. A trial that began
     anew, out of memory, comes to its epochs again: their first values stay.
     """
 
@@ -26,7 +27,7 @@ class Reporter:
         self._values: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
         self._dropping = False
         self._last = -1
-        self._finished_elsewhere: optuna.exceptions.UpdateFinishedTrialError | None = None
+        self._in_vain: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
 
     def report(self, epoch: int, value: float) -> None:
@@ -34,9 +35,10 @@ class Reporter:
 
         Raises:
             UpdateFinishedTrialError: the trial was finished by somebody else.
+            KeyError: the trial is gone: its study was deleted.
         """
-        if self._finished_elsewhere is not None:
-            raise self._finished_elsewhere
+        if self._in_vain is not None:
+            raise self._in_vain
         if epoch > self._last:
             self._last = epoch
             self._values.put((epoch, value))
@@ -58,7 +60,8 @@ class Reporter:
                 continue
             try:
                 self._trial.report(score, epoch)
-            except optuna.exceptions.UpdateFinishedTrialError as error:
-                self._finished_elsewhere = error
-            except (KeyError, *database_errors()) as error:  # KeyError: the study was deleted meanwhile
+            except (optuna.exceptions.UpdateFinishedTrialError, KeyError) as error:
+                self._in_vain = error
+                self._dropping = True
+            except database_errors() as error:
                 log.warning("Epoch %d could not be shown in Optuna: %s", epoch, type(error).__name__)

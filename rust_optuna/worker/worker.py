@@ -29,6 +29,7 @@ from rust_optuna.storage.database import Database
 from rust_optuna.storage.outages import database_errors
 from rust_optuna.storage.tables import StudyKey
 from rust_optuna.worker.attempt import Attempt
+from rust_optuna.worker.deletion import log_deleted, was_deleted
 from rust_optuna.worker.faults import CircuitBreaker
 from rust_optuna.worker.lease import LAST_WORDS_SECONDS
 from rust_optuna.worker.objective import CrossValidationObjective, Objective, StandInObjective
@@ -90,7 +91,9 @@ class Worker:
         self.stop_request = StopRequest(grace)
         self.finished = 0
         self.cannot_serve = False
-        self._beat_at = self._tidy_at = 0.0
+        self._beat_at = time.monotonic() + BEAT_SECONDS  # being entered in the ledger is a sign of life
+        self._tidy_at = 0.0
+        self._ready_told = False
         self._holds = False
         self._breaker = CircuitBreaker()
         self._serving = Serving(database, store, self._objective)
@@ -117,10 +120,15 @@ class Worker:
             self.ledger.register(self.id, host=platform.node(), process=os.getpid(), device=device)
             self._serve_studies(names)
             self._serving.settle()
+            self.ledger.leave(self.id)
         except (StorageError, *database_errors()) as error:
             if not self.stop_request.asked:
                 raise
             log.warning("stopped while the database was away: %s", error, extra={"event": "outage"})
+        except RustOptunaError:
+            with suppress(StorageError, *database_errors()):
+                self.ledger.leave(self.id)
+            raise
         return self.finished
 
     def stop(self) -> None:
@@ -138,6 +146,7 @@ class Worker:
 
     def _serve_until_done(self, studies: Sequence[StudyKey]) -> None:
         while studies and not self.stop_request.asked:
+            self._tell_ready()
             self._tidy()
             # What was done, and is open again for new attempts at its holes, is another worker's business.
             studies = [study for study in studies if self._serving.get(study) is not None]
@@ -156,10 +165,19 @@ class Worker:
         while not self.stop_request.asked:
             self._tidy()
             open_ = self.ledger.open_studies().items()
-            studies = [key for name, key in open_ if (not names or name in names) and self._can_serve(name, key)]
+            wanted = [(name, key) for name, key in open_ if not names or name in names]
+            studies = [key for name, key in wanted if self._can_serve(name, key)]
+            if studies or not wanted:
+                self._tell_ready()
             if not (studies and self._run_one(studies)):
                 seconds = IDLE_SECONDS if studies else NOTHING_OPEN_SECONDS
                 self._idle(seconds * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
+
+    def _tell_ready(self) -> None:
+        """Say once in the ledger that this worker serves: its supervisor may be waiting to hear it."""
+        if not self._ready_told:
+            self.ledger.beat(self.id)
+            self._ready_told = True
 
     def _idle(self, seconds: float) -> None:
         """Wait, at most until a stop is asked for; say now and then that this worker is there."""
@@ -198,18 +216,32 @@ class Worker:
         return True
 
     def _ready(self, names: Sequence[str]) -> list[StudyKey]:
-        """Return the open studies, or the named ones of them, made ready for."""
-        ready = [study for study in studies_to_serve(self.database, names) if study.state == "open"]
-        for study in ready:
+        """Return the open studies, or the named ones of them, made ready for; those deleted meanwhile are left out."""
+        there = names
+        if self.stop_request.supervised:  # by one who saw that all of them were there
+            there = [name for name in names if find_study(self.database, name) is not None]
+            for name in {*names} - {*there}:
+                log_deleted(name)
+            if names and not there:
+                return []
+        ready = []
+        for study in studies_to_serve(self.database, there):
+            if study.state != "open":
+                continue
             with self.stop_request.ends_preparation():
                 try:
                     self._serving.add(study)
-                except RustOptunaError as error:
+                except Exception as error:
+                    if was_deleted(self.database, study.name, study.key, error):
+                        log_deleted(study.name)
+                        continue
                     # A database that is away comes back, and a study that was deleted is not asked for again.
                     passing = isinstance(error, StorageError | StudyError)
-                    self.cannot_serve = isinstance(error, WrongStoreError | FingerprintError) or not passing
+                    unfit = isinstance(error, WrongStoreError | FingerprintError) or not passing
+                    self.cannot_serve = isinstance(error, RustOptunaError) and unfit
                     raise
-        return [study.key for study in ready]
+            ready.append(study.key)
+        return ready
 
     def _can_serve(self, name: str, key: StudyKey) -> bool:
         with self.stop_request.ends_preparation():

@@ -4,7 +4,7 @@ import shlex
 import pytest
 
 from tests.cli.test_main import invoke
-from tests.studies import random_document, write_study
+from tests.studies import grid_document, make_study, random_document, write_study
 
 
 def search(home, url, *arguments):
@@ -55,3 +55,46 @@ def test_where_no_log_can_be_written_nothing_begins(home, sqlite_url, tmp_path, 
     (line,) = done.output.splitlines()
     assert (done.exit_code, f"cannot be kept: {folder} cannot be written to" in line) == (1, True)
     assert not (tmp_path / "storage").exists()
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_file_before_the_one_it_takes_the_best_of_is_told_with_the_command_in_order(
+    home, sqlite_url, monkeypatch, dry
+):
+    write_study(home, random_document())
+    write_study(home, grid_document())
+    write_study(home, grid_document(name="third", fixed={"from_best_of": "regime-2"}))
+    words = ["search", "third.toml", "--workers", "2", "regime-2.toml", "regime-1.toml", *dry]
+    monkeypatch.setattr("sys.argv", ["rust-optuna", *words])
+    done = invoke("--home", home.root, "--storage", sqlite_url, *words)
+    assert done.exit_code == 2, done.output
+    assert "third.toml takes the best of regime-2: name regime-2.toml before it" in done.output
+    ordered = ["rust-optuna search regime-1.toml --workers 2 regime-2.toml third.toml", *dry]
+    assert f"\n  {' '.join(ordered)}\n" in done.output
+
+
+def test_files_that_take_the_best_of_each_other_are_refused(home, sqlite_url):
+    for one, other in (("a", "b"), ("b", "a")):
+        write_study(home, grid_document(name=one, fixed={"from_best_of": other}))
+    done = search(home, sqlite_url, "a.toml", "b.toml")
+    assert (done.exit_code, "none can be the first" in done.output) == (2, True), done.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("search", "regime-1.toml"),
+        ("search", "regime-1.toml", "--dry-run"),
+        ("features", "build", "regime-1"),
+        ("worker", "run"),
+        ("worker", "start", "--gpus", "none"),
+        ("worker", "start", "--gpus", "none", "--daemon"),
+    ],
+)
+def test_a_data_root_that_is_no_folder_is_named_before_anything_is_done(home, sqlite, command):
+    make_study(sqlite, home, random_document(1))
+    write_study(home, random_document(1))
+    done = invoke("--home", home.root, "--storage", sqlite.url.render_as_string(), *command, "--data-root", "no/where")
+    assert done.exit_code == 2, done.output
+    assert f"--data-root: there is no folder {home.root}/no/where" in done.output
+    assert not home.logs.exists()

@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+from rust_optuna.cli.options import Settings
+from rust_optuna.cli.worker import _tell_of_others
 from rust_optuna.fleet import records
 from rust_optuna.processes import ExitCode
 from tests.cli.test_main import free_port, invoke
@@ -42,7 +44,8 @@ def test_a_worker_runs_until_nothing_is_left(sqlite, home, run):
     assert "3 points finished" in done.output
     assert "Next: rust-optuna best" in done.output
     assert_each_once(sqlite, study, 3)
-    assert "0 points finished" in run("worker", "run", *PEAK).output
+    assert "No study is open: all are done.\nNext: rust-optuna best" in run("worker", "run", *PEAK).output
+    assert "No point is left to run: regime-1 is done.\n" in run("worker", "run", "regime-1", *PEAK).output
 
 
 def test_a_worker_says_whether_it_hashes_films_or_computes_features(run, monkeypatch):
@@ -56,10 +59,29 @@ def test_a_worker_says_whether_it_hashes_films_or_computes_features(run, monkeyp
     assert lines[:2] == ["Hashing films: 1 of 2", "Extracting features: 2 of 4"]
 
 
-def test_a_worker_without_a_subcommand_serves_all_open_studies(sqlite, home, run):
-    done = run("worker")
+@pytest.mark.parametrize("command", [("worker",), ("worker", "run"), ("worker", "start"), ("status",)])
+def test_where_there_is_no_study_it_is_said_with_what_makes_one(run, command):
+    done = run(*command)
     assert done.exit_code == 0, done.output
-    assert "0 points finished" in done.output
+    (said, following) = done.stdout.splitlines()
+    assert said == "There are no studies yet."
+    assert following.startswith("Next: rust-optuna search STUDY.toml")
+
+
+def test_a_worker_without_a_subcommand_serves_all_open_studies(sqlite, home, run, monkeypatch):
+    make_study(sqlite, home, random_document(1))
+    served = []
+    monkeypatch.setattr("rust_optuna.run.worker.Worker.run", lambda self, names: served.append(names) or 1)
+    done = run("worker")
+    assert (done.exit_code, served) == (0, [()]), done.output
+    assert "1 point finished" in done.output
+
+
+def test_supervisors_say_that_nothing_is_open(sqlite, home, run):
+    make_study(sqlite, home, random_document(1))
+    run("worker", "run", *PEAK)
+    assert run("worker", "start").stdout.startswith("No study is open: all are done.\nNext: rust-optuna best")
+    assert "regime-1" in run("worker", "start", "regime-1").stdout.splitlines()[1]  # the table
 
 
 def test_a_worker_that_cannot_do_its_work_says_why(sqlite, home, run):
@@ -112,6 +134,20 @@ def test_a_worker_without_films_ends_at_once_and_says_what_helps(sqlite, home, c
     assert "rust-optuna features build" in said
     assert done.stderr.count(" started on cpu") <= 1
     assert " replaces " not in done.stderr
+
+
+def test_what_keeps_all_workers_from_serving_is_said_once(sqlite, home):
+    make_study(sqlite, home, random_document(3))
+    words = ("worker", "start", "--gpus", "none", "--workers", "2", *PEAK)
+    done = run_command(home, sqlite.url.render_as_string(), *words, RUST_OPTUNA_ARTIFACTS="elsewhere")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("not the artifact store") == 1, done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("Error: No worker can run here. /")
+    assert re.search(r" Log: /.*-0\.log$", said)
+    assert "died" not in done.stderr
+    for slot in (0, 1):
+        assert re.search(rf" ERROR Slot {slot} on cpu is given up: its worker cannot serve here, log: /", done.stderr)
 
 
 @pytest.mark.parametrize("number", ["SIGUSR1", "SIGUSR2", "SIGXCPU"])
@@ -201,11 +237,80 @@ def test_of_several_daemons_those_that_are_named_are_stopped(sqlite, home, gate,
     assert records.living(home) == []
 
 
+def test_who_starts_a_second_daemon_of_a_study_is_told_of_the_first(sqlite, home, gate, run, daemon):
+    for name in ("regime-1", "other"):
+        make_study(sqlite, home, random_document(3, name=name))
+    assert "already serves" not in daemon("regime-1").output
+    (first,) = records.living(home)
+    second = daemon("regime-1", "other")
+    assert second.exit_code == 0
+    assert f"Process {first.pid} already serves regime-1 on this machine" in second.stderr
+    for each in records.living(home):
+        assert "already serves" not in home.log(each.name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "what"),
+    [
+        ((), (), "all studies"),
+        ((), ("a", "b"), "a, b"),
+        (("a", "b"), (), "a, b"),
+        (("a", "b"), ("b", "c"), "b"),
+        (("a",), ("b",), None),
+    ],
+)
+def test_a_supervisor_that_serves_the_same_is_named_with_what_it_serves(home, caplog, theirs, ours, what):
+    with records.registered(home, records.new_name(), daemon=False, studies=theirs, grace=0):
+        _tell_of_others(Settings(home, None, None), ours)
+    said = [] if what is None else [f"Process {os.getpid()} already serves {what} on this machine"]
+    assert [message.partition(":")[0] for message in caplog.messages] == said
+
+
 def test_a_daemon_that_cannot_start_says_why_on_the_terminal(sqlite, home, run, daemon):
     make_study(sqlite, home, random_document(3))
     done = daemon("regime-9")
     assert (done.exit_code, "there are: regime-1" in done.output) == (1, True)
     assert not home.logs.exists()
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_daemon_whose_workers_cannot_serve_says_so_where_it_was_started(
+    sqlite, home, gate, run, monkeypatch, log_format
+):
+    make_study(sqlite, home, random_document(3))
+    # The artifact store of another storage: found by each worker only.
+    monkeypatch.setenv("RUST_OPTUNA_ARTIFACTS", "elsewhere")
+    done = run("worker", "start", "--daemon", "--gpus", "none", "--workers", "2", *PEAK, "--log-format", log_format)
+    assert done.exit_code == 1, done.output
+    assert re.search(
+        r"^Error: The daemon has ended: No worker can run here\. .*not the artifact store", done.output, re.M
+    )
+    assert "under process" not in done.output
+    for command in ("stop", "list"):
+        told = run("worker", command).output
+        assert re.search(
+            r"The last daemon ended at .* UTC with an error: No worker can run here\..* Log: /.*\.log", told
+        )
+    assert records.living(home) == []
+
+
+def test_a_daemon_that_is_done_before_it_is_waited_for_is_no_error(sqlite, home, gate, run, daemon):
+    make_study(sqlite, home, random_document(1))
+    (gate / "open").touch()
+    done = daemon()
+    assert done.exit_code == 0, done.output
+    assert "under process" in done.output or "all are done" in done.output
+    wait_until(lambda: not records.living(home), 60)
+    assert "The last daemon" not in run("worker", "stop").output
+
+
+def test_a_daemon_whose_workers_make_ready_for_long_is_not_waited_for(sqlite, home, gate, run, daemon, monkeypatch):
+    make_study(sqlite, home, random_document(3))
+    monkeypatch.setattr("rust_optuna.run.daemon.SERVE_SECONDS", 0.0)
+    done = daemon()
+    assert done.exit_code == 0, done.output
+    (there,) = records.living(home)
+    assert f"1 worker under process {there.pid}, none ready yet" in done.output
 
 
 @needs_ray
@@ -229,7 +334,7 @@ def test_a_daemon_that_ends_at_its_start_is_told_in_words_whatever_it_logs(run):
 def test_a_daemon_that_has_nothing_to_do_ends_well(sqlite, home, run, daemon):
     done = daemon()
     assert done.exit_code == 0
-    assert "Nothing is left to do" in done.output
+    assert "There are no studies yet." in done.output
     assert records.living(home) == []
 
 

@@ -251,6 +251,19 @@ def test_a_worker_of_named_studies_that_were_all_deleted_serves_no_other(sqlite,
     assert supervise(sqlite, home, ["gone"], forever=False)[-2:] == ["--", "gone"]
 
 
+def test_workers_whose_study_is_deleted_end_and_their_supervisor_does_not_say_died(sqlite, home, gate, start):
+    make_study(sqlite, home, random_document(4))
+    running = start("regime-1")
+    wait_until(lambda: len(began(gate)) == 2, 60)
+    delete_study(sqlite, "regime-1", open_store("storage/artifacts", home), force=True)
+    (gate / "open").touch()
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, output
+    assert output.count("regime-1 was deleted") == 2
+    assert "died" not in output
+    assert "Traceback" not in output
+
+
 def test_a_supervisor_fails_the_trials_that_nobody_owns_of_its_studies_that_are_done(sqlite, home):
     study = run_study(sqlite, home, random_document(1))
     orphan = optuna.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs={"point": 0, "attempt": 7})

@@ -40,6 +40,20 @@ def test_a_log_that_was_removed_or_emptied_is_no_error_and_its_successor_is_show
     assert last_words(place.log) == "none"
 
 
+def test_the_error_that_a_worker_ended_with_is_shown_once_it_is_buried_or_not_at_all(place):
+    for left_out in (False, True):
+        place.process = object()
+        place.log.write_text("one\nError: two\n  three\n")
+        assert shown(place) == "[0] one\n"
+        assert shown(place) == ""
+        place.process = None
+        if left_out:
+            place.leave_out_error()
+        assert shown(place) == ("" if left_out else "[0] Error: two\n[0]   three\n")
+        place.log.write_text("")
+        shown(place)
+
+
 def test_a_stream_that_takes_no_more_is_left_alone(place):
     class Closed(io.StringIO):
         tries = 0

@@ -1,8 +1,8 @@
 import pytest
-import sqlalchemy as sa
 
+from rust_optuna.errors import CircuitBreakerError
 from rust_optuna.search.ledger import Ledger
-from rust_optuna.search.roster import list_workers, points_finished_by
+from rust_optuna.search.roster import any_serves, list_workers, points_finished_by
 from rust_optuna.storage import tables
 from tests.studies import end_leases, make_study, make_worker, random_document
 
@@ -48,4 +48,28 @@ def test_points_finished_are_counted_by_worker(database, home):
     worker.run([study.name])
     assert points_finished_by(database, worker.id) == 3
     assert points_finished_by(database, "nobody") == 0
-    assert database.transact(lambda c: c.execute(sa.select(sa.func.count(tables.worker.c.id))).scalar()) == 1
+
+
+def test_a_worker_that_has_ended_is_not_listed(database, home):
+    study = make_study(database, home, random_document(3))
+    ledger = Ledger(database)
+    ledger.register("killed", host="host", process=7, device="0")
+    ledger.claim([study.id], "killed")
+    make_study(database, home, random_document(1, name="another"))
+    make_worker(database, home).run(["another"])
+    assert [each.worker for each in list_workers(database, recent_seconds=None)] == ["killed"]
+    make_study(database, home, random_document(3, name="other"))
+    with pytest.raises(CircuitBreakerError):
+        make_worker(database, home, "raising").run(["other"])
+    ledger.abandon("killed", "its supervisor saw it die")
+    assert list_workers(database, recent_seconds=None) == []
+
+
+def test_a_worker_serves_from_its_first_sign_of_life_on(database):
+    ledger = Ledger(database)
+    for name in ("ann", "bob"):
+        ledger.register(name, host="host", process=7, device="0")
+    assert not any_serves(database, ["ann", "bob"])
+    ledger.beat("bob")
+    assert any_serves(database, ["ann", "bob"])
+    assert not any_serves(database, ["ann"])

@@ -1,3 +1,4 @@
+import io
 import shutil
 import sqlite3
 from pathlib import Path
@@ -11,8 +12,10 @@ from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.studies import load_studies, load_study
 from rust_optuna.storage import tables
+from rust_optuna.storage.artifacts import open_store
 from rust_optuna.storage.backup import LOCK_SECONDS, _connection, backup, restore
 from rust_optuna.storage.database import Database, open_database, parse_url
+from tests.cli.test_main import invoke
 from tests.conftest import BACKENDS, new_postgresql
 from tests.studies import (
     assert_each_once,
@@ -124,7 +127,7 @@ def test_a_backup_is_one_moment_while_workers_write(database, home, elsewhere, t
     assert children.join() == [0, 0]
     assert_each_once(database, study, 30)
     for file in {taken[0], taken[len(taken) // 2], taken[-1]}:
-        restore(elsewhere, file, force=True)
+        restore(elsewhere, file, force=True, workers_are_dead=True)
         with open_database(elsewhere) as restored:
             now = {row.number: row for row in points(restored, study)}
             for row in attempts(restored, study):
@@ -147,6 +150,55 @@ def test_a_database_with_studies_is_not_overwritten_unless_forced(database, home
     assert contents(database) == before
     restore(database.url, tmp_path / "file", force=True)
     assert [study.name for study in load_studies(database)] == ["old"]
+
+
+def test_nothing_is_restored_while_workers_are_at_work(database, home, tmp_path):
+    backup(database.url, tmp_path / "file")
+    study, _ = half_done(database, home)
+    ledger = Ledger(database)
+    ledger.register("idle", host="here", process=7, device="")
+    before = contents(database)
+    with pytest.raises(StorageError, match=r"^2 workers were heard of .* wait 1\d\d seconds.*--workers-are-dead"):
+        restore(database.url, tmp_path / "file", force=True)
+    end_leases(database)
+    with pytest.raises(StorageError, match=r"^1 worker was heard of .* wait \d\d seconds"):
+        restore(database.url, tmp_path / "file", force=True)
+    assert len(contents(database)) == len(before)
+    assert load_study(database, study.name).state == "open"
+    ledger.leave("idle")
+    restore(database.url, tmp_path / "file", force=True)
+    assert load_studies(database) == []
+
+
+def test_what_workers_did_cannot_keep_a_damaged_database_from_being_restored(sqlite, home, tmp_path):
+    half_done(sqlite, home)
+    backup(sqlite.url, tmp_path / "file")
+    with sqlite.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE rust_optuna_point")
+    sqlite.close()
+    restore(sqlite.url, tmp_path / "file", force=True)
+    with open_database(sqlite.url) as again:
+        assert len(load_studies(again)) == 1
+
+
+def test_a_restoration_tells_of_the_scores_that_the_store_lacks(sqlite, home):
+    study = make_study(sqlite, home, random_document(3))
+    ledger, store = Ledger(sqlite), open_store("storage/artifacts", home)
+    for name in ("one", "two", "three"):
+        ledger.finish(ledger.claim([study.id], "ann"), "complete", 0.5, None, name)
+        store.write(name, io.BytesIO(b"scores"))
+    place = ("--home", home.root, "--storage", sqlite.url.render_as_string())
+    done = invoke(*place, "storage", "backup", "file")
+    assert f"The trials' scores are not in it: copy {home.root}/storage/artifacts, too" in done.output
+    sqlite.close()
+    assert "scores" not in invoke(*place, "storage", "restore", "file", "--force").output
+    for name in ("one", "three"):
+        store.remove(name)
+    done = invoke(*place, "storage", "restore", "file", "--force")
+    assert done.exit_code == 0, done.output
+    assert (
+        f"the scores of 2 of 3 complete trials are not in {home.root}/storage/artifacts: copy them back" in done.output
+    )
 
 
 def test_a_database_with_empty_tables_may_be_restored_into(database, home, elsewhere, tmp_path):
@@ -173,7 +225,7 @@ def test_a_spoiled_file_changes_nothing(database, home, tmp_path, how):
     (tmp_path / "file").write_bytes(spoiled(tmp_path / "file", how))
     before = contents(database)
     with pytest.raises(StorageError) as raised:
-        restore(database.url, tmp_path / "file", force=True)
+        restore(database.url, tmp_path / "file", force=True, workers_are_dead=True)
     assert str(tmp_path / "file") in str(raised.value) or "pg_restore" in str(raised.value)
     assert contents(database) == before
 
@@ -246,7 +298,7 @@ def test_a_postgresql_restoration_that_fails_halfway_leaves_what_was(postgresql,
         connection.exec_driver_sql("CREATE VIEW mine AS SELECT name FROM rust_optuna_study")
     before = contents(postgresql)
     with pytest.raises(StorageError, match=r"pg_restore failed, and nothing was changed: .*mine"):
-        restore(postgresql.url, tmp_path / "file", force=True)
+        restore(postgresql.url, tmp_path / "file", force=True, workers_are_dead=True)
     assert contents(postgresql) == before
 
 

@@ -65,6 +65,10 @@ class Recording(FakeLedger):
     def __init__(self):
         super().__init__(None)
         self.released = []
+        self.left = []
+
+    def leave(self, worker):
+        self.left.append(worker)
 
     def release(self, claim, reason, fault):
         self.released.append((reason, fault))
@@ -98,4 +102,5 @@ def test_a_worker_past_its_grace_gives_the_point_back_in_mid_epoch_and_ends_well
     ledger, left, over = Recording(), [], threading.Event()
     with LeaseKeeper(ledger, CLAIM, overdue=lambda: True, leave=lambda code: (left.append(code), over.set())):
         assert over.wait(30)
+    assert ledger.left == ["ann"]  # it is listed no more
     assert (left, ledger.released) == ([ExitCode.DONE], [("the worker was asked to stop", "interrupted")])

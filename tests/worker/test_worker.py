@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from rust_optuna.search.creation import create_study, delete_study
 from rust_optuna.search.ledger import MAX_FAILURES, Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import status
+from rust_optuna.search.roster import list_workers
 from rust_optuna.search.studies import load_study
 from rust_optuna.signals import ASKING
 from rust_optuna.storage import tables
@@ -32,7 +34,7 @@ from rust_optuna.storage.artifacts import open_store
 from rust_optuna.storage.database import open_database, parse_url
 from rust_optuna.study_file import read_study_file
 from rust_optuna.worker import worker as worker_module
-from rust_optuna.worker.objective import CrossValidationObjective, Outcome
+from rust_optuna.worker.objective import CrossValidationObjective, Outcome, StandInObjective
 from rust_optuna.worker.serving import pin_runtime
 from rust_optuna.worker.stopping import StopRequestedError, stop_on_signals
 from rust_optuna.worker.worker import Worker
@@ -146,10 +148,18 @@ def test_a_named_study_is_the_only_one_that_is_run(sqlite, home):
 
 def test_a_worker_is_entered_in_the_ledger(sqlite, home, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    study = run_study(sqlite, home, random_document(1))
-    row = sqlite.transact(lambda c: c.execute(sa.select(tables.worker)).one())
-    assert (row.process, row.device) == (os.getpid(), "3")
-    assert attempts(sqlite, study)[0].worker == row.id
+    study, entered = make_study(sqlite, home, random_document(1)), []
+    worker = make_worker(sqlite, home)
+
+    def look(trial):
+        entered.extend(list_workers(sqlite))
+        return 0.5
+
+    worker.stand_in = StandInObjective("look", look)
+    worker.run([])
+    (row,) = entered
+    assert (row.process, row.device, row.study) == (os.getpid(), "3", "regime-1")
+    assert attempts(sqlite, study)[0].worker == row.worker
 
 
 # Deaths
@@ -320,6 +330,52 @@ def test_a_deleted_study_ends_its_workers(database, home):
 
     assert worker_with(database, home, objective).run([study.name]) == 0
     assert load_names(database) == []
+
+
+class DeletingObjective(FakeObjective):
+    """Has its study deleted at one moment."""
+
+    def __init__(self, database, home, moment):
+        super().__init__([0.1])
+        self.database, self.home, self.moment = database, home, moment
+
+    def at(self, moment):
+        if moment == self.moment:
+            delete_study(self.database, "regime-1", open_store("storage/artifacts", self.home), force=True)
+
+    def prepare(self, design):
+        self.at("preparing")
+
+    def pin(self):
+        self.at("pinning")
+
+    def __call__(self, claim, trial, on_epoch, on_advance):
+        self.at("training")
+        epochs = itertools.count(1)
+        if self.moment == "training":
+            wait_until(lambda: on_epoch(next(epochs), 0.1))  # it ends for an error, not for its length
+        self.at("storing")
+        trial.set_system_attr("artifacts", "as Optuna names them")
+        raise AssertionError("the trial is gone")
+
+
+@pytest.mark.parametrize("moment", ["preparing", "pinning", "training", "storing"])
+def test_a_worker_whose_study_was_deleted_says_so_in_one_line_and_ends(sqlite, home, caplog, moment):
+    make_study(sqlite, home, random_document(3))
+    assert worker_with(sqlite, home, DeletingObjective(sqlite, home, moment)).run([]) == 0
+    said = [record.message for record in caplog.records if record.levelname != "INFO"]
+    assert [line for line in said if "regime-1" in line or "could not" in line] == ["regime-1 was deleted"]
+    assert "Traceback" not in caplog.text
+
+
+def test_a_worker_whose_study_was_deleted_before_it_began_ends_well_where_a_supervisor_started_it(
+    sqlite, home, caplog, monkeypatch
+):
+    study = make_study(sqlite, home, random_document(1, name="other"))
+    monkeypatch.setenv("RUST_OPTUNA_SUPERVISOR", str(os.getppid()))
+    assert make_worker(sqlite, home).run(["gone"]) == 0
+    assert make_worker(sqlite, home).run(["gone", study.name]) == 1
+    assert caplog.messages.count("gone was deleted") == 2
 
 
 def load_names(database):
