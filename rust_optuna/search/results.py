@@ -64,12 +64,13 @@ def best_words(result: Mapping[str, Any], value: float) -> list[str]:
         )
     untied = result.get("baseline_view_only_untied", {}).get("average_precision_16")
     ours = result.get("average_precision_16")
+    what, how = "on the 16 subscores ", " (ties broken at random)"
     if ours is None or untied is None:
-        ours, untied = value, baseline_of(result)
+        what, how, ours, untied = "", "", value, baseline_of(result)
     if untied is not None and ours <= untied:
         words.append(
-            f"it is no better than its baseline ({ours:.4f} against {untied:.4f}): a model that sees nothing but the "
-            "view of a film does as well"
+            f"{what}{ours:.4f} is no better than the view-only baseline's {untied:.4f}{how}: a model that sees nothing "
+            "but the view of a film does as well"
         )
     return words
 

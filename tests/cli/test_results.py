@@ -160,15 +160,16 @@ NO_BETTER = {
     "average_precision_16": 0.1764,
     "folds": {"average_precision_16": [0.1764] * 3},
 }
+PAIR = "on the 16 subscores 0.1764 is no better than the view-only baseline's 0.3000 (ties broken at random)"
 DIVERGED = {**RESULT, "diverged_folds": [0, 2]}
 
 
 @pytest.mark.parametrize(
     ("result", "in_full", "in_short"),
     [
-        (NO_BETTER, "no better than its baseline (0.1764 against 0.3000)", "0.7000 (not above its baseline)"),
-        (DIVERGED, "training diverged in 2 of its 3 folds", "0.7000 (diverged)"),
-        ({**NO_BETTER, **{"diverged_folds": [1]}}, "no better", "0.7000 (diverged, not above its baseline)"),
+        (NO_BETTER, f"{PAIR}: a model that sees nothing but", [PAIR]),
+        (DIVERGED, "training diverged in 2 of its 3 folds: the loss", ["training diverged in 2 of its 3 folds"]),
+        ({**NO_BETTER, **{"diverged_folds": [1]}}, PAIR, ["training diverged in 1 of its 3 folds", PAIR]),
     ],
 )
 def test_a_best_trial_below_its_baseline_or_diverged_is_said_in_words(sqlite, home, result, in_full, in_short, capsys):
@@ -183,7 +184,8 @@ def test_a_best_trial_below_its_baseline_or_diverged_is_said_in_words(sqlite, ho
     note = sqlite.storage.get_study_system_attrs(sqlite.storage.get_study_id_from_name("regime-1"))
     assert in_full in "".join(text for name, text in note.items() if name.startswith("dashboard:note_str"))
     LiveTable().show(status(sqlite, study, foreign=False))
-    assert f"best {in_short}, baseline 0.4500" in capsys.readouterr().err
+    line = "; ".join(["regime-1: 1 of 2 complete, best 0.7000, view-only baseline 0.4500", *in_short])
+    assert capsys.readouterr().err == f"{line}\n"
 
 
 def test_a_baseline_stands_beside_every_best_value_and_a_good_one_is_not_warned_of(sqlite, home, capsys):
@@ -198,6 +200,16 @@ def test_a_baseline_stands_beside_every_best_value_and_a_good_one_is_not_warned_
     assert "WARNING" not in invoke(*where, "best").output
     table = LiveTable()
     table.show(status(sqlite, study, foreign=False))
-    assert capsys.readouterr().err == "regime-1: 1 of 2 complete, best 0.7000, baseline 0.4500\n"
+    assert capsys.readouterr().err == "regime-1: 1 of 2 complete, best 0.7000, view-only baseline 0.4500\n"
     table.console.print(table._table())
     assert "0.4500" in capsys.readouterr().err
+
+
+def test_the_live_table_names_the_pair_that_speaks_against_a_best_trial(sqlite, home, capsys):
+    study = make_study(sqlite, home, random_document(2))
+    complete_one(sqlite, study, 0.7, NO_BETTER)
+    table = LiveTable()
+    table.show(status(sqlite, study, foreign=False))
+    capsys.readouterr()
+    table.console.print(table._table())
+    assert f"regime-1: {PAIR}" in " ".join(capsys.readouterr().err.split())
