@@ -237,10 +237,11 @@ def _print_report(report: CheckReport) -> None:
 def _print_verdict(report: CheckReport, manifest: Path) -> None:
     from rust_optuna.errors import ManifestError
 
+    if report.problems:
+        click.echo(str(ManifestError(report.manifest, report.problems)))
     for note in report.notes:
         click.echo(f"Note: {note}.")
     if report.problems:
-        click.echo(str(ManifestError(report.manifest, report.problems)))
         return
     click.echo("No problems found.")
     if report.undecided:

@@ -93,6 +93,21 @@ def test_check_speaks_json(tmp_path):
     assert json.loads(result.stdout)["problems"][0]["where"] == "row 1"
 
 
+def test_more_folds_than_patients_are_a_problem_and_nothing_comes_next(tmp_path):
+    manifest = make_manifest(tmp_path)
+    result = run("check", manifest.path, "--folds", 50)
+    assert result.exit_code == 1
+    assert f"1 problem in {manifest.path}:\n  folds  50 folds need at least 50 patients, and 10 dev" in result.output
+    assert "No problems" not in result.output
+    assert "Next:" not in result.output
+
+
+def test_that_the_films_were_not_read_is_said_below_the_problems(tmp_path):
+    manifest = make_manifest(tmp_path)
+    manifest.path.write_text(manifest.path.read_text().replace("lateral,", "oblique,", 1))
+    assert run("check", manifest.path).output.endswith("\nNote: The films were not read; fix the manifest first.\n")
+
+
 def test_check_says_what_comes_next_before_the_split(tmp_path):
     manifest = make_manifest(tmp_path, split=False)
     assert f"Next: rust-optuna data split {manifest.path}" in succeed("check", manifest.path)
