@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def parse_study(document: Mapping[str, Any], source: str, *, stored: bool = Fals
     configuration = reader.read(stored)
     if reader.problems or configuration is None:
         raise ConfigurationError(source, reader.problems)
-    return configuration
+    return replace(configuration, source=source)
 
 
 def to_document(configuration: StudyConfiguration) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from rust_optuna.config import BackboneConfiguration
-from rust_optuna.errors import RustOptunaError
+from rust_optuna.errors import ConfigurationError, RustOptunaError
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import ARTIFACTS, Home
 from rust_optuna.run.devices import Slot, slots
@@ -21,6 +21,7 @@ from rust_optuna.search.artifacts import check_writable, open_store
 from rust_optuna.search.creation import Creation, create_study, refuse_before_database
 from rust_optuna.search.database import Database, create_database
 from rust_optuna.search.mirror import Mirror
+from rust_optuna.search.preparation import missing_files
 from rust_optuna.search.results import Status, status
 from rust_optuna.search.studies import (
     Study,
@@ -92,6 +93,10 @@ def search(
     """
     listener = listener or Listener()
     configurations = [read_study_file(path) for path in files]
+    # Of the later ones too: they are prepared only once the first has been run, hours from now.
+    for configuration in configurations:
+        if problems := missing_files(configuration, home):
+            raise ConfigurationError(configuration.source, problems)
     where = slots(gpus, workers, per_gpu)
     how = Workers(where, grace=grace, objective=objective, data_root=data_root)
     refuse_before_database(url, configurations[0], home, artifacts or ARTIFACTS, listener.on_hashed, data_root)

@@ -39,3 +39,13 @@ def test_a_gpu_that_is_not_there_is_named(home, sqlite_url, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     done = search(home, sqlite_url, write_study(home, random_document()), "--gpus", "7")
     assert (done.exit_code, "No GPU 7 here" in done.output) == (2, True)
+
+
+def test_files_that_a_later_study_names_are_looked_for_before_the_first_one_runs(home, sqlite_url, tmp_path):
+    good = write_study(home, random_document())
+    bad = write_study(home, random_document(name="bad", manifest="none.csv", model={"weights": "none.h5"}))
+    done = search(home, sqlite_url, good, bad)
+    assert done.exit_code == 2
+    assert f"2 problems in {bad}:" in done.output
+    assert f'manifest       is "none.csv", which is not in {home.root} (--home)' in done.output
+    assert not (tmp_path / "storage").exists()

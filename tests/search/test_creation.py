@@ -14,7 +14,14 @@ from optuna.trial import TrialState
 from rust_optuna.config import HYPERPARAMETERS
 from rust_optuna.data.manifest import read_manifest, write_manifest
 from rust_optuna.data.radiographs import content_hash
-from rust_optuna.errors import DataError, FingerprintError, LeaseLostError, ManifestError, StudyError, WeightsError
+from rust_optuna.errors import (
+    ConfigurationError,
+    DataError,
+    FingerprintError,
+    LeaseLostError,
+    ManifestError,
+    StudyError,
+)
 from rust_optuna.paths import Home
 from rust_optuna.search import creation, design, tables
 from rust_optuna.search.artifacts import TOKEN, open_store
@@ -262,17 +269,38 @@ def test_more_trials_than_there_are_name_the_command_that_adds_them(sqlite, home
 
 
 @pytest.mark.parametrize(
-    ("document", "error", "said"),
+    ("document", "said"),
     [
-        (random_document(manifest="none.csv"), ManifestError, "none.csv"),
-        (random_document(cross_validation={"folds": 11}), DataError, "11 folds need at least 11 patients"),
-        (random_document(model={"weights": "none.h5"}), WeightsError, "none.h5"),
+        (random_document(manifest="none.csv"), [("manifest", 'is "none.csv", which is not in {home} (--home)')]),
+        (
+            random_document(cross_validation={"folds": 11}, model={"weights": "imagenett"}),
+            [
+                ("model.weights", 'is "imagenett", which is not in {home} (--home) (is imagenet meant?)'),
+                (
+                    "cross_validation.folds",
+                    "11 folds need at least 11 patients, and {home}/manifest.csv has 10 development patients: lower "
+                    "it, or add patients",
+                ),
+            ],
+        ),
+        (
+            random_document(
+                model={}, search_space={**random_document()["search_space"], "weights": ["random", "a.h5", "/b.h5"]}
+            ),
+            [
+                ("search_space.weights", 'is "a.h5", which is not in {home} (--home)'),
+                ("search_space.weights", 'is "/b.h5", which does not exist'),
+            ],
+        ),
     ],
 )
-def test_what_is_missing_is_named_and_nothing_is_stored(sqlite, home, document, error, said):
-    with pytest.raises(error, match=said):
+def test_what_is_missing_is_named_before_a_film_is_hashed_and_nothing_is_stored(sqlite, home, document, said):
+    with pytest.raises(ConfigurationError) as refused:
         make_study(sqlite, home, document)
+    found = [(problem.where, problem.what) for problem in refused.value.problems]
+    assert found == [(where, what.format(home=home.root)) for where, what in said]
     assert load_studies(sqlite) == []
+    assert not home.film_index.exists()
 
 
 def test_a_manifest_that_is_not_split_is_refused(sqlite, tmp_path):
