@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rust_optuna.cli.next_step import PLACEHOLDER, print_next, study_file
-from rust_optuna.cli.options import examples, home_option, settings
+from rust_optuna.cli.options import NOTHING_WRITTEN, examples, home_option, if_interrupted, settings
 from rust_optuna.cli.output import print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ def check(context: click.Context, manifest: Path, folds: int, seed: int, as_json
     """
     from rust_optuna.data.check import check_manifest
 
+    if_interrupted(NOTHING_WRITTEN)
     with progress_bar("Reading films") as progress:
         report = check_manifest(_resolve(manifest), folds=folds, seed=seed, progress=progress)
     if as_json:
@@ -187,6 +188,7 @@ def synthesize(directory: Path, patients: int, seed: int, contrast: float, shuff
     """
     from rust_optuna.data.synthetic import synthesize as draw
 
+    if_interrupted("Interrupted: the manifest was not written; the same command draws all films anew.")
     with progress_bar("Drawing films") as progress:
         draw(
             _resolve(directory),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rust_optuna.cli.next_step import command_line
-from rust_optuna.cli.options import common_options, examples, settings, terminate_as_interrupt
+from rust_optuna.cli.options import GOES_ON, common_options, examples, if_interrupted, settings, terminate_as_interrupt
 from rust_optuna.cli.output import progress_bar
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     from rust_optuna.run.local import search
     from rust_optuna.search.results import describe_best
 
+    if_interrupted(GOES_ON)
     terminate_as_interrupt()
     where = settings()
     chosen = story.choose(where.home, seed=seed, shuffle_scores=shuffle_scores, weights=weights)

@@ -8,7 +8,15 @@ from pathlib import Path
 import click
 
 from rust_optuna.cli.next_step import print_next
-from rust_optuna.cli.options import common_options, data_root_option, examples, settings, terminate_as_interrupt
+from rust_optuna.cli.options import (
+    GOES_ON,
+    common_options,
+    data_root_option,
+    examples,
+    if_interrupted,
+    settings,
+    terminate_as_interrupt,
+)
 from rust_optuna.cli.output import progress_bar
 
 
@@ -34,6 +42,7 @@ def build(study: str, data_root: Path | None) -> None:
     """
     from rust_optuna.run import ahead
 
+    if_interrupted(GOES_ON)
     terminate_as_interrupt()
     where = settings()
     root = where.absolute(data_root)

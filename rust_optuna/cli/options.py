@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _META = "rust_optuna."
+_INTERRUPTED = "rust_optuna interrupted"
 _AS_IT_STANDS = "\b"
 """In a paragraph's first line, what tells click not to wrap the paragraph."""
 
@@ -133,6 +134,22 @@ def given_options() -> dict[str, str]:
     meta = click.get_current_context().meta
     names = ("home", "storage", "password_file", "artifacts")
     return {name.replace("_", "-"): meta[_META + name] for name in names if _META + name in meta}
+
+
+GOES_ON = "Interrupted: the same command goes on where it stopped."
+NOTHING_WRITTEN = "Interrupted: nothing was written."
+"""What is said of an interrupted command, where it is true of it."""
+
+
+def if_interrupted(words: str) -> None:
+    """Let an interrupt of the current command be told in these words, where more is to be said than that it was."""
+    click.get_current_context().meta[_INTERRUPTED] = words
+
+
+def interrupted(context: click.Context) -> str:
+    """Return what is to be said of an interrupt of a context's command."""
+    words: str = context.meta.get(_INTERRUPTED, "Interrupted.")
+    return words
 
 
 def terminate_as_interrupt() -> None:

@@ -12,16 +12,20 @@ import click
 
 from rust_optuna.cli.next_step import hide_passwords, print_next_step, program
 from rust_optuna.cli.options import (
+    GOES_ON,
     common_options,
     data_root_option,
     device_options,
     examples,
+    if_interrupted,
     objective_option,
     settings,
     terminate_as_interrupt,
 )
 from rust_optuna.cli.output import progress_bar
 from rust_optuna.processes import ExitCode
+
+NO_SEARCH = "Interrupted: no study was created, and none was run."
 
 
 @click.command(
@@ -64,6 +68,7 @@ def search(
     from rust_optuna.run.local import search as run_search
 
     logs.configure("text", level=logging.WARNING)
+    if_interrupted(NO_SEARCH if dry_run else GOES_ON)
     terminate_as_interrupt()
     where = settings()
     paths = [where.home.resolve(file) for file in files]

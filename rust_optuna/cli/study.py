@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from rust_optuna.cli.next_step import print_next, print_next_step
-from rust_optuna.cli.options import common_options, examples, json_option, settings
+from rust_optuna.cli.options import (
+    GOES_ON,
+    NOTHING_WRITTEN,
+    common_options,
+    examples,
+    if_interrupted,
+    json_option,
+    settings,
+)
 from rust_optuna.cli.output import print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -34,6 +42,7 @@ def create(file: Path) -> None:
     from rust_optuna.search.studies import load_development, load_parameters
     from rust_optuna.study_file import read_study_file
 
+    if_interrupted(GOES_ON)
     where = settings()
     configuration = read_study_file(where.home.resolve(file))
     with progress_bar("Hashing films") as progress:
@@ -57,6 +66,7 @@ def list_(as_json: bool) -> None:
     """List the studies of the storage, oldest first."""
     from rust_optuna.search.studies import load_studies
 
+    if_interrupted(NOTHING_WRITTEN)
     with settings().open_to_read() as database:
         studies = load_studies(database)
         if as_json:
@@ -85,6 +95,7 @@ def show(name: str, as_json: bool) -> None:
     from rust_optuna.search.studies import load_study
     from rust_optuna.study_file import to_document
 
+    if_interrupted(NOTHING_WRITTEN)
     with settings().open_to_read() as database:
         found = load_study(database, name)
         now = status(database, found)

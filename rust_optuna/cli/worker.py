@@ -14,6 +14,8 @@ import click
 
 from rust_optuna.cli.next_step import print_next, print_next_step
 from rust_optuna.cli.options import (
+    GOES_ON,
+    NOTHING_WRITTEN,
     common_options,
     data_root_option,
     device_options,
@@ -21,6 +23,7 @@ from rust_optuna.cli.options import (
     forever_option,
     grace_option,
     home_option,
+    if_interrupted,
     json_option,
     listing,
     log_format_option,
@@ -79,6 +82,7 @@ def run(
     from rust_optuna.run import logs, signals
     from rust_optuna.run.worker import Worker, stop_on_signals
 
+    if_interrupted(GOES_ON)
     logs.configure(log_format)
     where = settings()
     with _told_in(log_format, context), where.open_to_work() as database, progress_bar("Features") as progress:
@@ -179,6 +183,7 @@ def start(
 
     if address and engine != "ray":
         raise click.UsageError("--address is of a Ray cluster: --engine ray")
+    if_interrupted(GOES_ON)
     where = settings()
     told_in = "text" if daemon else log_format  # who starts a daemon reads this terminal, programs its log
     logs.configure(told_in)
@@ -286,6 +291,7 @@ def stop(pids: tuple[int, ...], all_: bool) -> None:
     from rust_optuna.errors import RustOptunaError
     from rust_optuna.run import daemon
 
+    if_interrupted("Interrupted: daemons that were told to stop go on stopping; the same command waits for them.")
     home = settings().home
     here, others = daemon.daemons(home)
     if away := [(each, where) for each, where in others if each.pid in pids and each.pid not in _pids(here)]:
@@ -348,6 +354,7 @@ def list_(all_: bool, as_json: bool) -> None:
     """
     from rust_optuna.run.roster import RECENT_SECONDS, list_workers
 
+    if_interrupted(NOTHING_WRITTEN)
     with settings().open_to_read() as database:
         found = list_workers(database, recent_seconds=None if all_ else RECENT_SECONDS)
     if as_json:

@@ -14,6 +14,7 @@ from rust_optuna.config import BackboneConfiguration
 from rust_optuna.errors import ConfigurationError, RustOptunaError
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import ARTIFACTS, Home
+from rust_optuna.processes import PART_OF
 from rust_optuna.run.devices import Slot, slots
 from rust_optuna.run.fleet import Workers, child_environment, supervise
 from rust_optuna.run.place import program
@@ -134,7 +135,7 @@ def _build_features(
     # Its progress bar, on stderr, is this search's own; what it would print to a user is not.
     with subprocess.Popen(
         program(["features", "build", study.name, *(["--data-root", str(data_root)] if data_root else [])]),
-        env={**os.environ, **environment, **device.alone},
+        env={**os.environ, **environment, **device.alone, PART_OF: "search"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     ) as child:
