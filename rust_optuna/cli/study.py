@@ -20,6 +20,7 @@ from rust_optuna.cli.options import (
 from rust_optuna.cli.output import print_json, progress_bar
 
 if TYPE_CHECKING:
+    from rust_optuna.search.database import Database
     from rust_optuna.search.studies import Study
 
 
@@ -156,7 +157,8 @@ def retry(name: str, holes: bool) -> None:
 
     with settings().open_to_write() as database:
         count = Ledger(database).retry_holes(load_study(database, name).id)
-        click.echo(f"{count} {'point waits' if count == 1 else 'points wait'} again in {name}")
+        waiting = f"{count} {'point waits' if count == 1 else 'points wait'} again in {name}"
+        click.echo(waiting if count else _no_holes(database, name))
         print_next_step(database, [name])
 
 
@@ -174,8 +176,19 @@ def accept_holes(name: str) -> None:
 
     with settings().open_to_write() as database:
         count = Ledger(database).accept_holes(load_study(database, name).id)
-        click.echo(f"{count} {'hole' if count == 1 else 'holes'} of {name} {'is' if count == 1 else 'are'} accepted")
+        accepted = f"{count} {'hole of' if count == 1 else 'holes of'} {name} {'is' if count == 1 else 'are'} accepted"
+        click.echo(accepted if count else _no_holes(database, name))
         print_next_step(database, [name])
+
+
+def _no_holes(database: Database, name: str) -> str:
+    """Say that there is nothing to try again or to accept."""
+    from rust_optuna.search.results import status
+    from rust_optuna.search.studies import load_study
+
+    accepted = status(database, load_study(database, name), foreign=False).accepted
+    but = f" but the {accepted} that {'is' if accepted == 1 else 'are'} accepted" if accepted else ""
+    return f"{name} has no holes{but}"
 
 
 @study.command(epilog=examples("rust-optuna study delete regime-1"))
@@ -207,7 +220,8 @@ def delete(name: str, yes: bool, force: bool) -> None:
 def export(name: str, directory: Path) -> None:
     """Write study NAME into DIRECTORY, as plain files.
 
-    Writes trials.csv, one row per complete trial, and the out-of-fold scores of each as trial-NUMBER.npz.
+    Writes trials.csv, one row per complete trial, and the out-of-fold scores of each as trial-NUMBER.npz. An earlier
+    export of NAME there is replaced; a folder that holds another study's is refused.
     """
     from rust_optuna.run.export import export_study
 

@@ -133,3 +133,16 @@ def test_a_study_whose_creation_was_not_finished_is_named(database, home, run_on
     assert run_on("study", "create", "regime-1.toml").exit_code == 0
     assert load_study(database, "regime-1").state == "open"
     make_worker(database, home).run()
+
+
+def test_a_study_without_holes_is_called_one(run_on, database, home):
+    study = make_study(database, home, random_document(1))
+    for command in ("retry", "accept-holes"):
+        assert run_on("study", command, "regime-1").output.startswith("regime-1 has no holes\n")
+    ledger = Ledger(database)
+    while claim := ledger.claim([study.id], "ann"):
+        ledger.fail(claim, "no luck")
+    assert run_on("study", "accept-holes", "regime-1").output.startswith("1 hole of regime-1 is accepted\n")
+    for command in ("retry", "accept-holes"):
+        done = run_on("study", command, "regime-1")
+        assert done.output.startswith("regime-1 has no holes but the 1 that is accepted\n")
