@@ -64,6 +64,7 @@ def search(
     from rust_optuna.cli.forecast import print_forecast
     from rust_optuna.cli.live import LiveTable
     from rust_optuna.cli.results import print_statuses
+    from rust_optuna.cli.study import study_path
     from rust_optuna.run import logs
     from rust_optuna.run.local import search as run_search
 
@@ -71,7 +72,7 @@ def search(
     if_interrupted(NO_SEARCH if dry_run else GOES_ON)
     terminate_as_interrupt()
     where = settings()
-    paths = [where.home.resolve(file) for file in files]
+    paths = [study_path(file, "search") for file in files]
     chosen: dict[str, Any] = {"gpus": gpus, "per_gpu": per_gpu, "workers": workers}
     if dry_run:
         print_forecast(paths, where, {**chosen, "data_root": where.absolute(data_root)})

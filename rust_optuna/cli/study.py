@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rust_optuna.cli.next_step import print_next, print_next_step
+from rust_optuna.cli.next_step import command_line, print_next, print_next_step, study_file
 from rust_optuna.cli.options import (
     GOES_ON,
     NOTHING_WRITTEN,
@@ -45,7 +45,7 @@ def create(file: Path) -> None:
 
     if_interrupted(GOES_ON)
     where = settings()
-    configuration = read_study_file(where.home.resolve(file))
+    configuration = read_study_file(study_path(file, "study create"))
     with progress_bar("Hashing films") as progress:
         refuse_before_database(where.url, configuration, where.home, where.artifacts, progress)
     with create_database(where.url, where.artifacts) as database:
@@ -179,6 +179,39 @@ def accept_holes(name: str) -> None:
         accepted = f"{count} {'hole of' if count == 1 else 'holes of'} {name} {'is' if count == 1 else 'are'} accepted"
         click.echo(accepted if count else _no_holes(database, name))
         print_next_step(database, [name])
+
+
+def study_path(file: Path, command: str) -> Path:
+    """Return the path of a study file that a command was given.
+
+    Raises:
+        InvalidValueError: it is a folder, or the name of a study or of nothing, and not meant for a file's.
+    """
+    from rust_optuna.errors import InvalidValueError
+
+    path = settings().home.resolve(file)
+    if path.is_file() or (file.suffix == ".toml" and not path.is_dir()):
+        return path
+    example = study_file() or Path("studies", "regime_1.toml")
+    if path.is_dir():
+        given = f"{file} is a folder"
+    elif _is_study(str(file)):
+        given = f"{file} is a study that exists already, which `{command_line('worker', 'start', file)}` runs"
+    else:
+        given = f"{path} does not exist"
+    raise InvalidValueError(f"{command} takes study files such as {example}; {given}")
+
+
+def _is_study(name: str) -> bool:
+    """Say whether there is a study of that name, as far as the database can be read."""
+    from contextlib import suppress
+
+    from rust_optuna.errors import RustOptunaError
+    from rust_optuna.search.studies import find_study
+
+    with suppress(RustOptunaError), settings().open_to_read() as database:
+        return find_study(database, name) is not None
+    return False
 
 
 def _no_holes(database: Database, name: str) -> str:

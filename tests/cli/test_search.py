@@ -3,8 +3,9 @@ import shlex
 import pytest
 
 from rust_optuna.cli.search import _without_dry_run
+from rust_optuna.paths import Home
 from tests.cli.test_main import invoke
-from tests.studies import random_document, write_study
+from tests.studies import make_study, random_document, write_study
 
 
 def search(home, url, *arguments):
@@ -49,3 +50,24 @@ def test_files_that_a_later_study_names_are_looked_for_before_the_first_one_runs
     assert f"2 problems in {bad}:" in done.output
     assert f'manifest       is "none.csv", which is not in {home.root} (--home)' in done.output
     assert not (tmp_path / "storage").exists()
+
+
+@pytest.mark.parametrize("command", ["search", "study create"])
+def test_what_is_no_study_file_is_called_what_it_is(sqlite, home, command):
+    make_study(sqlite, home)
+    place = ("--home", home.root, "--storage", sqlite.url.render_as_string())
+    (home.root / "studies").mkdir()
+
+    def refused(given):
+        done = invoke(*command.split(), given, *place)
+        assert done.exit_code == 2
+        return done.output
+
+    assert (
+        refused("studies") == f"Error: {command} takes study files such as studies/regime_1.toml; studies is a folder\n"
+    )
+    write_study(Home(home.root / "studies"), random_document(name="mine"))
+    said = f"{command} takes study files such as studies/mine.toml; regime-1 is a study that exists already, which"
+    assert f"{said} `rust-optuna worker start regime-1 --home {home.root} --storage" in refused("regime-1")
+    assert f"; {home.root}/regime-7 does not exist\n" in refused("regime-7")
+    assert "file  does not exist" in refused("regime-7.toml")
