@@ -98,6 +98,21 @@ def toml_string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def toml_value(value: Any) -> str:
+    """Return a value as a study file writes it; a missing one as ``not set``."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return toml_string(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {toml_value(inner)}" for name, inner in value.items()) + "}"
+    return repr(value)
+
+
 def _range_document(axis: Range) -> dict[str, Any] | list[Value]:
     if axis.type == "categorical":
         return list(axis.choices)

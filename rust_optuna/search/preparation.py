@@ -43,7 +43,7 @@ from rust_optuna.search.studies import (
     load_studies,
     trial_configuration,
 )
-from rust_optuna.study_file import to_document
+from rust_optuna.study_file import to_document, toml_value
 
 Progress = Callable[[int, int], None]
 
@@ -393,21 +393,26 @@ def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:
         StudyError: it asks for more points than the study has.
         WeightsError: the weights file is missing.
     """
-    differences = []
-    ours, theirs = prepared.fingerprint_settings(), known.fingerprint["settings"]
-    for key in sorted({*ours, *theirs}):
-        if ours.get(key) != theirs.get(key):
-            differences.append(f"{key} is {ours.get(key)!r} here and {theirs.get(key)!r} there")
+    other = _other_settings(prepared.fingerprint_settings(), known.fingerprint["settings"])
+    what, remedy = "settings", f"Give the study another name, or delete that one: rust-optuna study delete {known.name}"
     if prepared.development.fingerprint() != known.fingerprint["films"]:
-        index = FilmIndex(prepared.home.film_index)
-        differences += development_differences(prepared.development, load_development(database, known), index)
+        index, theirs = FilmIndex(prepared.home.film_index), load_development(database, known)
+        films = development_differences(prepared.development, theirs, index, prepared.home.root)
+        if not other:
+            what, remedy = (
+                "films or labels",
+                "Restore the manifest or the film to go on, or give the study another name",
+            )
+            films = films or ["the films and labels are the same, and the folds differ"]
+        elif films:
+            what = "settings, films or labels"
+        other += films
     # Last, for they may have to be downloaded.
-    if not differences and prepared.weights() != known.fingerprint["weights"]:
-        differences.append("the weights differ")
-    if differences:
+    if not other and prepared.weights() != known.fingerprint["weights"]:
+        what, other = "weights", ["the file's bytes, or the way in which random ones are drawn, are not the same"]
+    if other:
         raise FingerprintError(
-            f"Study {known.name} in {database} was created otherwise: {'; '.join(differences)}. "
-            f"Give the study another name, or delete that one: rust-optuna study delete {known.name}",
+            f"Study {known.name} in {database} was created with other {what}: {'; '.join(other)}. {remedy}",
             public=f"Study {known.name} was created with other settings, films or weights",
         )
     asked, has = prepared.configuration.n_trials, known.configuration.n_trials
@@ -416,3 +421,22 @@ def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:
             f"{known.name} has {has} points, its file asks for {asked}: "
             f"rust-optuna study extend {known.name} --trials {asked}"
         )
+
+
+def _other_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Return in words which settings of a file differ from those of the study of its name."""
+    ours, theirs = _by_key(ours), _by_key(theirs)
+    pairs = {key: (ours.get(key), theirs.get(key)) for key in sorted({*ours, *theirs})}
+    return [
+        f"{key} is {toml_value(here)} in the file and {toml_value(there)} in the study"
+        for key, (here, there) in pairs.items()
+        if here != there
+    ]
+
+
+def _by_key(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a fingerprint by the keys that a study file has for them."""
+    searched = {f"search_space.{key}": axis for key, axis in settings["search_space"].items()}
+    renamed = {"sampler": "sampler.type", "sampler_seed": "sampler.seed"}
+    others = {renamed.get(key, key): value for key, value in settings.items() if key != "search_space"}
+    return {"bits": KEYS["bits"].default, **others, **searched}

@@ -53,7 +53,9 @@ def test_create_refuses_other_contents_under_the_same_name(run_on, database, hom
     write_study(home, random_document(cross_validation={"folds": 5}))
     done = run_on("study", "create", "regime-1.toml")
     assert done.exit_code == 1
-    assert "folds is 5 here and 3 there" in done.output
+    assert (
+        "was created with other settings: epochs is 20 in the file and 2 in the study; folds is 5 in the" in done.output
+    )
     assert "rust-optuna study delete regime-1" in done.output
 
 

@@ -32,7 +32,7 @@ def test_the_same_study_file_with_changed_weights_is_refused_by_name(sqlite, hom
     refused = create()
     assert refused.exit_code == 1
     assert "Study regime-1 in" in refused.output
-    assert "the weights differ" in refused.output
+    assert "was created with other weights: the file's bytes" in refused.output
     # The bytes decide, not when the file was written.
     mine.write_bytes(b"weights of one day")
     assert create().exit_code == 0

@@ -209,8 +209,8 @@ def test_another_setting_under_the_same_name_is_refused_and_named(sqlite, home, 
     make_study(sqlite, home)
     changed = random_document()
     changed[section] = {**changed[section], key: value}
-    named = {"sampler": "sampler_seed", "search_space": "search_space"}.get(section, key)
-    with pytest.raises(FingerprintError, match=f"created otherwise: .*{named} is"):
+    named = f"{section}.{key}" if section in ("sampler", "search_space") else key
+    with pytest.raises(FingerprintError, match=f"created with other settings: {named} is .* in the file and"):
         make_study(sqlite, home, changed)
     assert_created(sqlite, random_document())
 
@@ -221,24 +221,37 @@ def test_other_films_or_labels_under_the_same_name_are_refused(sqlite, home):
     films = home.root / "films"
     cases = (
         (
-            {"subscores": {2: (4, 4, None, None)}},
-            rf"its labels differ of 1 film \({films}/0.png\) \(medial_1 is not set",
+            {"subscores": {2: (4, None, None, None)}},
+            "medial of films/0.png is 4 in the manifest and was 1 when the study was created; "
+            "lateral of films/0.png is empty in the manifest and was 2 when",
         ),
         (
             {"split": {20: "holdout", 21: "holdout"}},
-            rf"the study has 2 films \({films}/1[89].png, .*the manifest has not",
+            r"films/1[89].png, films/1[89].png are in the study and not among the development films of the manifest",
         ),
-        ({"patient": {2: "another"}}, rf"the patient differs of 2 films \({films}/[01].png"),
+        ({"patient": {2: "another"}}, r"the patient of films/[01].png, films/[01].png is another than when"),
+        ({"subscores": dict.fromkeys(range(2, 16, 2), (4, 4, None, None))}, "; 4 other films have other labels, too"),
     )
     for changes, words in cases:
         rewrite(manifest, **changes)
-        with pytest.raises(FingerprintError, match=words) as refused:
+        with pytest.raises(FingerprintError, match=rf"created with other films or labels: .*{words}") as refused:
             make_study(sqlite, home)
-        assert str(home.root) not in refused.value.public
+        assert "Restore the manifest or the film to go on, or give the study another name" in str(refused.value)
+        assert "films/" not in refused.value.public
     draw_film(films / "0.png", 99)
     rewrite(manifest)
-    with pytest.raises(FingerprintError, match=rf"the manifest has 1 film \({films}/0.png\), which the study has not"):
+    # The index has forgotten what the file was; the second call says the same.
+    for _ in range(2):
+        with pytest.raises(
+            FingerprintError, match=r"labels: films/0.png has changed since the study was created. Restore"
+        ):
+            make_study(sqlite, home)
+    draw_film(films / "new.png", 100)
+    added = replace(manifest.films[0], row=99, image=films / "new.png", patient="new")
+    write_manifest(manifest.path, [*manifest.films, added])
+    with pytest.raises(FingerprintError, match=r"films/new.png is in the manifest and not in the study") as refused:
         make_study(sqlite, home)
+    assert "films/0.png has changed since" in str(refused.value)
 
 
 def test_bits_are_part_of_the_fingerprint_and_absent_where_they_are_not_given(sqlite, home):
@@ -248,7 +261,7 @@ def test_bits_are_part_of_the_fingerprint_and_absent_where_they_are_not_given(sq
     document.setdefault("model", {})["bits"] = 16
     assert make_study(sqlite, home, document).id == study.id
     document["model"]["bits"] = 12
-    with pytest.raises(FingerprintError, match="bits is 12 here and None there"):
+    with pytest.raises(FingerprintError, match="bits is 12 in the file and 16 in the study"):
         make_study(sqlite, home, document)
 
 
