@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rust_optuna.cli.next_step import command_line, print_next, print_next_step, study_file
+from rust_optuna.cli.next_step import command_line, no_complete_trial, print_next, print_next_step, study_file
 from rust_optuna.cli.options import (
     GOES_ON,
     NOTHING_WRITTEN,
@@ -20,8 +20,13 @@ from rust_optuna.cli.options import (
 from rust_optuna.cli.output import print_json, progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rust_optuna.search.database import Database
     from rust_optuna.search.studies import Study
+
+SHOWN_ATTEMPTS = 20
+OUTCOMES = {"failed": "failed", "lost": "its worker was lost", "released": "was given back"}
 
 
 @click.group()
@@ -77,7 +82,7 @@ def list_(as_json: bool) -> None:
             stand_in = f"  {each.stand_in}" if each.stand_in else ""
             click.echo(f"{each.name:<24} {each.configuration.sampler:<8} {each.state}{stand_in}")
         if not studies:
-            click.echo("No studies yet.")
+            click.echo("No studies yet")
             print_next_step(database)
 
 
@@ -91,16 +96,21 @@ def _listed(each: Study) -> dict[str, str]:
 @common_options
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show what study NAME runs and how far it is."""
-    from rust_optuna.search.results import failed_attempts, status
-    from rust_optuna.search.studies import load_study
+    """Show how far study NAME is, why points of it failed, and what it runs.
+
+    Everything that is stored of it is printed by --json.
+    """
+    from rust_optuna.cli.results import print_statuses
+    from rust_optuna.search.results import failed_attempts, hole_numbers, status
+    from rust_optuna.search.studies import count_films, load_study
     from rust_optuna.study_file import to_document
 
     if_interrupted(NOTHING_WRITTEN)
     with settings().open_to_read() as database:
         found = load_study(database, name)
         now = status(database, found)
-        failed = failed_attempts(database, found)
+        failed, holes = failed_attempts(database, found), hole_numbers(database, found)
+        films = count_films(database, found)
     document = {
         **now.as_json(),
         "configuration": to_document(found.configuration),
@@ -113,15 +123,52 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    for key, value in document.items():
+    print_statuses([now])
+    _print_failed(failed, holes)
+    for note in found.notes:
+        click.echo(f"Note: {note}.")
+    click.echo(f"Films: {films['films']:,} of {films['patients']:,} patients")
+    _print_settings(found)
+
+
+def _print_failed(failed: Sequence[Mapping[str, Any]], holes: Sequence[int]) -> None:
+    """Print why there are holes, each with all its attempts; then the newest other attempts that came to nothing."""
+    for hole in holes:
+        click.echo(f"Point {hole} is a hole. Its attempts:")
+        for each in failed:
+            if each["point"] == hole:
+                click.echo(f"  {_attempt(each)}")
+    others = [each for each in failed if each["point"] not in holes]
+    if others:
+        click.echo("Attempts at other points that came to nothing:")
+        for each in others[:SHOWN_ATTEMPTS]:
+            click.echo(f"  point {each['point']}, {_attempt(each)}")
+        if len(others) > SHOWN_ATTEMPTS:
+            click.echo(f"  … and {len(others) - SHOWN_ATTEMPTS:,} more, which --json lists")
+
+
+def _attempt(each: Mapping[str, Any]) -> str:
+    return f"attempt {each['attempt']}: {OUTCOMES[each['outcome']]} ({each['worker']}): {each['reason']}"
+
+
+def _print_settings(study: Study) -> None:
+    """Print what a study runs as its file says it, and what it inherits."""
+    from rust_optuna.study_file import to_document, toml_value
+
+    click.echo("Settings:")
+    sections = []
+    for key, value in to_document(study.configuration).items():
         if isinstance(value, dict):
-            click.echo(f"{key}:")
-            for inner, entry in value.items():
-                click.echo(f"  {inner}: {entry}")
-        elif isinstance(value, list):
-            click.echo(f"{key}:" + "".join(f"\n  {entry}" for entry in value))
+            lines = [f"  {name} = {toml_value(inner)}" for name, inner in value.items()]
+            sections += [f"  [{key}]", *lines] if lines else []
         else:
-            click.echo(f"{key}: {value}")
+            click.echo(f"  {key} = {toml_value(value)}")
+    for line in sections:
+        click.echo(line)
+    if study.source is not None:
+        click.echo(f"Inherited from {study.source.study}, trial {study.source.trial} (point {study.source.point}):")
+        for key, value in study.inherited.items():
+            click.echo(f"  {key} = {toml_value(value)}")
 
 
 @study.command(epilog=examples("rust-optuna study extend regime-1 --trials 200"))
@@ -257,8 +304,12 @@ def export(name: str, directory: Path) -> None:
     export of NAME there is replaced; a folder that holds another study's is refused.
     """
     from rust_optuna.run.export import export_study
+    from rust_optuna.search.results import best_point
+    from rust_optuna.search.studies import load_study
 
     where = settings()
     with where.open_to_read() as database:
+        if best_point(database, load_study(database, name)) is None:
+            raise no_complete_trial(database, name)
         table, trials = export_study(database, name, where.store(database), where.home.resolve(directory))
     click.echo(f"{table}: {trials} trials")

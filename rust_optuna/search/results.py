@@ -229,6 +229,13 @@ def failed_attempts(database: Database, study: Study) -> list[dict[str, Any]]:
     return [dict(row._mapping) for row in rows]
 
 
+def hole_numbers(database: Database, study: Study) -> list[int]:
+    """Return the numbers of the points that are holes, accepted ones too, in order."""
+    query = sa.select(point.c.number).where(point.c.study_id == study.id, point.c.state == "hole")
+    rows = database.transact(lambda connection: connection.execute(query.order_by(point.c.number)).all())
+    return [row.number for row in rows]
+
+
 def describe_best(database: Database, study: Study) -> dict[str, Any] | None:
     """Return what ``rust-optuna best --json`` prints of a study, or None while nothing is complete."""
     best = best_point(database, study)

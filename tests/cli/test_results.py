@@ -137,7 +137,7 @@ def test_best_shows_parameters_value_spread_and_baseline(database, home, run):
 
 
 def test_best_without_a_name_lists_every_study_that_has_one(database, home, run):
-    assert "No complete trial yet." in run("best").output
+    assert "No studies yet" in run("best").output
     assert json.loads(run("best", "--json").output) == []
     run_study(database, home, random_document(2))
     make_study(database, home, grid_document())
