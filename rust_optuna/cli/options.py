@@ -46,6 +46,7 @@ class Settings:
     storage: str | None
     given_artifacts: str | None
     password_file: str | None = None
+    storage_given_by: str = "--storage"
 
     @property
     def url(self) -> URL:
@@ -64,7 +65,7 @@ class Settings:
 
         if self.storage is None:
             return sqlite_url(self.home.database)
-        return parse_url(self.storage, self.home, password_file)
+        return parse_url(self.storage, self.home, password_file, given_by=self.storage_given_by)
 
     @property
     def artifacts(self) -> str:
@@ -126,7 +127,8 @@ def settings() -> Settings:
         # A file of variables with Windows' line ends leaves a \r at the end of each.
         return meta.get(_META + name) or os.environ.get(f"RUST_OPTUNA_{name.upper()}", "").rstrip("\r\n") or None
 
-    return Settings(Home.find(value("home")), value("storage"), value("artifacts"), value("password_file"))
+    given_by = "--storage" if meta.get(_META + "storage") else "RUST_OPTUNA_STORAGE"
+    return Settings(Home.find(value("home")), value("storage"), value("artifacts"), value("password_file"), given_by)
 
 
 def given_options() -> dict[str, str]:

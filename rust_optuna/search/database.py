@@ -76,34 +76,44 @@ REFUSED_BY_MARIADB = ((1044,), (1045,), (1698,))
 """The numbers of its errors for a wrong password, and for a database that is not for this user."""
 
 
-def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
+def parse_url(text: str, home: Home, password_file: str | None = None, *, given_by: str = "The storage") -> URL:
     """Return the SQLAlchemy URL of a storage; a relative SQLite file lies below the home.
 
     Args:
         text: the URL.
         home: root of relative paths.
         password_file: holds the password of a server where the URL names none.
+        given_by: what to call the URL in messages: the option or the variable that it comes from.
 
     Raises:
         StorageError: for a malformed URL, an unsupported database or an in-memory one, which workers cannot share; for
             a password file that is needed and cannot be used.
     """
+    if lost := re.fullmatch(r"sqlite:/{0,2}([^/].*)", text):
+        raise StorageValueError(
+            f"{given_by} {text!r} lacks a slash: three stand before a path below the home (sqlite:///{lost[1]}), four "
+            "before a whole path (sqlite:////FOLDER/NAME.db)"
+        )
     scheme, separator, rest = text.partition("://")
     backend, plus, driver = scheme.partition("+")
     try:
         url = sa.make_url(SHORT_NAMES.get(backend, backend) + plus + driver + separator + rest)
     except (ArgumentError, ValueError):
         hint = f"; {ESCAPE_HINT}" if "@" in rest else ""
+        # Where a password may hide, nobody can say which part it is.
+        shown = "" if "@" in text or "pass" in text.lower() else f" {text!r}"
         raise StorageValueError(
-            "The storage is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or "
+            f"{given_by}{shown} is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or "
             f"postgresql://user@host/name{hint}"
         ) from None
     if backend != "sqlite" and "@" in f"{url.host}{url.database}":
-        raise StorageValueError(f"The storage's URL has more than one @: {ESCAPE_HINT}")
+        raise StorageValueError(f"{given_by} has more than one @ in its URL: {ESCAPE_HINT}")
     backend = url.get_backend_name()
     if backend == "sqlite":
         if not url.database or url.database == ":memory:":
-            raise StorageValueError("An in-memory SQLite database cannot be shared with workers: name a file")
+            raise StorageValueError(
+                f"{given_by} names an in-memory SQLite database, which cannot be shared with workers: name a file"
+            )
         return sqlite_url(home.resolve(url.database)).set(query=url.query)
     if password_file and url.password is None and not {"password", "passfile"} & set(url.query):
         url = url.set(password=_read_password(home.resolve(password_file)))
@@ -112,7 +122,7 @@ def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
     if backend in ("mysql", "mariadb"):
         # Under the dialect name "mariadb" Optuna skips its MySQL upsert.
         return url.set(drivername="mysql+pymysql")
-    raise StorageValueError(f"{backend} is not supported: use sqlite, postgresql or mysql")
+    raise StorageValueError(f"{given_by} names {backend}, which is not supported: use sqlite, postgresql or mysql")
 
 
 def sqlite_url(file: Path) -> URL:
@@ -179,6 +189,12 @@ class Database:
         name = shlex.quote(str(self.url.database))
         make = f"createdb {name}" if self.url.get_backend_name() == "postgresql" else f"mariadb-admin create {name}"
         return f"{self}: the server has no database of that name. Make it ({make}), or name another one: --storage URL"
+
+    def _away(self) -> str:
+        """Say what to do about a server that does not answer."""
+        if self.is_sqlite:
+            return ""
+        return ". Look whether the server runs and can be reached from here, or name another one: --storage URL"
 
     @property
     def path(self) -> Path:
@@ -409,7 +425,7 @@ class Database:
                 if not late:
                     sleep_unless(self.give_up, wait * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
                 if late or self.give_up():
-                    raise StorageError(f"{self} does not answer: {first_line(error)}") from error
+                    raise StorageError(f"{self} does not answer: {first_line(error)}{self._away()}") from error
             wait = min(2 * wait, LONGEST_WAIT)
 
     def _lacks(self, error: BaseException) -> str | None:
@@ -560,7 +576,10 @@ def open_database(url: URL, *, read_only: bool = False, patience: float = PATIEN
     if url.get_backend_name() == "sqlite":
         check_permission(url, write=False)
         if not Path(str(url.database)).is_file():
-            raise NoDatabaseError(f"No database at {url.database}: rust-optuna study create STUDY.toml makes one")
+            raise NoDatabaseError(
+                f"No database at {url.database}. If it lies elsewhere, name its folder with --home or its URL with "
+                "--storage; a new one is made by rust-optuna study create STUDY.toml, or by search"
+            )
     _check_place(url)
     if not read_only:
         check_permission(url, write=True)
@@ -617,7 +636,10 @@ def _check_version(database: Database) -> None:
     except SQLAlchemyError as error:
         raise StorageError(f"{database} cannot be read: {first_line(error)}") from error
     if version is None:
-        raise NoDatabaseError(f"{database} holds no studies yet: rust-optuna study create STUDY.toml makes one")
+        raise NoDatabaseError(
+            f"{database} holds no studies yet: rust-optuna study create STUDY.toml makes one. If there are some "
+            "elsewhere, name their database with --storage"
+        )
     if version != tables.SCHEMA_VERSION:
         raise StorageError(_other_version(database, version))
 

@@ -235,3 +235,40 @@ def test_a_step_of_a_command_on_the_same_terminal_leaves_it_to_that_one_to_speak
     monkeypatch.setattr("rust_optuna.cli.options.Settings.open_to_read", interrupt)
     done = invoke("--home", home.root, "features", "build", "regime-1", RUST_OPTUNA_PART_OF="search")
     assert (done.exit_code, done.output) == (130, "")
+
+
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("foo", "{by} 'foo' is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or"),
+        (
+            "sqlite://x.db",
+            "{by} 'sqlite://x.db' lacks a slash: three stand before a path below the home (sqlite:///x.db),",
+        ),
+        ("sqlite:x.db", "{by} 'sqlite:x.db' lacks a slash"),
+        ("sqlite://", "{by} names an in-memory SQLite database"),
+        ("oracle://host/name", "{by} names oracle, which is not supported"),
+        (f"postgresql//user:{SECRET}@host/name", "{by} is not an SQLAlchemy URL such as"),
+    ],
+)
+def test_a_storage_that_is_no_url_is_repeated_with_where_it_was_given(tmp_path, storage, said):
+    for by, done in (
+        ("--storage", invoke("--home", tmp_path, "status", "--storage", storage)),
+        ("RUST_OPTUNA_STORAGE", invoke("--home", tmp_path, "status", RUST_OPTUNA_STORAGE=storage)),
+    ):
+        assert done.exit_code == 2
+        assert f"Error: {said.format(by=by)}" in done.output
+        assert SECRET not in done.output
+
+
+def test_where_there_is_no_database_or_no_server_the_ways_on_are_named(tmp_path):
+    done = invoke("--home", tmp_path, "status")
+    said = (
+        f"Error: No database at {tmp_path / 'storage' / 'rust_optuna.db'}. If it lies elsewhere, name its folder with"
+    )
+    assert said in done.output
+    pytest.importorskip("psycopg")
+    done = invoke("--home", tmp_path, "--storage", f"postgresql://user@127.0.0.1:{free_port()}/name", "status")
+    assert done.output.endswith(
+        "whether the server runs and can be reached from here, or name another one: --storage URL\n"
+    )
