@@ -8,7 +8,7 @@ import click
 
 from rust_optuna.cli.next_step import command_line
 from rust_optuna.cli.options import GOES_ON, common_options, examples, if_interrupted, settings, terminate_as_interrupt
-from rust_optuna.cli.output import progress_bar
+from rust_optuna.cli.output import counted, progress_bar
 
 if TYPE_CHECKING:
     from rust_optuna.run.demo import Demo
@@ -47,7 +47,7 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     with progress_bar("Drawing films") as progress:
         manifest = story.draw_films(chosen, where.home, progress)
     files = story.write_studies(chosen, where.home)
-    click.echo(f"{story.short(manifest)}: SYNTHETIC films of {chosen.patients} made-up patients")
+    click.echo(f"{story.short(manifest)}: SYNTHETIC films of {counted(chosen.patients, 'made-up patient')}")
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
         finished = search(files, where.home, where.url, where.given_artifacts, workers=workers, listener=table.listener)
     click.echo()

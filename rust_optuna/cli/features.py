@@ -17,7 +17,7 @@ from rust_optuna.cli.options import (
     settings,
     terminate_as_interrupt,
 )
-from rust_optuna.cli.output import progress_bar
+from rust_optuna.cli.output import counted, progress_bar
 
 
 @click.group()
@@ -47,7 +47,7 @@ def build(study: str, data_root: Path | None) -> None:
     where = settings()
     root = where.absolute(data_root)
     if study.endswith(".toml") and root is not None:
-        raise click.UsageError("--data-root goes with a study's name; a study file's manifest says where films are.")
+        raise click.UsageError("--data-root goes with a study's name; a study file's manifest says where films are")
     with (
         progress_bar("Hashing films") as hashing,
         progress_bar("Extracting features") as progress,
@@ -61,5 +61,5 @@ def build(study: str, data_root: Path | None) -> None:
             following = ["worker", "run", study]
         folders = ahead.build(wanted, where.home, progress, data_root=root, on_hashed=hashing)
     for folder in folders:
-        click.echo(f"{folder}: features of {len(wanted.contents):,} films in 4 flips")
+        click.echo(f"{folder}: features of {counted(len(wanted.contents), 'film')} in 4 flips")
     print_next(*following)

@@ -17,7 +17,7 @@ from rust_optuna.cli.options import (
     json_option,
     settings,
 )
-from rust_optuna.cli.output import print_json, progress_bar
+from rust_optuna.cli.output import counted, print_json, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,8 +58,9 @@ def create(file: Path) -> None:
             creation = create_study(database, configuration, where.home, progress, where.given_artifacts)
         points = len(load_parameters(database, creation.study.id))
         films = len(load_development(database, creation.study).content)
-        state = "is there already" if creation.resumed else "created"
-        click.echo(f"{creation.study.name} {state} in {database}: {points} points, {films:,} development films")
+        state = "already exists" if creation.resumed else "created"
+        holds = f"{counted(points, 'point')}, {counted(films, 'development film')}"
+        click.echo(f"{creation.study.name} {state} in {database}: {holds}")
         for note in creation.study.notes:
             click.echo(f"Note: {note}.")
         print_next_step(database, [creation.study.name])
@@ -127,7 +128,7 @@ def show(name: str, as_json: bool) -> None:
     _print_failed(failed, holes)
     for note in found.notes:
         click.echo(f"Note: {note}.")
-    click.echo(f"Films: {films['films']:,} of {films['patients']:,} patients")
+    click.echo(f"Films: {films['films']:,} of {counted(films['patients'], 'patient')}")
     _print_settings(found)
 
 
@@ -186,7 +187,7 @@ def extend(name: str, trials: int) -> None:
 
     with settings().open_to_write() as database:
         extended = extend_study(database, name, trials)
-    click.echo(f"{extended.name} has {trials} points now")
+    click.echo(f"{extended.name} has {counted(trials, 'point')} now")
     print_next("worker", "run", extended.name)
 
 
@@ -290,7 +291,7 @@ def delete(name: str, yes: bool, force: bool) -> None:
         if not yes:
             click.confirm(f"Delete {name} with all its trials from {database}?", abort=True)
         artifacts = delete_study(database, name, where.own_store(database), force=force)
-    click.echo(f"{name} is deleted, with {artifacts} artifacts")
+    click.echo(f"{name} is deleted, with {counted(artifacts, 'artifact')}")
 
 
 @study.command(epilog=examples("rust-optuna study export regime-1 storage/reports/regime-1"))
@@ -312,4 +313,4 @@ def export(name: str, directory: Path) -> None:
         if best_point(database, load_study(database, name)) is None:
             raise no_complete_trial(database, name)
         table, trials = export_study(database, name, where.store(database), where.home.resolve(directory))
-    click.echo(f"{table}: {trials} trials")
+    click.echo(f"{table}: {counted(trials, 'trial')}")

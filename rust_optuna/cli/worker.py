@@ -296,9 +296,9 @@ def stop(pids: tuple[int, ...], all_: bool) -> None:
     here, others = daemon.daemons(home)
     if away := [(each, where) for each, where in others if each.pid in pids and each.pid not in _pids(here)]:
         which = "; ".join(f"daemon {each.pid} runs {where}" for each, where in away)
-        raise RustOptunaError(f"Nothing was stopped, for of {home.root} {which}. Stop it there")
+        raise RustOptunaError(f"Nothing was stopped: of {home.root}, {which}. Stop it there")
     if not here and not pids:
-        told = f"No daemon of {home.root} runs here"
+        told = f"No daemon of {home.root} is running here"
         if others:
             listed = "; ".join(f"{_named(each)} runs {where}" for each, where in others)
             told += f". Those that run elsewhere are to be stopped there: {listed}"
@@ -326,10 +326,12 @@ def _chosen(home: Home, here: list[Record], pids: tuple[int, ...], all_: bool) -
         told = [
             f"Process {pid} is a daemon of another home: rust-optuna worker stop {pid} --home {shlex.quote(str(root))}"
             if (root := home_of(pid))
-            else f"Process {pid} is no daemon of {home.root}"
+            else f"Process {pid} is not a daemon of this home"
             for pid in unknown
         ]
-        raise click.UsageError(f"{'. '.join(told)}. Of {home.root}, {listed or 'no daemon'} runs here")
+        raise click.UsageError(
+            f"{'; '.join(told)}. {f'Of this home, {listed} runs' if listed else 'None is running'} here"
+        )
     if not pids and not all_ and len(here) > 1:
         raise click.UsageError(f"Several daemons run here: {listed}. Name them, or use --all")
     return [each for each in here if all_ or not pids or each.pid in pids]

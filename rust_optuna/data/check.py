@@ -101,7 +101,7 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
         DataError: fewer than two folds.
     """
     if folds < 2:
-        raise DataValueError(f"cross-validation needs at least 2 folds, not {folds}")
+        raise DataValueError(f"Cross-validation needs at least 2 folds, not {folds}")
     try:
         manifest = read_manifest(path)
     except ManifestError as error:

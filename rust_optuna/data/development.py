@@ -81,7 +81,9 @@ class DevelopmentSet:
         mapping = mapping_of_labels(self.labels)
         if mapping.contradictions:
             named = ", ".join(c.cortex for c in mapping.contradictions)
-            raise DataError(f"scored on films of both views: {named}. `rust-optuna data check MANIFEST` names the rows")
+            raise DataError(
+                f"Films of both views carry scores of {named}: `rust-optuna data check MANIFEST` names the rows"
+            )
         return mapping.cortices
 
     def fingerprint(self) -> str:

@@ -237,3 +237,19 @@ def test_films_that_look_wrong_are_listed(tmp_path):
     assert "row 7" not in output.split("smaller than 32 pixels: ")[0]
     assert "1 film with a hole in its JPEG data" in output
     assert "1 film without any score: row 10." in output
+
+
+def test_one_of_a_thing_is_counted_as_one(tmp_path):
+    manifest = make_manifest(tmp_path, patients=2, holdout=1)
+    for film in manifest.films[1::2]:
+        film.image.unlink()
+    lines = manifest.path.read_text().splitlines()
+    manifest.path.write_text("\n".join(lines[:1] + lines[1::2]) + "\n")
+    output = succeed("split", manifest.path, "--force", "--holdout", 0.5)
+    assert "development: 1 film of 1 patient\n" in output
+
+
+@pytest.mark.parametrize(("share", "said"), [("15", "not 15; for 15%, give --holdout 0.15"), ("-1", "not -1")])
+def test_a_share_that_is_none_is_named_by_its_option(tmp_path, share, said):
+    with pytest.raises(DataError, match=rf"^--holdout is a share between 0 and 1, {said}$"):
+        succeed("split", make_manifest(tmp_path).path, "--force", "--holdout", share)

@@ -34,7 +34,7 @@ def test_create_makes_the_database_and_says_what_it_made(run, home, database_url
     assert "Note: some fold has no positive film of" in done.output
     assert "Next: rust-optuna worker run regime-1" in done.output
     again = run("study", "create", "regime-1.toml")
-    assert (again.exit_code, "regime-1 is there already" in again.output) == (0, True)
+    assert (again.exit_code, "regime-1 already exists" in again.output) == (0, True)
     with open_database(parse_url(database_url, home)) as database:
         assert database.artifacts() == "storage/artifacts"
 

@@ -279,11 +279,11 @@ def test_a_daemon_of_another_home_is_named_with_its_home(sqlite, home, gate, run
     other = tmp_path / "my other home"
     for number, what in (
         (there.pid, f"is a daemon of another home: rust-optuna worker stop {there.pid} --home {home.root}"),
-        (os.getpid(), f"is no daemon of {other}"),
+        (os.getpid(), "is not a daemon of this home"),
     ):
         done = invoke("--home", other, "worker", "stop", number)
         assert (done.exit_code, f"Process {number} {what}" in done.output) == (2, True), done.output
-        assert f"Of {other}, no daemon runs here" in done.output
+        assert ". None is running here" in done.output
     assert records.living(home) == [there]
 
 
