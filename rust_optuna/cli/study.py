@@ -97,9 +97,9 @@ def _listed(each: Study) -> dict[str, str]:
 @common_options
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show how far study NAME is, why points of it failed, and what it runs.
+    """Show how far study NAME is, and what it runs.
 
-    Everything that is stored of it is printed by --json.
+    Says also why points of it failed. Everything that is stored of it is printed by --json.
     """
     from rust_optuna.cli.results import print_statuses
     from rust_optuna.search.results import failed_attempts, hole_numbers, status
