@@ -213,6 +213,7 @@ class StudyConfiguration:
         lease_seconds: how long a worker may be silent before its point goes to another.
         left_open: those of ``folds`` and ``seed`` that the file does not name: ``from_best_of`` may give them another
             value than their default.
+        source: what to call it in messages: the path of the file, as a rule.
     """
 
     name: str
@@ -228,6 +229,7 @@ class StudyConfiguration:
     seed: int = 1337
     lease_seconds: int = 120
     left_open: frozenset[str] = frozenset()
+    source: str = field(default="", compare=False)
 
     def with_trials(self, n_trials: int) -> StudyConfiguration:
         """Return the same study with another number of trials."""

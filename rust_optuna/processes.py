@@ -17,6 +17,9 @@ WORKER_ID = "RUST_OPTUNA_WORKER_ID"
 SUPERVISOR = "RUST_OPTUNA_SUPERVISOR"
 """The supervisor's process number: a child whose parent is another has been orphaned, and stops."""
 
+PART_OF = "RUST_OPTUNA_PART_OF"
+"""Names the command that this process is a step of, on the same terminal: that one says what Ctrl-C came to."""
+
 
 class ExitCode(IntEnum):
     """How a command ended."""

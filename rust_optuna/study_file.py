@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def parse_study(document: Mapping[str, Any], source: str, *, stored: bool = Fals
     configuration = reader.read(stored)
     if reader.problems or configuration is None:
         raise ConfigurationError(source, reader.problems)
-    return configuration
+    return replace(configuration, source=source)
 
 
 def to_document(configuration: StudyConfiguration) -> dict[str, Any]:
@@ -96,6 +96,21 @@ def toml_string(text: str) -> str:
     except UnicodeEncodeError:
         raise PathError(f"{text!r} is not valid UTF-8, and a study file must be: rename it") from None
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_value(value: Any) -> str:
+    """Return a value as a study file writes it; a missing one as ``not set``."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return toml_string(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {toml_value(inner)}" for name, inner in value.items()) + "}"
+    return repr(value)
 
 
 def _range_document(axis: Range) -> dict[str, Any] | list[Value]:

@@ -21,8 +21,8 @@ SMALLER = {
 choose, write_studies = demo.choose, demo.write_studies
 
 
-def choose_few(**options: object) -> demo.Demo:
-    return replace(choose(**options), patients=PATIENTS)
+def choose_few(home: demo.Home, **options: object) -> demo.Demo:
+    return replace(choose(home, **options), patients=PATIENTS)
 
 
 def write_small_studies(chosen: demo.Demo, home: demo.Home) -> list[Path]:

@@ -41,6 +41,7 @@ LEFT_ALONE = {
     "seconds",
     "worker",
     "objective",
+    "study",
 }
 """Columns that tell no number of the scores."""
 

@@ -57,4 +57,4 @@ def test_one_film_under_two_spellings_is_one_film(tmp_path):
     manifest.path.write_text(text)
     done = invoke("data", "check", manifest.path)
     assert done.exit_code == 1
-    assert "already stands in row 2" in done.output
+    assert "is already in row 2" in done.output

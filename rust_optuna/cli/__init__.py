@@ -12,11 +12,11 @@ import sys
 import click
 
 from rust_optuna import __version__
-from rust_optuna.cli.options import home_option, listing, storage_options
+from rust_optuna.cli.options import home_option, interrupted, listing, storage_options
 from rust_optuna.cli.output import replace_what_cannot_be_shown
 from rust_optuna.errors import RustOptunaError
 from rust_optuna.permissions import denial
-from rust_optuna.processes import SUPERVISOR, ExitCode
+from rust_optuna.processes import PART_OF, SUPERVISOR, ExitCode
 from rust_optuna.spelling import nearest
 
 COMMANDS = {
@@ -75,7 +75,8 @@ class LazyGroup(click.Group):
             click.echo(f"Error: {denial(error) or f'{where}{error.strerror or error}'}", err=True)
             ctx.exit(ExitCode.ERROR)
         except KeyboardInterrupt:
-            click.echo("\nInterrupted: the same command goes on where it stopped.", err=True)
+            if PART_OF not in os.environ:
+                click.echo(f"\n{interrupted(ctx)}", err=True)
             ctx.exit(ExitCode.INTERRUPTED)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from rust_optuna.cli.next_step import PLACEHOLDER, print_next, study_file
-from rust_optuna.cli.options import examples, home_option, settings
-from rust_optuna.cli.output import print_json, progress_bar
+from rust_optuna.cli.options import NOTHING_WRITTEN, examples, home_option, if_interrupted, settings
+from rust_optuna.cli.output import counted, print_json, progress_bar
 
 if TYPE_CHECKING:
     from rust_optuna.data.check import CheckReport
@@ -24,7 +24,8 @@ ALL = "all"
 def _check_pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
         if value != ALL and "=" not in value:
-            what = f"{value!r} is not two names, as in 'A=B'. Without names this option stands behind the manifest"
+            bare = f"To use {parameter.opts[0]} without names, put it after the manifest's path"
+            what = f"{value!r} is not two names, as in 'A=B'. {bare}"
             raise click.BadParameter(what, context, parameter)
     return values
 
@@ -58,7 +59,7 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
         _resolve(labels), _resolve(filenames), _resolve(images), _resolve(output), overwrite=force
     )
     patients = len({film.patient for film in manifest.films})
-    click.echo(f"{output}: {len(manifest.films):,} films of {patients:,} patients")
+    click.echo(f"{output}: {counted(len(manifest.films), 'film')} of {counted(patients, 'patient')}")
     print_next("data", "split", output)
 
 
@@ -128,11 +129,11 @@ def split(
     joined = [film for film in films.films if not before[film.row]]
     if joined and any(before.values()) and not force:
         counts = ", ".join(f"{name} {sum(film.split == name for film in joined):,}" for name in SPLITS)
-        click.echo(f"{len(joined):,} films joined ({counts}); no other film was moved")
+        click.echo(f"{counted(len(joined), 'film')} joined ({counts}); no other film was moved")
     for name in SPLITS:
         part = films.part(name)
         patients = len({film.patient for film in part})
-        click.echo(f"{name}: {len(part):,} films of {patients:,} patients")
+        click.echo(f"{name}: {counted(len(part), 'film')} of {counted(patients, 'patient')}")
     print_next("data", "check", manifest)
 
 
@@ -158,6 +159,7 @@ def check(context: click.Context, manifest: Path, folds: int, seed: int, as_json
     """
     from rust_optuna.data.check import check_manifest
 
+    if_interrupted(NOTHING_WRITTEN)
     with progress_bar("Reading films") as progress:
         report = check_manifest(_resolve(manifest), folds=folds, seed=seed, progress=progress)
     if as_json:
@@ -188,6 +190,7 @@ def synthesize(directory: Path, patients: int, seed: int, contrast: float, shuff
     """
     from rust_optuna.data.synthetic.draw import synthesize as draw
 
+    if_interrupted("Interrupted: the manifest was not written; the same command draws all films anew.")
     with progress_bar("Drawing films") as progress:
         draw(
             _resolve(directory),
@@ -197,7 +200,7 @@ def synthesize(directory: Path, patients: int, seed: int, contrast: float, shuff
             shuffle_scores=shuffle_scores,
             progress=progress,
         )
-    click.echo(f"{directory / 'manifest.csv'}: SYNTHETIC films of {patients:,} made-up patients")
+    click.echo(f"{directory / 'manifest.csv'}: SYNTHETIC films of {counted(patients, 'made-up patient')}")
     print_next("data", "split", directory / "manifest.csv")
 
 
@@ -217,7 +220,7 @@ def _print_report(report: CheckReport) -> None:
     if not report.parts:
         return
     everything = report.parts[0]
-    click.echo(f"{report.manifest}: {everything.films:,} films of {everything.patients:,} patients")
+    click.echo(f"{report.manifest}: {counted(everything.films, 'film')} of {counted(everything.patients, 'patient')}")
     click.echo("Films per patient: " + _counts(report.films_per_patient))
     for view, cortices in report.cortices.items():
         click.echo(f"{view.capitalize()} films carry scores of: {', '.join(cortices) or 'no cortex'}")
@@ -238,10 +241,11 @@ def _print_report(report: CheckReport) -> None:
 def _print_verdict(report: CheckReport, manifest: Path) -> None:
     from rust_optuna.errors import ManifestError
 
+    if report.problems:
+        click.echo(str(ManifestError(report.manifest, report.problems)))
     for note in report.notes:
         click.echo(f"Note: {note}.")
     if report.problems:
-        click.echo(str(ManifestError(report.manifest, report.problems)))
         return
     click.echo("No problems found.")
     if report.undecided:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from rust_optuna.cli.next_step import command_line
-from rust_optuna.cli.options import common_options, examples, settings, terminate_as_interrupt
-from rust_optuna.cli.output import progress_bar
+from rust_optuna.cli.options import GOES_ON, common_options, examples, if_interrupted, settings, terminate_as_interrupt
+from rust_optuna.cli.output import counted, progress_bar
 
 if TYPE_CHECKING:
     from rust_optuna.run.demo import Demo
@@ -39,15 +38,16 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     from rust_optuna.run.local import search
     from rust_optuna.search.results import describe_best
 
+    if_interrupted(GOES_ON)
     terminate_as_interrupt()
     where = settings()
-    chosen = story.choose(seed=seed, shuffle_scores=shuffle_scores, weights=weights)
+    chosen = story.choose(where.home, seed=seed, shuffle_scores=shuffle_scores, weights=weights)
     remark = _remark(chosen, asked_for=weights is not None)
     click.echo(remark)
     with progress_bar("Drawing films") as progress:
         manifest = story.draw_films(chosen, where.home, progress)
     files = story.write_studies(chosen, where.home)
-    click.echo(f"{_short(manifest)}: SYNTHETIC films of {chosen.patients} made-up patients")
+    click.echo(f"{story.short(manifest)}: SYNTHETIC films of {counted(chosen.patients, 'made-up patient')}")
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
         finished = search(files, where.home, where.url, where.given_artifacts, workers=workers, listener=table.listener)
     click.echo()
@@ -81,8 +81,3 @@ def _remark(chosen: Demo, *, asked_for: bool) -> str:
         f"NOTE: backbone weights are RANDOM ({why}), so the films' contrast is raised to {chosen.contrast:g}: "
         "pretrained weights do better on ordinary films."
     )
-
-
-def _short(path: Path) -> str:
-    """Return a path relative to the current directory where it lies below it."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

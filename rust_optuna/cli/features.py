@@ -8,8 +8,16 @@ from pathlib import Path
 import click
 
 from rust_optuna.cli.next_step import print_next
-from rust_optuna.cli.options import common_options, data_root_option, examples, settings, terminate_as_interrupt
-from rust_optuna.cli.output import progress_bar
+from rust_optuna.cli.options import (
+    GOES_ON,
+    common_options,
+    data_root_option,
+    examples,
+    if_interrupted,
+    settings,
+    terminate_as_interrupt,
+)
+from rust_optuna.cli.output import counted, progress_bar
 
 
 @click.group()
@@ -34,10 +42,11 @@ def build(study: str, data_root: Path | None) -> None:
     """
     from rust_optuna.run import ahead
 
+    if_interrupted(GOES_ON)
     terminate_as_interrupt()
     where = settings()
     if study.endswith(".toml") and data_root is not None:
-        raise click.UsageError("--data-root goes with a study's name; a study file's manifest says where films are.")
+        raise click.UsageError("--data-root goes with a study's name; a study file's manifest says where films are")
     root = where.data_root(data_root)
     with (
         progress_bar("Hashing films") as hashing,
@@ -52,5 +61,5 @@ def build(study: str, data_root: Path | None) -> None:
             following = ["worker", "run", study]
         folders = ahead.build(wanted, where.home, progress, data_root=root, on_hashed=hashing)
     for folder in folders:
-        click.echo(f"{folder}: features of {len(wanted.contents):,} films in 4 flips")
+        click.echo(f"{folder}: features of {counted(len(wanted.contents), 'film')} in 4 flips")
     print_next(*following)

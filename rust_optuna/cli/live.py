@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from rust_optuna.run.local import Listener
 
@@ -59,22 +60,28 @@ class LiveTable:
             self.live.start()
             self.live.update(self._table(), refresh=True)
         elif before is None or before.counts["complete"] != complete:
-            best = "" if status.best_value is None else f", best {_value(status)}"
-            against = "" if status.best_baseline is None else f", baseline {status.best_baseline:.4f}"
-            click.echo(f"{name}: {complete} of {status.points} complete{best}{against}", err=True)
+            best = "" if status.best_value is None else f", best {status.best_value:.4f}"
+            against = "" if status.best_baseline is None else f", view-only baseline {status.best_baseline:.4f}"
+            remarks = "".join(f"; {words}" for words in _in_short(status))
+            click.echo(f"{name}: {complete} of {status.points} complete{best}{against}{remarks}", err=True)
 
     def _stop(self) -> None:
         if self.live.is_started:
             self.live.stop()
 
     def _table(self) -> Table:
-        table = Table("study", "waiting", "running", "complete", "holes", "best", "baseline", "a minute", "time left")
+        table = Table(
+            "study", "waiting", "running", "complete", "holes", "best", "view-only baseline", "a minute", "time left"
+        )
         for name, status in self._statuses.items():
             rate, left = self._pace(name, status)
-            best, baseline = _value(status), "" if status.best_baseline is None else f"{status.best_baseline:.4f}"
+            best, baseline = ("" if v is None else f"{v:.4f}" for v in (status.best_value, status.best_baseline))
             counts = [str(status.counts[state]) for state in ("waiting", "running", "complete", "hole")]
             title = f"{name} ({status.study.stand_in})" if status.study.stand_in else name
             table.add_row(title, *counts, best, baseline, rate, left)
+        remarks = [f"{name}: {words}" for name, status in self._statuses.items() for words in _in_short(status)]
+        if remarks:
+            table.caption = Text("\n".join(remarks))
         return table
 
     def _pace(self, name: str, status: Status) -> tuple[str, str]:
@@ -88,10 +95,6 @@ class LiveTable:
         return f"{60 / each:.1f}", f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
-def _value(status: Status) -> str:
-    """Return the best value, and in a few words what speaks against it; ``status`` and ``best`` say it in full."""
-    if status.best is None:
-        return ""
-    remarks = ["diverged"] if status.best.result.get("diverged_folds") else []
-    remarks += ["not above its baseline"] if len(status.best_words) > len(remarks) else []
-    return f"{status.best.value:.4f}" + (f" ({', '.join(remarks)})" if remarks else "")
+def _in_short(status: Status) -> list[str]:
+    """Return what speaks against the best trial without its explanation; ``status`` and ``best`` give that, too."""
+    return [words.partition(":")[0] for words in status.best_words]

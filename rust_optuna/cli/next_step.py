@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rust_optuna.cli.options import given_options, settings
+from rust_optuna.errors import StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +65,11 @@ def nothing_to_run(database: Database, names: Sequence[str] = ()) -> str | None:
     if not names:
         return "No study is open: all are done."
     return f"No point is left to run: {', '.join(chosen)} {'is' if len(chosen) == 1 else 'are'} done."
+
+
+def no_complete_trial(database: Database, name: str) -> StudyError:
+    """Return the refusal of a command that shows or exports trials, with what there is to do first."""
+    return StudyError(f"{name} has no complete trial yet\nNext: {command_line(*_next_step(database, [name]))}")
 
 
 def command_line(*words: str | Path) -> str:
@@ -147,4 +153,6 @@ def _next_step(database: Database, names: Sequence[str]) -> tuple[str | Path, ..
         return "worker", "run", *names
     if any(best_point(database, study) for study in studies):
         return "best", *(names if len(names) == 1 else ())
+    if len(names) == 1 and studies:
+        return "study", "show", *names
     return ("status",) if studies else ("search", study_file() or PLACEHOLDER)

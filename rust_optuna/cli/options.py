@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _META = "rust_optuna."
+_INTERRUPTED = "rust_optuna interrupted"
 _AS_IT_STANDS = "\b"
 """In a paragraph's first line, what tells click not to wrap the paragraph."""
 
@@ -47,6 +48,7 @@ class Settings:
     storage: str | None
     given_artifacts: str | None
     password_file: str | None = None
+    storage_given_by: str = "--storage"
 
     @property
     def url(self) -> URL:
@@ -65,7 +67,7 @@ class Settings:
 
         if self.storage is None:
             return sqlite_url(self.home.database)
-        return parse_url(self.storage, self.home, password_file)
+        return parse_url(self.storage, self.home, password_file, given_by=self.storage_given_by)
 
     @property
     def artifacts(self) -> str:
@@ -139,7 +141,8 @@ def settings() -> Settings:
         # A file of variables with Windows' line ends leaves a \r at the end of each.
         return meta.get(_META + name) or os.environ.get(f"RUST_OPTUNA_{name.upper()}", "").rstrip("\r\n") or None
 
-    return Settings(Home.find(value("home")), value("storage"), value("artifacts"), value("password_file"))
+    given_by = "--storage" if meta.get(_META + "storage") else "RUST_OPTUNA_STORAGE"
+    return Settings(Home.find(value("home")), value("storage"), value("artifacts"), value("password_file"), given_by)
 
 
 def given_options() -> dict[str, str]:
@@ -147,6 +150,22 @@ def given_options() -> dict[str, str]:
     meta = click.get_current_context().meta
     names = ("home", "storage", "password_file", "artifacts")
     return {name.replace("_", "-"): meta[_META + name] for name in names if _META + name in meta}
+
+
+GOES_ON = "Interrupted: the same command goes on where it stopped."
+NOTHING_WRITTEN = "Interrupted: nothing was written."
+"""What is said of an interrupted command, where it is true of it."""
+
+
+def if_interrupted(words: str) -> None:
+    """Let an interrupt of the current command be told in these words, where more is to be said than that it was."""
+    click.get_current_context().meta[_INTERRUPTED] = words
+
+
+def interrupted(context: click.Context) -> str:
+    """Return what is to be said of an interrupt of a context's command."""
+    words: str = context.meta.get(_INTERRUPTED, "Interrupted.")
+    return words
 
 
 def terminate_as_interrupt() -> None:

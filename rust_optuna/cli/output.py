@@ -39,6 +39,11 @@ def _in_ascii(character: str) -> str:
     return PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode()
 
 
+def counted(count: int, noun: str) -> str:
+    """Return how many there are of something, as in ``1 film`` and ``2,936 films``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def print_json(document: Any) -> None:
     """Print a document for programs."""
     click.echo(json.dumps(document, indent=2))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rust_optuna.cli.next_step import NO_STUDIES, print_next_step
-from rust_optuna.cli.options import common_options, examples, json_option, settings
+from rust_optuna.cli.next_step import NO_STUDIES, no_complete_trial, print_next_step
+from rust_optuna.cli.options import NOTHING_WRITTEN, common_options, examples, if_interrupted, json_option, settings
 from rust_optuna.cli.output import print_json
 from rust_optuna.config import KEYS, plain
 from rust_optuna.processes import ExitCode
@@ -30,6 +30,7 @@ def status(context: click.Context, as_json: bool) -> None:
     from rust_optuna.search.results import status as read_status
     from rust_optuna.search.studies import load_studies
 
+    if_interrupted(NOTHING_WRITTEN)
     with settings().open_to_read() as database:
         found = [read_status(database, study) for study in load_studies(database)]
         if not found and not as_json:
@@ -102,18 +103,18 @@ def best(name: str | None, as_json: bool) -> None:
     Shows its parameters, and its value beside the baseline. The value is a selection score (the best epoch of the best
     of many trials), not an estimate of performance on other patients.
     """
-    from rust_optuna.errors import StudyError
     from rust_optuna.search.results import describe_best
     from rust_optuna.search.studies import load_studies, load_study
 
+    if_interrupted(NOTHING_WRITTEN)
     with settings().open_to_read() as database:
         studies = [load_study(database, name)] if name else load_studies(database)
         found = [document for study in studies if (document := describe_best(database, study))]
-        if not found and not name and not as_json:
-            click.echo("No complete trial yet.")
+        if name and not found:
+            raise no_complete_trial(database, name)
+        if not found and not as_json:
+            click.echo("No study has a complete trial yet" if studies else "No studies yet")
             print_next_step(database)
-    if name and not found:
-        raise StudyError(f"{name} has no complete trial yet: rust-optuna worker run {name} runs some")
     if as_json:
         print_json(found[0] if name else found)
         return

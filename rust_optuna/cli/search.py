@@ -13,16 +13,20 @@ import click
 
 from rust_optuna.cli.next_step import hide_passwords, print_next_line, print_next_step, program
 from rust_optuna.cli.options import (
+    GOES_ON,
     common_options,
     data_root_option,
     device_options,
     examples,
+    if_interrupted,
     objective_option,
     settings,
     terminate_as_interrupt,
 )
 from rust_optuna.cli.output import progress_bar
 from rust_optuna.processes import ExitCode
+
+NO_SEARCH = "Interrupted: no study was created, and none was run."
 
 
 @click.command(
@@ -62,12 +66,14 @@ def search(
     from rust_optuna.cli.forecast import print_forecast
     from rust_optuna.cli.live import LiveTable
     from rust_optuna.cli.results import print_statuses
+    from rust_optuna.cli.study import study_path
     from rust_optuna.run.local import search as run_search
 
     logs.configure("text", level=logging.WARNING)
+    if_interrupted(NO_SEARCH if dry_run else GOES_ON)
     terminate_as_interrupt()
     where = settings()
-    paths = [where.home.resolve(file) for file in files]
+    paths = [study_path(file, "search") for file in files]
     root = where.data_root(data_root)
     _refuse_order(files, paths)
     chosen: dict[str, Any] = {"gpus": gpus, "per_gpu": per_gpu, "workers": workers}

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rust_optuna.cli.next_step import print_next, print_next_step
-from rust_optuna.cli.options import common_options, examples, json_option, settings
-from rust_optuna.cli.output import print_json, progress_bar
+from rust_optuna.cli.next_step import command_line, no_complete_trial, print_next, print_next_step, study_file
+from rust_optuna.cli.options import (
+    GOES_ON,
+    NOTHING_WRITTEN,
+    common_options,
+    examples,
+    if_interrupted,
+    json_option,
+    settings,
+)
+from rust_optuna.cli.output import counted, print_json, progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rust_optuna.search.studies import Study
+    from rust_optuna.storage.database import Database
+
+SHOWN_ATTEMPTS = 20
+OUTCOMES = {"failed": "failed", "lost": "its worker was lost", "released": "was given back"}
 
 
 @click.group()
@@ -34,8 +48,9 @@ def create(file: Path) -> None:
     from rust_optuna.storage.database import create_database
     from rust_optuna.study_file import read_study_file
 
+    if_interrupted(GOES_ON)
     where = settings()
-    configuration = read_study_file(where.home.resolve(file))
+    configuration = read_study_file(study_path(file, "study create"))
     with progress_bar("Hashing films") as progress:
         refuse_before_database(where.url, configuration, where.home, where.artifacts, progress)
     with create_database(where.url, where.artifacts) as database:
@@ -43,8 +58,9 @@ def create(file: Path) -> None:
             creation = create_study(database, configuration, where.home, progress, where.given_artifacts)
         points = len(load_parameters(database, creation.study.id))
         films = len(load_development(database, creation.study).content)
-        state = "is there already" if creation.resumed else "created"
-        click.echo(f"{creation.study.name} {state} in {database}: {points} points, {films:,} development films")
+        state = "already exists" if creation.resumed else "created"
+        holds = f"{counted(points, 'point')}, {counted(films, 'development film')}"
+        click.echo(f"{creation.study.name} {state} in {database}: {holds}")
         for note in creation.study.notes:
             click.echo(f"Note: {note}.")
         print_next_step(database, [creation.study.name])
@@ -57,6 +73,7 @@ def list_(as_json: bool) -> None:
     """List the studies of the storage, oldest first."""
     from rust_optuna.search.studies import load_studies
 
+    if_interrupted(NOTHING_WRITTEN)
     with settings().open_to_read() as database:
         studies = load_studies(database)
         if as_json:
@@ -66,7 +83,7 @@ def list_(as_json: bool) -> None:
             stand_in = f"  {each.stand_in}" if each.stand_in else ""
             click.echo(f"{each.name:<24} {each.configuration.sampler:<8} {each.state}{stand_in}")
         if not studies:
-            click.echo("No studies yet.")
+            click.echo("No studies yet")
             print_next_step(database)
 
 
@@ -80,15 +97,21 @@ def _listed(each: Study) -> dict[str, str]:
 @common_options
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show what study NAME runs and how far it is."""
-    from rust_optuna.search.results import failed_attempts, status
-    from rust_optuna.search.studies import load_study
+    """Show how far study NAME is, and what it runs.
+
+    Says also why points of it failed. Everything that is stored of it is printed by --json.
+    """
+    from rust_optuna.cli.results import print_statuses
+    from rust_optuna.search.results import failed_attempts, hole_numbers, status
+    from rust_optuna.search.studies import count_films, load_study
     from rust_optuna.study_file import to_document
 
+    if_interrupted(NOTHING_WRITTEN)
     with settings().open_to_read() as database:
         found = load_study(database, name)
         now = status(database, found)
-        failed = failed_attempts(database, found)
+        failed, holes = failed_attempts(database, found), hole_numbers(database, found)
+        films = count_films(database, found)
     document = {
         **now.as_json(),
         "configuration": to_document(found.configuration),
@@ -101,15 +124,52 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    for key, value in document.items():
+    print_statuses([now])
+    _print_failed(failed, holes)
+    for note in found.notes:
+        click.echo(f"Note: {note}.")
+    click.echo(f"Films: {films['films']:,} of {counted(films['patients'], 'patient')}")
+    _print_settings(found)
+
+
+def _print_failed(failed: Sequence[Mapping[str, Any]], holes: Sequence[int]) -> None:
+    """Print why there are holes, each with all its attempts; then the newest other attempts that came to nothing."""
+    for hole in holes:
+        click.echo(f"Point {hole} is a hole. Its attempts:")
+        for each in failed:
+            if each["point"] == hole:
+                click.echo(f"  {_attempt(each)}")
+    others = [each for each in failed if each["point"] not in holes]
+    if others:
+        click.echo("Attempts at other points that came to nothing:")
+        for each in others[:SHOWN_ATTEMPTS]:
+            click.echo(f"  point {each['point']}, {_attempt(each)}")
+        if len(others) > SHOWN_ATTEMPTS:
+            click.echo(f"  … and {len(others) - SHOWN_ATTEMPTS:,} more, which --json lists")
+
+
+def _attempt(each: Mapping[str, Any]) -> str:
+    return f"attempt {each['attempt']}: {OUTCOMES[each['outcome']]} ({each['worker']}): {each['reason']}"
+
+
+def _print_settings(study: Study) -> None:
+    """Print what a study runs as its file says it, and what it inherits."""
+    from rust_optuna.study_file import to_document, toml_value
+
+    click.echo("Settings:")
+    sections = []
+    for key, value in to_document(study.configuration).items():
         if isinstance(value, dict):
-            click.echo(f"{key}:")
-            for inner, entry in value.items():
-                click.echo(f"  {inner}: {entry}")
-        elif isinstance(value, list):
-            click.echo(f"{key}:" + "".join(f"\n  {entry}" for entry in value))
+            lines = [f"  {name} = {toml_value(inner)}" for name, inner in value.items()]
+            sections += [f"  [{key}]", *lines] if lines else []
         else:
-            click.echo(f"{key}: {value}")
+            click.echo(f"  {key} = {toml_value(value)}")
+    for line in sections:
+        click.echo(line)
+    if study.source is not None:
+        click.echo(f"Inherited from {study.source.study}, trial {study.source.trial} (point {study.source.point}):")
+        for key, value in study.inherited.items():
+            click.echo(f"  {key} = {toml_value(value)}")
 
 
 @study.command(epilog=examples("rust-optuna study extend regime-1 --trials 200"))
@@ -127,7 +187,7 @@ def extend(name: str, trials: int) -> None:
 
     with settings().open_to_write() as database:
         extended = extend_study(database, name, trials)
-    click.echo(f"{extended.name} has {trials} points now")
+    click.echo(f"{extended.name} has {counted(trials, 'point')} now")
     print_next("worker", "run", extended.name)
 
 
@@ -145,7 +205,8 @@ def retry(name: str, holes: bool) -> None:
 
     with settings().open_to_write() as database:
         count = Ledger(database).retry_holes(load_study(database, name).id)
-        click.echo(f"{count} {'point waits' if count == 1 else 'points wait'} again in {name}")
+        waiting = f"{count} {'point waits' if count == 1 else 'points wait'} again in {name}"
+        click.echo(waiting if count else _no_holes(database, name))
         print_next_step(database, [name])
 
 
@@ -163,8 +224,52 @@ def accept_holes(name: str) -> None:
 
     with settings().open_to_write() as database:
         count = Ledger(database).accept_holes(load_study(database, name).id)
-        click.echo(f"{count} {'hole' if count == 1 else 'holes'} of {name} {'is' if count == 1 else 'are'} accepted")
+        accepted = f"{count} {'hole of' if count == 1 else 'holes of'} {name} {'is' if count == 1 else 'are'} accepted"
+        click.echo(accepted if count else _no_holes(database, name))
         print_next_step(database, [name])
+
+
+def study_path(file: Path, command: str) -> Path:
+    """Return the path of a study file that a command was given.
+
+    Raises:
+        InvalidValueError: it is a folder, or the name of a study or of nothing, and not meant for a file's.
+    """
+    from rust_optuna.errors import InvalidValueError
+
+    path = settings().home.resolve(file)
+    if path.is_file() or (file.suffix == ".toml" and not path.is_dir()):
+        return path
+    example = study_file() or Path("studies", "regime_1.toml")
+    if path.is_dir():
+        given = f"{file} is a folder"
+    elif _is_study(str(file)):
+        given = f"{file} is a study that exists already, which `{command_line('worker', 'start', file)}` runs"
+    else:
+        given = f"{path} does not exist"
+    raise InvalidValueError(f"{command} takes study files such as {example}; {given}")
+
+
+def _is_study(name: str) -> bool:
+    """Say whether there is a study of that name, as far as the database can be read."""
+    from contextlib import suppress
+
+    from rust_optuna.errors import RustOptunaError
+    from rust_optuna.search.studies import find_study
+
+    with suppress(RustOptunaError), settings().open_to_read() as database:
+        return find_study(database, name) is not None
+    return False
+
+
+def _no_holes(database: Database, name: str) -> str:
+    """Say that there is nothing to try again or to accept."""
+    from rust_optuna.search.results import status
+    from rust_optuna.search.studies import load_study
+
+    accepted = status(database, load_study(database, name), foreign=False).accepted
+    but = f" but the {accepted} that {'is' if accepted == 1 else 'are'} accepted" if accepted else ""
+    return f"{name} has no holes{but}"
 
 
 @study.command(epilog=examples("rust-optuna study delete regime-1"))
@@ -186,7 +291,7 @@ def delete(name: str, yes: bool, force: bool) -> None:
         if not yes:
             click.confirm(f"Delete {name} with all its trials from {database}?", abort=True)
         artifacts = delete_study(database, name, where.own_store(database), force=force)
-    click.echo(f"{name} is deleted, with {artifacts} artifacts")
+    click.echo(f"{name} is deleted, with {counted(artifacts, 'artifact')}")
 
 
 @study.command(epilog=examples("rust-optuna study export regime-1 storage/reports/regime-1"))
@@ -196,11 +301,16 @@ def delete(name: str, yes: bool, force: bool) -> None:
 def export(name: str, directory: Path) -> None:
     """Write study NAME into DIRECTORY, as plain files.
 
-    Writes trials.csv, one row per complete trial, and the out-of-fold scores of each as trial-NUMBER.npz.
+    Writes trials.csv, one row per complete trial, and the out-of-fold scores of each as trial-NUMBER.npz. An earlier
+    export of NAME there is replaced; a folder that holds another study's is refused.
     """
     from rust_optuna.search.export import export_study
+    from rust_optuna.search.results import best_point
+    from rust_optuna.search.studies import load_study
 
     where = settings()
     with where.open_to_read() as database:
+        if best_point(database, load_study(database, name)) is None:
+            raise no_complete_trial(database, name)
         table, trials = export_study(database, name, where.store(database), where.home.resolve(directory))
-    click.echo(f"{table}: {trials} trials")
+    click.echo(f"{table}: {counted(trials, 'trial')}")

@@ -14,6 +14,8 @@ import click
 
 from rust_optuna.cli.next_step import nothing_to_run, print_next, print_next_step
 from rust_optuna.cli.options import (
+    GOES_ON,
+    NOTHING_WRITTEN,
     common_options,
     data_root_option,
     device_options,
@@ -21,6 +23,7 @@ from rust_optuna.cli.options import (
     forever_option,
     grace_option,
     home_option,
+    if_interrupted,
     json_option,
     listing,
     log_format_option,
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from rust_optuna.fleet.records import Record
     from rust_optuna.fleet.service import Workers
     from rust_optuna.paths import Home
-    from rust_optuna.search.roster import WorkerStatus
+    from rust_optuna.storage.roster import WorkerStatus
 
 
 @click.group(invoke_without_command=True)
@@ -80,6 +83,7 @@ def run(
     from rust_optuna.worker.stopping import stop_on_signals
     from rust_optuna.worker.worker import Worker
 
+    if_interrupted(GOES_ON)
     logs.configure(log_format)
     where = settings()
     with (
@@ -192,6 +196,7 @@ def start(
 
     if address and engine != "ray":
         raise click.UsageError("--address is of a Ray cluster: --engine ray")
+    if_interrupted(GOES_ON)
     where = settings()
     told_in = "text" if daemon else log_format  # who starts a daemon reads this terminal, programs its log
     logs.configure(told_in)
@@ -324,13 +329,14 @@ def stop(pids: tuple[int, ...], all_: bool) -> None:
     from rust_optuna.errors import RustOptunaError
     from rust_optuna.fleet import daemon
 
+    if_interrupted("Interrupted: daemons that were told to stop go on stopping; the same command waits for them.")
     home = settings().home
     here, others = daemon.daemons(home)
     if away := [(each, where) for each, where in others if each.pid in pids and each.pid not in _pids(here)]:
         which = "; ".join(f"daemon {each.pid} runs {where}" for each, where in away)
-        raise RustOptunaError(f"Nothing was stopped, for of {home.root} {which}. Stop it there")
+        raise RustOptunaError(f"Nothing was stopped: of {home.root}, {which}. Stop it there")
     if not here and not pids:
-        told = f"No daemon of {home.root} runs here"
+        told = f"No daemon of {home.root} is running here"
         if others:
             listed = "; ".join(f"{_named(each)} runs {where}" for each, where in others)
             raise RustOptunaError(f"{told}. Those that run elsewhere are to be stopped there: {listed}")
@@ -366,10 +372,12 @@ def _chosen(home: Home, here: list[Record], pids: tuple[int, ...], all_: bool) -
         told = [
             f"Process {pid} is a daemon of another home: rust-optuna worker stop {pid} --home {shlex.quote(str(root))}"
             if (root := home_of(pid))
-            else f"Process {pid} is no daemon of {home.root}"
+            else f"Process {pid} is not a daemon of this home"
             for pid in unknown
         ]
-        raise click.UsageError(f"{'. '.join(told)}. Of {home.root}, {listed or 'no daemon'} runs here")
+        raise click.UsageError(
+            f"{'; '.join(told)}. {f'Of this home, {listed} runs' if listed else 'None is running'} here"
+        )
     if not pids and not all_ and len(here) > 1:
         raise click.UsageError(f"Several daemons run here: {listed}. Name them, or use --all")
     return [each for each in here if all_ or not pids or each.pid in pids]
@@ -392,8 +400,9 @@ def list_(all_: bool, as_json: bool) -> None:
 
     Shows what each runs, and when it was last heard of, by the database's clock. A worker that has ended is not listed.
     """
-    from rust_optuna.search.roster import RECENT_SECONDS, list_workers
+    from rust_optuna.storage.roster import RECENT_SECONDS, list_workers
 
+    if_interrupted(NOTHING_WRITTEN)
     where = settings()
     with where.open_to_read() as database:
         found = list_workers(database, recent_seconds=None if all_ else RECENT_SECONDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,13 +102,13 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
         UnreadableManifestError: the manifest is not there, or no CSV file at all.
     """
     if folds < 2:
-        raise DataValueError(f"cross-validation needs at least 2 folds, not {folds}")
+        raise DataValueError(f"Cross-validation needs at least 2 folds, not {folds}")
     try:
         manifest = read_manifest(path)
     except UnreadableManifestError:
         raise
     except ManifestError as error:
-        note = "The films were not looked at: put the manifest right first"
+        note = "The films were not read; fix the manifest first"
         return CheckReport(str(path), error.problems, (note,))
     films = manifest.films
     facts = map_in_threads(_examine, [film.image for film in films], progress)
@@ -122,6 +122,7 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
     if any(film.split for film in films):
         parts += [_part(name, [film for film in films if film.split == name]) for name in SPLITS]
         development = [(film, fact) for film, fact in readable if film.split == "development"]
+        problems += too_few_patients([film.patient for film, _ in development], folds)
         parts += _folds(development, folds, seed, notes)
     images = [fact for _, fact in readable]
     return CheckReport(
@@ -176,6 +177,24 @@ def _problems(films: Sequence[Film], pixels: Sequence[str | DataError]) -> list[
     if any(film.split for film in films):
         problems += split_problems(films)
     return problems
+
+
+def too_few_patients(patients: Iterable[str], folds: int) -> list[Problem]:
+    """Return the problem that there are more folds than patients to divide among them, if so.
+
+    Args:
+        patients: whose film each development film is that can be read.
+        folds: how many there are to be.
+    """
+    count = len(set(patients))
+    if count >= folds:
+        return []
+    have = "1 development patient has" if count == 1 else f"{count:,} development patients have"
+    what = (
+        f"{folds} folds need at least {folds} patients, and {have} a readable film: lower `folds` under "
+        "[cross_validation] in the study file, or add patients"
+    )
+    return [Problem("folds", what)]
 
 
 def _examine(path: Path) -> ImageFacts | DataError:
@@ -258,19 +277,15 @@ def _same_pixels(films: Sequence[tuple[Film, str]]) -> list[Problem]:
 
 
 def _folds(development: Sequence[tuple[Film, ImageFacts]], folds: int, seed: int, notes: list[str]) -> list[Part]:
-    """Return the folds of the development films that can be read; say in ``notes`` where there are none."""
+    """Return the folds of the development films that can be read; none where there are too few patients for them."""
     # Of files with the same bytes one is enough: their rows are reported already.
     unique = {fact.content: film for film, fact in development}
-    if not unique:
-        return []
     films = list(unique.values())
     labels = stack_labels(films)
     patients = [film.patient for film in films]
-    try:
-        fold_of = assign_folds(list(unique), patients, labels, folds=folds, seed=seed)
-    except DataError as error:
-        notes.append(str(error))
+    if len(set(patients)) < folds:
         return []
+    fold_of = assign_folds(list(unique), patients, labels, folds=folds, seed=seed)
     missing = labels_missing(fold_of, labels)
     if missing:
         notes.append(f"some fold has no film with the label {', '.join(missing)}")

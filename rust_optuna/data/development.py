@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.folds import assign_folds, check_disjoint
 from rust_optuna.data.manifest import (
+    CORTICES,
     LABELS,
+    SUBSCORES,
     VIEWS,
     Film,
     Manifest,
@@ -77,7 +81,9 @@ class DevelopmentSet:
         mapping = mapping_of_labels(self.labels)
         if mapping.contradictions:
             named = ", ".join(c.cortex for c in mapping.contradictions)
-            raise DataError(f"scored on films of both views: {named}. `rust-optuna data check MANIFEST` names the rows")
+            raise DataError(
+                f"Films of both views carry scores of {named}: `rust-optuna data check MANIFEST` names the rows"
+            )
         return mapping.cortices
 
     def fingerprint(self) -> str:
@@ -147,8 +153,12 @@ def development_set(
     )
 
 
-def development_differences(ours: DevelopmentSet, theirs: DevelopmentSet, index: FilmIndex) -> list[str]:
+def development_differences(
+    ours: DevelopmentSet, theirs: DevelopmentSet, index: FilmIndex, root: Path, most: int = 3
+) -> list[str]:
     """Return in words what is other in a development set than in that of a study: which films, and what of them.
+
+    Nothing, where they differ in the folds alone.
 
     The words name files, for the terminal of whoever holds them and for nothing else.
 
@@ -156,48 +166,77 @@ def development_differences(ours: DevelopmentSet, theirs: DevelopmentSet, index:
         ours: as the manifest has it.
         theirs: as the study was created with.
         index: knows where films lie.
+        root: files below this folder are named from there.
+        most: how many films are named of each kind of difference.
     """
     here, there = ({film: row for row, film in enumerate(films.content)} for films in (ours, theirs))
     both = [film for film in ours.content if film in there]
-    found = []
-    if new := [film for film in ours.content if film not in there]:
-        found.append(f"the manifest has {_named(new, index)}, which the study has not")
-    if gone := [film for film in theirs.content if film not in here]:
-        found.append(f"the study has {_named(gone, index)}, which the manifest has not among its development films")
-    labelled = [film for film in both if not np.array_equal(ours.labels[here[film]], theirs.labels[there[film]])]
-    if labelled:
-        first = labelled[0]
-        changes = [
-            f"{name} is {'set' if now else 'not set'} here and {'set' if was else 'not set'} there"
-            for name, now, was in zip(LABELS, ours.labels[here[first]], theirs.labels[there[first]], strict=True)
-            if now != was
-        ]
-        which = "its labels" if len(labelled) == 1 else "labels"
-        found.append(f"{which} differ of {_named(labelled, index)} ({', '.join(changes)} of the first)")
     # Pseudonyms change with the films of a patient, so who belongs together is compared, not what they are called.
-    ours_of = _companions(both, [ours.patients[here[film]] for film in both])
-    theirs_of = _companions(both, [theirs.patients[there[film]] for film in both])
+    ours_of, theirs_of = _companions(ours, both), _companions(theirs, both)
+
+    def named(films: Sequence[str]) -> str:
+        others = f" and {_other_films(len(films) - most)}" if len(films) > most else ""
+        return ", ".join(_name(film, index, root) for film in films[:most]) + others
+
+    new = {film: (ours.labels[row].tobytes(), ours_of[film]) for film, row in here.items() if film not in there}
+    gone = {film: (theirs.labels[row].tobytes(), theirs_of[film]) for film, row in there.items() if film not in here}
+    # What was scored alike, of the same patient, stood in the place of the new file.
+    known = Counter(gone.values())
+    changed = {key for key, count in Counter(new.values()).items() if known[key] == count}
+    found = []
+    if replaced := [film for film, key in new.items() if key in changed]:
+        found.append(f"{named(replaced)} {'has' if len(replaced) == 1 else 'have'} changed since the study was created")
+    if added := [film for film, key in new.items() if key not in changed]:
+        found.append(f"{named(added)} {'is' if len(added) == 1 else 'are'} in the manifest and not in the study")
+    if lost := [film for film, key in gone.items() if key not in changed]:
+        be = "is" if len(lost) == 1 else "are"
+        found.append(f"{named(lost)} {be} in the study and not among the development films of the manifest")
+    labelled = [film for film in both if not np.array_equal(ours.labels[here[film]], theirs.labels[there[film]])]
+    for film in labelled[:most]:
+        found += _changes(_name(film, index, root), ours.labels[here[film]], theirs.labels[there[film]])
+    if len(labelled) > most:
+        count = len(labelled) - most
+        found.append(f"{_other_films(count)} {'has' if count == 1 else 'have'} other labels, too")
     if moved := [film for film in both if ours_of[film] != theirs_of[film]]:
-        found.append(f"the patient differs of {_named(moved, index)}")
-    return found or ["the films and labels are the same and the folds differ"]
+        found.append(f"the patient of {named(moved)} is another than when the study was created")
+    return found
 
 
-def _companions(films: Sequence[str], patients: Sequence[str]) -> dict[str, frozenset[str]]:
-    """Return, for each film, the films of its patient."""
-    of_patient: dict[str, set[str]] = {}
-    for film, patient in zip(films, patients, strict=True):
-        of_patient.setdefault(patient, set()).add(film)
+def _changes(name: str, now: np.ndarray, before: np.ndarray) -> list[str]:
+    """Return in words how a film's label has changed, as the columns of the manifest have it."""
+    (view, scores), (old_view, old_scores) = _columns(now), _columns(before)
+    changes = [("view", view, old_view)] if view != old_view else []
+    changes += [(c, scores[c], old_scores[c]) for c in CORTICES if scores[c] != old_scores[c]]
+    return [f"{c} of {name} is {n} in the manifest and was {was} when the study was created" for c, n, was in changes]
+
+
+def _columns(label: np.ndarray) -> tuple[str, dict[str, str]]:
+    """Return the view and the subscore of each cortex that a label stands for."""
+    subscores = label[len(VIEWS) :].reshape(len(CORTICES), len(SUBSCORES))
+    scores = {
+        c: str(SUBSCORES[row.argmax()]) if row.any() else "empty" for c, row in zip(CORTICES, subscores, strict=True)
+    }
+    return VIEWS[int(label[: len(VIEWS)].argmax())], scores
+
+
+def _companions(films: DevelopmentSet, among: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Return, for each film, those films of its patient that are ``among`` some."""
+    of_patient: dict[str, set[str]] = {patient: set() for patient in films.patients}
+    patient_of = dict(zip(films.content, films.patients, strict=True))
+    for film in among:
+        of_patient[patient_of[film]].add(film)
     groups = {patient: frozenset(group) for patient, group in of_patient.items()}
-    return {film: groups[patient] for film, patient in zip(films, patients, strict=True)}
+    return {film: groups[patient] for film, patient in patient_of.items()}
 
 
-def _named(films: Sequence[str], index: FilmIndex, most: int = 3) -> str:
-    """Return films as words: how many, and the first few by file, or by content where no file is known."""
-    names = []
-    for film in films[:most]:
-        try:
-            names.append(str(index.locate(film)))
-        except DataError:
-            names.append(f"film {film[:12]}")
-    count = "1 film" if len(films) == 1 else f"{len(films):,} films"
-    return f"{count} ({', '.join(names)}{', …' if len(films) > most else ''})"
+def _other_films(count: int) -> str:
+    return "1 other film" if count == 1 else f"{count:,} other films"
+
+
+def _name(film: str, index: FilmIndex, root: Path) -> str:
+    """Return a film's file from ``root``, or its content where no file is known."""
+    try:
+        path = index.locate(film)
+    except DataError:
+        return f"film {film[:12]}"
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)

@@ -97,7 +97,7 @@ def assign_folds(
         DataError: fewer than 2 folds, or fewer patients than folds.
     """
     if folds < 2:
-        raise DataValueError(f"cross-validation needs at least 2 folds, not {folds}")
+        raise DataValueError(f"Cross-validation needs at least 2 folds, not {folds}")
     first: dict[str, str] = {}
     for film, patient in zip(films, patients, strict=True):
         first[patient] = min(film, first.get(patient, film))

@@ -247,7 +247,7 @@ def _header_problems(header: Sequence[str]) -> list[Problem]:
             hint = f": rename the column {near!r}, if that is it" if near else ""
             problems.append(Problem("row 1", f"column {column!r} is missing{hint}"))
     twice = [c for c in (*COLUMNS, DISTINCT) if header.count(c) > 1]
-    return problems + [Problem("row 1", f"column {c!r} stands there {header.count(c)} times") for c in twice]
+    return problems + [Problem("row 1", f"column {c!r} is there {header.count(c)} times") for c in twice]
 
 
 def _parse_rows(
@@ -266,7 +266,7 @@ def _parse_rows(
         found = _row_problems(number, values)
         image = spelling.find(Path(os.path.normpath(folder / values["image"])))
         if values["image"] and row_of_image.setdefault(image, number) != number:
-            what = f"{values['image']!r} already stands in row {row_of_image[image]}"
+            what = f"{values['image']!r} is already in row {row_of_image[image]}"
             found.append(Problem(f"row {number}, image", what, "stands twice"))
         problems += found
         if not found:

@@ -58,7 +58,7 @@ def import_published(labels: Path, filenames: Path, images: Path, output: Path, 
         DataError: ``output`` exists.
     """
     if output.exists() and not overwrite:
-        raise DataError(f"{output}: exists already; pass --force to replace it")
+        raise DataError(f"{output} already exists: pass --force to replace it")
     files = _Files(labels, filenames)
     problems: list[Problem] = []
     rows = _label_rows(files, problems)
@@ -163,7 +163,7 @@ def _name_problems(files: _Files, row: int, name: str, cells: Sequence[str]) -> 
 def _repeated(files: _Files, names: Sequence[tuple[int, str]]) -> list[Problem]:
     first: dict[str, int] = {}
     return [
-        Problem(files.where_name(row), f"{name!r} already stands in row {first[name]}")
+        Problem(files.where_name(row), f"{name!r} is already in row {first[name]}")
         for row, name in names
         if first.setdefault(name, row) != row
     ]

@@ -59,7 +59,8 @@ def split_manifest(
         DataError: every film is split already, ``holdout`` is out of range, or there are fewer than two patients.
     """
     if holdout is not None and not 0 < holdout < 1:
-        raise DataValueError(f"the hold-out's share is between 0 and 1, not {holdout}")
+        meant = f"; for {holdout:g}%, give --holdout {holdout / 100:g}" if 1 < holdout < 100 else ""
+        raise DataValueError(f"--holdout is a share between 0 and 1, not {holdout:g}{meant}")
     manifest = read_manifest(path)
     settled = settle(manifest.films, same, different)
     films = tuple(replace(film, split="") for film in settled.films) if again else settled.films

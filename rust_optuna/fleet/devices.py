@@ -102,9 +102,13 @@ def _chosen(choice: str) -> list[str]:
     chosen = [name.strip() for name in choice.split(",")]
     if not all(chosen):
         raise InvalidValueError("--gpus takes all, none, or numbers such as 0,1")
+    words = [name for name in chosen if name in ("all", "none")]
+    if words:
+        raise InvalidValueError(f"--gpus takes all, none, or numbers such as 0,1; {words[0]} does not go with others")
     unknown = [name for name in chosen if name not in there]
     if unknown:
-        raise InvalidValueError(f"No GPU {', '.join(unknown)} here; there are: {', '.join(there) or 'none'}")
+        which = f"there are: {', '.join(there)}" if there else "there is none; --gpus none computes on the processor"
+        raise InvalidValueError(f"No GPU {', '.join(unknown)} here; {which}")
     return chosen
 
 

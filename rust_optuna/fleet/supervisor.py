@@ -15,9 +15,9 @@ from rust_optuna.fleet.devices import Slot
 from rust_optuna.fleet.slot import ERROR, Place
 from rust_optuna.processes import ExitCode
 from rust_optuna.search.ledger import Ledger
-from rust_optuna.search.roster import any_serves, points_finished_by
 from rust_optuna.signals import Signals
 from rust_optuna.storage.database import WORKER_PATIENCE_SECONDS
+from rust_optuna.storage.roster import any_serves, points_finished_by
 
 log = logging.getLogger(__name__)
 

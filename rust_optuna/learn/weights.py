@@ -20,12 +20,15 @@ import numpy as np
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.errors import MissingWeightsError, WeightsError
 from rust_optuna.learn.runtime import keras_home, load_keras
+from rust_optuna.spelling import nearest
 
 IMAGENET_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
 IMAGENET_ADDRESS = f"https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/{IMAGENET_FILE}"
 IMAGENET_MD5 = "bcbd6486424b2319ff4ef7d526e38f63"
 """Address and checksum as they stand in ``keras.applications.inception_v3``."""
 
+NAMED = ("imagenet", "random")
+"""What `weights` may be besides the path of a file."""
 RANDOM_WEIGHTS = "random-he-normal-1"
 SUFFIXES = (".weights.h5", ".h5", ".hdf5", ".keras")
 DOWNLOAD_TIMEOUT = 30.0
@@ -80,8 +83,9 @@ def imagenet_file() -> Path:
     # Keras turns whatever the network did into a bare Exception.
     except Exception as error:
         raise WeightsError(
-            f"ImageNet weights {state} and could not be downloaded ({_one_line(error)}): fetch {IMAGENET_ADDRESS} "
-            f"and put it into {folder}, or give the path of a weights file as `weights`"
+            f"ImageNet weights {state} and could not be downloaded ({_network_reason(error)}). Fetch "
+            f"{IMAGENET_ADDRESS} and put it into {folder}, or name another file: `weights` under [model] in the study "
+            "file may be the path of one"
         ) from error
     return Path(found)
 
@@ -96,8 +100,14 @@ def weights_file(backbone: BackboneConfiguration) -> Path:
         return imagenet_file()
     path = Path(backbone.weights)
     if not path.is_file():
-        raise MissingWeightsError(f"there is no weights file {path}")
+        raise MissingWeightsError(f"There is no weights file {path}{meant(path.name)}")
     return path
+
+
+def meant(name: str) -> str:
+    """Return, in brackets, the weights that have a name of their own and that ``name`` probably means, or nothing."""
+    near = nearest(name, NAMED)
+    return f" (is {near} meant?)" if near else ""
 
 
 def inspect_weights(path: Path) -> None:
@@ -107,7 +117,7 @@ def inspect_weights(path: Path) -> None:
         WeightsError: it does not.
     """
     if not path.is_file():
-        raise MissingWeightsError(f"there is no weights file {path}")
+        raise MissingWeightsError(f"There is no weights file {path}{meant(path.name)}")
     if not path.name.endswith(SUFFIXES):
         raise WeightsError(f"{path.name} is not a weights file: its name must end in {', '.join(SUFFIXES)}")
     reason = _unfit(path)
@@ -213,7 +223,14 @@ def _array_names(file: Any) -> list[str]:
     return [name for name in names if not name.startswith("optimizer")]
 
 
-def _one_line(error: BaseException) -> str:
+def _network_reason(error: BaseException) -> str:
+    """Return why a download failed, without the address and the numbers that Keras puts around the reason."""
+    # Keras raises "URL fetch failure on ADDRESS: None -- [Errno -2] Name or service not known".
+    text = str(error).removeprefix(f"URL fetch failure on {IMAGENET_ADDRESS}: ")
+    return _one_line(re.sub(r"^None -- (\[Errno -?\d+\] )?", "", text))
+
+
+def _one_line(error: BaseException | str) -> str:
     """Return the start of an error's text, fit to stand in a sentence."""
     text = " ".join(str(error).split()).rstrip(".")
     return text if len(text) <= 200 else text[:200] + "…"

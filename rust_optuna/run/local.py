@@ -11,15 +11,17 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from rust_optuna.config import BackboneConfiguration
-from rust_optuna.errors import RustOptunaError
+from rust_optuna.errors import ConfigurationError, RustOptunaError
 from rust_optuna.fleet import service as fleet
 from rust_optuna.fleet.devices import Slot, slots
 from rust_optuna.fleet.service import Workers, child_environment, supervise
 from rust_optuna.fleet.slot import program
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import ARTIFACTS, Home
+from rust_optuna.processes import PART_OF
 from rust_optuna.search.creation import Creation, create_study, refuse_before_database
 from rust_optuna.search.mirror import Mirror
+from rust_optuna.search.preparation import missing_files
 from rust_optuna.search.results import Status, status
 from rust_optuna.search.studies import (
     Study,
@@ -93,6 +95,10 @@ def search(
     """
     listener = listener or Listener()
     configurations = [read_study_file(path) for path in files]
+    # Of the later ones too: they are prepared only once the first has been run, hours from now.
+    for configuration in configurations:
+        if problems := missing_files(configuration, home):
+            raise ConfigurationError(configuration.source, problems)
     where = slots(gpus, workers, per_gpu)
     how = Workers(where, grace=grace, objective=objective, data_root=data_root)
     fleet.check_writable(home)
@@ -131,7 +137,7 @@ def _build_features(
     # Its progress bar, on stderr, is this search's own; what it would print to a user is not.
     with subprocess.Popen(
         program(["features", "build", study.name, *(["--data-root", str(data_root)] if data_root else [])]),
-        env={**os.environ, **environment, **device.alone},
+        env={**os.environ, **environment, **device.alone, PART_OF: "search"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     ) as child:

@@ -88,9 +88,9 @@ def create_study(
 
     Raises:
         ManifestError: the manifest breaks its rules, is not split yet, or ``data check`` finds problems in it.
-        DataError: there are too few patients for the folds.
-        WeightsError: the weights file is missing.
-        ConfigurationError: a hyperparameter has no value.
+        ConfigurationError: a file that it names is not there, there are too few patients for its folds, or a
+            hyperparameter has no value.
+        WeightsError: a weights file that it inherits is not there, or ImageNet weights could not be had.
         StudyError: ``from_best_of`` names a study that is not there, not done, or has holes that nobody accepted.
         FingerprintError: a study of this name exists with other contents.
         StorageError: the artifact store is another storage's, or does not answer.

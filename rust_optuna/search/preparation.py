@@ -17,7 +17,7 @@ from rust_optuna.data.check import refuse_problems
 from rust_optuna.data.development import DevelopmentSet, development_differences, development_set
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.folds import labels_missing
-from rust_optuna.data.manifest import read_manifest
+from rust_optuna.data.manifest import Manifest, read_manifest
 from rust_optuna.data.patients import undecided
 from rust_optuna.data.relocation import relocated
 from rust_optuna.errors import (
@@ -28,7 +28,8 @@ from rust_optuna.errors import (
     Problem,
     StudyError,
 )
-from rust_optuna.learn.weights import weights_file, weights_scheme
+from rust_optuna.learn.weights import NAMED as NAMED_WEIGHTS
+from rust_optuna.learn.weights import meant, weights_file, weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search import design
 from rust_optuna.search.inheritance import FILMS, WEIGHTS_BYTES, Difference, Inheritance, Settings
@@ -42,7 +43,7 @@ from rust_optuna.search.studies import (
     trial_configuration,
 )
 from rust_optuna.storage.database import Database
-from rust_optuna.study_file import to_document
+from rust_optuna.study_file import to_document, toml_value
 
 Progress = Callable[[int, int], None]
 
@@ -180,6 +181,48 @@ class PreparedStudy:
         }
 
 
+def missing_files(configuration: StudyConfiguration, home: Home, *, weights: bool = True) -> list[Problem]:
+    """Return one problem for each file that a study file names and that is not there.
+
+    Nothing is read and the network is not asked: this is for before films are hashed.
+
+    Args:
+        configuration: the study file.
+        home: where relative paths begin.
+        weights: also look for weights files.
+    """
+    named: list[tuple[str, Value | None]] = []
+    if weights:
+        searched = configuration.search_space.get("weights")
+        named += [("search_space.weights", choice) for choice in (searched.choices if searched else ())]
+        named.append(("fixed.weights", configuration.fixed.get("weights")))
+        named.append(("model.weights", configuration.model.get("weights")))
+    problems = [
+        Problem(where, f"{_not_there(name, home)}{meant(name)}")
+        for where, name in named
+        if isinstance(name, str) and name not in NAMED_WEIGHTS and not home.resolve(name).is_file()
+    ]
+    manifest = str(configuration.manifest)
+    return problems if home.resolve(manifest).exists() else [Problem("manifest", _not_there(manifest, home)), *problems]
+
+
+def _not_there(name: str, home: Home) -> str:
+    """Say of a file that a study file names where it was looked for."""
+    return f'is "{name}", which ' + (
+        "does not exist" if Path(name).is_absolute() else f"is not in {home.root} (--home)"
+    )
+
+
+def too_many_folds(configuration: StudyConfiguration, manifest: Manifest) -> list[Problem]:
+    """Return the problem that a study has more folds than patients to divide among them, if so."""
+    folds, patients = configuration.folds, len({film.patient for film in manifest.part("development")})
+    if patients >= folds:
+        return []
+    have = f"{patients:,} development {'patient' if patients == 1 else 'patients'}"
+    what = f"{folds} folds need at least {folds} patients, and {manifest.path} has {have}: lower it, or add patients"
+    return [Problem("cross_validation.folds", what)]
+
+
 def prepare(
     configuration: StudyConfiguration,
     home: Home,
@@ -201,10 +244,10 @@ def prepare(
 
     Raises:
         ManifestError: the manifest breaks its rules, is not split yet, or ``data check`` finds problems in it.
-        DataError: there are too few patients for the folds.
-        ConfigurationError: a hyperparameter has no value.
+        ConfigurationError: a file that it names is not there, there are too few patients for its folds, or a
+            hyperparameter has no value.
         StudyError: ``from_best_of`` names a study that is not there, not done, or has holes that nobody accepted.
-        MissingWeightsError: a weights file is not there.
+        MissingWeightsError: a weights file that it inherits is not there.
         WeightsError: ImageNet weights, which a study that inherits is compared by, could not be had.
     """
     known = find_study(database, configuration.name) if database else None
@@ -226,7 +269,13 @@ def prepare(
         configuration = configuration.with_folds(inheritance.folds, inheritance.seed)
     else:
         inheritance, alternatives = None, [{}]
-    manifest = read_manifest(home.resolve(configuration.manifest or ""), require_split=True)
+    problems = missing_files(configuration, home, weights=known is None)
+    path = home.resolve(configuration.manifest or "")
+    if path.exists():
+        manifest = read_manifest(path, require_split=True)
+        problems += too_many_folds(configuration, manifest)
+    if problems:
+        raise ConfigurationError(configuration.source, problems)
     index = FilmIndex(home.film_index)
     if data_root is not None:
         manifest = relocated(manifest, index, data_root, progress)
@@ -344,21 +393,26 @@ def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:
         StudyError: it asks for more points than the study has.
         WeightsError: the weights file is missing.
     """
-    differences = []
-    ours, theirs = prepared.fingerprint_settings(), known.fingerprint["settings"]
-    for key in sorted({*ours, *theirs}):
-        if ours.get(key) != theirs.get(key):
-            differences.append(f"{key} is {ours.get(key)!r} here and {theirs.get(key)!r} there")
+    other = _other_settings(prepared.fingerprint_settings(), known.fingerprint["settings"])
+    what, remedy = "settings", f"Give the study another name, or delete that one: rust-optuna study delete {known.name}"
     if prepared.development.fingerprint() != known.fingerprint["films"]:
-        index = FilmIndex(prepared.home.film_index)
-        differences += development_differences(prepared.development, load_development(database, known), index)
+        index, theirs = FilmIndex(prepared.home.film_index), load_development(database, known)
+        films = development_differences(prepared.development, theirs, index, prepared.home.root)
+        if not other:
+            what, remedy = (
+                "films or labels",
+                "Restore the manifest or the film to go on, or give the study another name",
+            )
+            films = films or ["the films and labels are the same, and the folds differ"]
+        elif films:
+            what = "settings, films or labels"
+        other += films
     # Last, for they may have to be downloaded.
-    if not differences and prepared.weights() != known.fingerprint["weights"]:
-        differences.append("the weights differ")
-    if differences:
+    if not other and prepared.weights() != known.fingerprint["weights"]:
+        what, other = "weights", ["the file's bytes, or the way in which random ones are drawn, are not the same"]
+    if other:
         raise FingerprintError(
-            f"Study {known.name} in {database} was created otherwise: {'; '.join(differences)}. "
-            f"Give the study another name, or delete that one: rust-optuna study delete {known.name}",
+            f"Study {known.name} in {database} was created with other {what}: {'; '.join(other)}. {remedy}",
             public=f"Study {known.name} was created with other settings, films or weights",
         )
     asked, has = prepared.configuration.n_trials, known.configuration.n_trials
@@ -367,3 +421,22 @@ def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:
             f"{known.name} has {has} points, its file asks for {asked}: "
             f"rust-optuna study extend {known.name} --trials {asked}"
         )
+
+
+def _other_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Return in words which settings of a file differ from those of the study of its name."""
+    ours, theirs = _by_key(ours), _by_key(theirs)
+    pairs = {key: (ours.get(key), theirs.get(key)) for key in sorted({*ours, *theirs})}
+    return [
+        f"{key} is {toml_value(here)} in the file and {toml_value(there)} in the study"
+        for key, (here, there) in pairs.items()
+        if here != there
+    ]
+
+
+def _by_key(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a fingerprint by the keys that a study file has for them."""
+    searched = {f"search_space.{key}": axis for key, axis in settings["search_space"].items()}
+    renamed = {"sampler": "sampler.type", "sampler_seed": "sampler.seed"}
+    others = {renamed.get(key, key): value for key, value in settings.items() if key != "search_space"}
+    return {"bits": KEYS["bits"].default, **others, **searched}

@@ -64,12 +64,12 @@ def best_words(result: Mapping[str, Any], value: float) -> list[str]:
         )
     untied = result.get("baseline_view_only_untied", {}).get("average_precision_16")
     ours = result.get("average_precision_16")
-    of_what = ", 16 subscores"
+    what, how = "on the 16 subscores ", " (ties broken at random)"
     if ours is None or untied is None:
-        ours, untied, of_what = value, baseline_of(result), ""
+        what, how, ours, untied = "", "", value, baseline_of(result)
     if untied is not None and ours <= untied:
         words.append(
-            f"it is no better than its baseline ({ours:.4f} against {untied:.4f}{of_what}): a model that sees nothing "
+            f"{what}{ours:.4f} is no better than the view-only baseline's {untied:.4f}{how}: a model that sees nothing "
             "but the view of a film does as well"
         )
         if len(curve := result.get("curve", ())) > 1 and min(curve) == max(curve):
@@ -232,6 +232,13 @@ def failed_attempts(database: Database, study: Study) -> list[dict[str, Any]]:
     )
     rows = database.transact(lambda connection: connection.execute(query).all())
     return [dict(row._mapping) for row in rows]
+
+
+def hole_numbers(database: Database, study: Study) -> list[int]:
+    """Return the numbers of the points that are holes, accepted ones too, in order."""
+    query = sa.select(point.c.number).where(point.c.study_id == study.id, point.c.state == "hole")
+    rows = database.transact(lambda connection: connection.execute(query.order_by(point.c.number)).all())
+    return [row.number for row in rows]
 
 
 def describe_best(database: Database, study: Study) -> dict[str, Any] | None:

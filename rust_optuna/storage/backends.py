@@ -46,6 +46,8 @@ class Backend(ABC):
 
     extra: ClassVar[str | None] = None
     """The extra of this package that brings the driver; None where Python has it."""
+    if_away: ClassVar[str] = ""
+    """What to do where the database does not answer, to be added to a sentence."""
 
     def __init__(self, url: URL, *, read_only: bool = False) -> None:
         self.url = url
@@ -200,6 +202,7 @@ class SQLite(Backend):
 class Server(Backend):
     """A database that a server holds, which processes of many machines reach over the network."""
 
+    if_away = ". Look whether the server runs and can be reached from here, or name another one: --storage URL"
     take_lock: ClassVar[str]
     free_lock: ClassVar[str]
     """Statements with a place for the lock's ``key``."""

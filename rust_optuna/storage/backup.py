@@ -22,12 +22,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from rust_optuna.errors import NoDatabaseError, StorageError, StorageValueError
 from rust_optuna.paths import atomic_write
-from rust_optuna.search.roster import at_work
 from rust_optuna.storage import sqlite_files, tables
 from rust_optuna.storage.backends import backend_of
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.outages import first_line
 from rust_optuna.storage.refusal import check_file_system
+from rust_optuna.storage.roster import at_work
 from rust_optuna.storage.sqlite_files import BUSY_SECONDS
 
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
@@ -53,7 +53,7 @@ def backup(url: URL, file: Path) -> int:
     """
     kind = _kind(url)
     if file.exists():
-        raise StorageError(f"{file} exists already: a backup is never overwritten, name a new file")
+        raise StorageError(f"{file} already exists: a backup is never overwritten, name a new file")
     if kind == SQLITE and not Path(str(url.database)).is_file():
         raise NoDatabaseError(f"No database at {url.database}: there is nothing to back up")
     backend_of(url).check_permission(write=False)
@@ -126,8 +126,9 @@ def _refuse_studies(url: URL) -> None:
         there = [name for name in STUDIES if sa.inspect(connection).has_table(name)]
         counts = [connection.execute(sa.select(sa.func.count()).select_from(sa.table(name))).scalar() for name in there]
         if held := max((count or 0 for count in counts), default=0):
+            studies = "1 study" if held == 1 else f"{held} studies"
             raise StorageError(
-                f"{database} holds {held} studies, which would be lost: restore into another database, or use --force"
+                f"{database} holds {studies}, which would be lost: restore into another database, or use --force"
             )
 
 

@@ -6,6 +6,7 @@ Commands that only read go through the ledger's engine alone, so that they start
 from __future__ import annotations
 
 import random
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -51,34 +52,44 @@ ESCAPE_HINT = (
 _REFUSED = f"If that is not the password that was meant: {ESCAPE_HINT}"
 
 
-def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
+def parse_url(text: str, home: Home, password_file: str | None = None, *, given_by: str = "The storage") -> URL:
     """Return the SQLAlchemy URL of a storage; a relative SQLite file lies below the home.
 
     Args:
         text: the URL.
         home: root of relative paths.
         password_file: holds the password of a server where the URL names none.
+        given_by: what to call the URL in messages: the option or the variable that it comes from.
 
     Raises:
         StorageError: for a malformed URL, an unsupported database or an in-memory one, which workers cannot share; for
             a password file that is needed and cannot be used.
     """
+    if lost := re.fullmatch(r"sqlite:/{0,2}([^/].*)", text):
+        raise StorageValueError(
+            f"{given_by} {text!r} lacks a slash: three stand before a path below the home (sqlite:///{lost[1]}), four "
+            "before a whole path (sqlite:////FOLDER/NAME.db)"
+        )
     scheme, separator, rest = text.partition("://")
     backend, plus, driver = scheme.partition("+")
     try:
         url = sa.make_url(SHORT_NAMES.get(backend, backend) + plus + driver + separator + rest)
     except (ArgumentError, ValueError):
         hint = f"; {ESCAPE_HINT}" if "@" in rest else ""
+        # Where a password may hide, nobody can say which part it is.
+        shown = "" if "@" in text or "pass" in text.lower() else f" {text!r}"
         raise StorageValueError(
-            "The storage is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or "
+            f"{given_by}{shown} is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or "
             f"postgresql://user@host/name{hint}"
         ) from None
     if backend != "sqlite" and "@" in f"{url.host}{url.database}":
-        raise StorageValueError(f"The storage's URL has more than one @: {ESCAPE_HINT}")
+        raise StorageValueError(f"{given_by} has more than one @ in its URL: {ESCAPE_HINT}")
     backend = url.get_backend_name()
     if backend == "sqlite":
         if not url.database or url.database == ":memory:":
-            raise StorageValueError("An in-memory SQLite database cannot be shared with workers: name a file")
+            raise StorageValueError(
+                f"{given_by} names an in-memory SQLite database, which cannot be shared with workers: name a file"
+            )
         return sqlite_url(home.resolve(url.database)).set(query=url.query)
     if password_file and url.password is None and not {"password", "passfile"} & set(url.query):
         url = url.set(password=_read_password(home.resolve(password_file)))
@@ -87,7 +98,7 @@ def parse_url(text: str, home: Home, password_file: str | None = None) -> URL:
     if backend in ("mysql", "mariadb"):
         # Under the dialect name "mariadb" Optuna skips its MySQL upsert.
         return url.set(drivername="mysql+pymysql")
-    raise StorageValueError(f"{backend} is not supported: use sqlite, postgresql or mysql")
+    raise StorageValueError(f"{given_by} names {backend}, which is not supported: use sqlite, postgresql or mysql")
 
 
 def sqlite_url(file: Path) -> URL:
@@ -285,7 +296,7 @@ class Database:
                 if not late:
                     sleep_unless(self.give_up, wait * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
                 if late or self.give_up():
-                    raise StorageError(f"{self} does not answer: {first_line(error)}") from error
+                    raise StorageError(f"{self} does not answer: {first_line(error)}{self.backend.if_away}") from error
             wait = min(2 * wait, LONGEST_WAIT)
 
     @contextmanager
@@ -328,7 +339,10 @@ def open_database(url: URL, *, read_only: bool = False, patience: float = PATIEN
     backend = backend_of(url, read_only=read_only)
     backend.check_permission(write=False)
     if backend.file is not None and not backend.file.is_file():
-        raise NoDatabaseError(f"No database at {url.database}: rust-optuna study create STUDY.toml makes one")
+        raise NoDatabaseError(
+            f"No database at {url.database}. If it lies elsewhere, name its folder with --home or its URL with "
+            "--storage; a new one is made by rust-optuna study create STUDY.toml, or by search"
+        )
     backend.check_place()
     if not read_only:
         backend.check_permission(write=True)
@@ -367,7 +381,10 @@ def _check_version(database: Database) -> None:
     except SQLAlchemyError as error:
         raise StorageError(f"{database} cannot be read: {first_line(error)}") from error
     if version is None:
-        raise NoDatabaseError(f"{database} holds no studies yet: rust-optuna study create STUDY.toml makes one")
+        raise NoDatabaseError(
+            f"{database} holds no studies yet: rust-optuna study create STUDY.toml makes one. If there are some "
+            "elsewhere, name their database with --storage"
+        )
     if version != tables.SCHEMA_VERSION:
         raise StorageError(_other_version(database, version))
 

@@ -94,6 +94,21 @@ def test_check_speaks_json(tmp_path):
     assert json.loads(result.stdout)["problems"][0]["where"] == "row 1"
 
 
+def test_more_folds_than_patients_are_a_problem_and_nothing_comes_next(tmp_path):
+    manifest = make_manifest(tmp_path)
+    result = run("check", manifest.path, "--folds", 50)
+    assert result.exit_code == 1
+    assert f"1 problem in {manifest.path}:\n  folds  50 folds need at least 50 patients, and 10 dev" in result.output
+    assert "No problems" not in result.output
+    assert "Next:" not in result.output
+
+
+def test_that_the_films_were_not_read_is_said_below_the_problems(tmp_path):
+    manifest = make_manifest(tmp_path)
+    manifest.path.write_text(manifest.path.read_text().replace("lateral,", "oblique,", 1))
+    assert run("check", manifest.path).output.endswith("\nNote: The films were not read; fix the manifest first.\n")
+
+
 def test_check_says_what_comes_next_before_the_split(tmp_path):
     manifest = make_manifest(tmp_path, split=False)
     assert f"Next: rust-optuna data split {manifest.path}" in succeed("check", manifest.path)
@@ -234,3 +249,19 @@ def test_films_that_look_wrong_are_listed(tmp_path):
     said = "1 film whose JPEG data cannot be searched for holes, because they are progressive or in very many parts"
     assert f"{said}: row 9." in output
     assert "1 film without any score: row 10." in output
+
+
+def test_one_of_a_thing_is_counted_as_one(tmp_path):
+    manifest = make_manifest(tmp_path, patients=2, holdout=1)
+    for film in manifest.films[1::2]:
+        film.image.unlink()
+    lines = manifest.path.read_text().splitlines()
+    manifest.path.write_text("\n".join(lines[:1] + lines[1::2]) + "\n")
+    output = succeed("split", manifest.path, "--force", "--holdout", 0.5)
+    assert "development: 1 film of 1 patient\n" in output
+
+
+@pytest.mark.parametrize(("share", "said"), [("15", "not 15; for 15%, give --holdout 0.15"), ("-1", "not -1")])
+def test_a_share_that_is_none_is_named_by_its_option(tmp_path, share, said):
+    with pytest.raises(DataError, match=rf"^--holdout is a share between 0 and 1, {said}$"):
+        succeed("split", make_manifest(tmp_path).path, "--force", "--holdout", share)

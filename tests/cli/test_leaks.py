@@ -60,7 +60,7 @@ def test_films_are_decoded_once_on_a_machine_and_the_hold_out_is_in_no_database(
     assert run("study create").exit_code == 0
     films = read_manifest(home.root / "manifest.csv").films
     assert sorted(decoded) == sorted(str(film.image) for film in films)
-    assert "is there already" in run("study create").output
+    assert "already exists" in run("study create").output
     assert len(decoded) == len(films)
     kept = b"".join(path.read_bytes() for path in (tmp_path / "storage").iterdir())
     for film in films:

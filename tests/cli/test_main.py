@@ -194,3 +194,93 @@ def test_a_reader_that_has_gone_is_no_error(sqlite, home):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+GOES_ON, NOTHING = "the same command goes on where it stopped.", "nothing was written."
+INTERRUPTED = [
+    (("search", "regime-1.toml"), "rust_optuna.run.local.search", f": {GOES_ON}"),
+    (
+        ("search", "regime-1.toml", "--dry-run"),
+        "rust_optuna.cli.forecast.print_forecast",
+        ": no study was created, and",
+    ),
+    (("demo",), "rust_optuna.run.demo.choose", f": {GOES_ON}"),
+    (("worker", "run"), "rust_optuna.cli.options.Settings.open_to_work", f": {GOES_ON}"),
+    (("worker", "start", "--gpus", "none"), "rust_optuna.cli.options.Settings.open_to_write", f": {GOES_ON}"),
+    (("features", "build", "regime-1"), "rust_optuna.cli.options.Settings.open_to_read", f": {GOES_ON}"),
+    (("study", "create", "regime-1.toml"), "rust_optuna.search.creation.refuse_before_database", f": {GOES_ON}"),
+    *(
+        (command, "rust_optuna.cli.options.Settings.open_to_read", f": {NOTHING}")
+        for command in (("status",), ("best",), ("study", "list"), ("study", "show", "regime-1"), ("worker", "list"))
+    ),
+    (("data", "check", "manifest.csv"), "rust_optuna.data.check.check_manifest", f": {NOTHING}"),
+    (("weights", "check", "a.h5"), "rust_optuna.learn.backbone.check_weights", f": {NOTHING}"),
+    (
+        ("data", "synthesize", "new"),
+        "rust_optuna.data.synthetic.draw.synthesize",
+        "the same command draws all films anew.",
+    ),
+    (("study", "retry", "regime-1"), "rust_optuna.cli.options.Settings.open_to_write", "."),
+    (("storage", "upgrade"), "rust_optuna.storage.database.Database", "."),
+]
+
+
+@pytest.mark.parametrize(("command", "where", "said"), INTERRUPTED, ids=lambda each: " ".join(each)[:40])
+def test_an_interrupted_command_says_what_is_true_of_it_once(home, monkeypatch, command, where, said):
+    monkeypatch.setattr("rust_optuna.cli.options.signal.signal", lambda *_: None)
+    monkeypatch.setattr(where, interrupt)
+    write_study(home, random_document())
+    done = invoke("--home", home.root, *command)
+    assert done.exit_code == 130, done.output
+    (line,) = [line for line in done.output.splitlines() if "Interrupted" in line]
+    assert line.startswith("Interrupted" + said) or line.endswith(said)
+    assert (GOES_ON in done.output) == (GOES_ON in said)
+    assert ("nothing was written" in line) == (NOTHING in said)
+
+
+def test_a_step_of_a_command_on_the_same_terminal_leaves_it_to_that_one_to_speak_of_an_interrupt(home, monkeypatch):
+    monkeypatch.setattr("rust_optuna.cli.options.signal.signal", lambda *_: None)
+    monkeypatch.setattr("rust_optuna.cli.options.Settings.open_to_read", interrupt)
+    done = invoke("--home", home.root, "features", "build", "regime-1", RUST_OPTUNA_PART_OF="search")
+    assert (done.exit_code, done.output) == (130, "")
+
+
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("foo", "{by} 'foo' is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or"),
+        (
+            "sqlite://x.db",
+            "{by} 'sqlite://x.db' lacks a slash: three stand before a path below the home (sqlite:///x.db),",
+        ),
+        ("sqlite:x.db", "{by} 'sqlite:x.db' lacks a slash"),
+        ("sqlite://", "{by} names an in-memory SQLite database"),
+        ("oracle://host/name", "{by} names oracle, which is not supported"),
+        (f"postgresql//user:{SECRET}@host/name", "{by} is not an SQLAlchemy URL such as"),
+    ],
+)
+def test_a_storage_that_is_no_url_is_repeated_with_where_it_was_given(tmp_path, storage, said):
+    for by, done in (
+        ("--storage", invoke("--home", tmp_path, "status", "--storage", storage)),
+        ("RUST_OPTUNA_STORAGE", invoke("--home", tmp_path, "status", RUST_OPTUNA_STORAGE=storage)),
+    ):
+        assert done.exit_code == 2
+        assert f"Error: {said.format(by=by)}" in done.output
+        assert SECRET not in done.output
+
+
+def test_where_there_is_no_database_or_no_server_the_ways_on_are_named(tmp_path):
+    done = invoke("--home", tmp_path, "status")
+    said = (
+        f"Error: No database at {tmp_path / 'storage' / 'rust_optuna.db'}. If it lies elsewhere, name its folder with"
+    )
+    assert said in done.output
+    pytest.importorskip("psycopg")
+    done = invoke("--home", tmp_path, "--storage", f"postgresql://user@127.0.0.1:{free_port()}/name", "status")
+    assert done.output.endswith(
+        "whether the server runs and can be reached from here, or name another one: --storage URL\n"
+    )

@@ -111,8 +111,8 @@ def test_where_nothing_but_holes_is_left_the_next_is_what_is_wrong(run, sqlite, 
     assert run("best") == run("worker", "run", *STAND_IN) == ["status"]
     assert run("study", "retry", "regime-1") == ["worker", "run", "regime-1"]
     fail()
-    assert run("study", "accept-holes", "regime-1") == ["status"]
-    assert run("study", "retry", "regime-1") == ["status"]  # they are accepted for good
+    assert run("study", "accept-holes", "regime-1") == ["study", "show", "regime-1"]
+    assert run("study", "retry", "regime-1") == ["study", "show", "regime-1"]  # they are accepted for good
 
 
 def test_of_the_studies_that_were_named_only_those_are_gone_on_with(run, sqlite, home):

@@ -137,7 +137,7 @@ def test_best_shows_parameters_value_spread_and_baseline(database, home, run):
 
 
 def test_best_without_a_name_lists_every_study_that_has_one(database, home, run):
-    assert "No complete trial yet." in run("best").output
+    assert "No studies yet" in run("best").output
     assert json.loads(run("best", "--json").output) == []
     run_study(database, home, random_document(2))
     make_study(database, home, grid_document())
@@ -160,16 +160,17 @@ NO_BETTER = {
     "average_precision_16": 0.1764,
     "folds": {"average_precision_16": [0.1764] * 3},
 }
+PAIR = "on the 16 subscores 0.1764 is no better than the view-only baseline's 0.3000 (ties broken at random)"
 DIVERGED = {**RESULT, "diverged_folds": [0, 2]}
 
 
 @pytest.mark.parametrize(
     ("result", "in_full", "in_short"),
     [
-        (NO_BETTER, "its baseline (0.1764 against 0.3000, 16 subscores)", "0.7000 (not above its baseline)"),
-        (DIVERGED, "training diverged in 2 of its 3 folds", "0.7000 (diverged)"),
-        ({**NO_BETTER, "curve": [0.7, 0.7]}, "the same after each of its 2 epochs", "0.7000 (not above its baseline)"),
-        ({**NO_BETTER, **{"diverged_folds": [1]}}, "no better", "0.7000 (diverged, not above its baseline)"),
+        (NO_BETTER, f"{PAIR}: a model that sees nothing but", [PAIR]),
+        (DIVERGED, "training diverged in 2 of its 3 folds: the loss", ["training diverged in 2 of its 3 folds"]),
+        ({**NO_BETTER, **{"diverged_folds": [1]}}, PAIR, ["training diverged in 1 of its 3 folds", PAIR]),
+        ({**NO_BETTER, "curve": [0.7, 0.7]}, "the same after each of its 2 epochs", [PAIR, "the same after each"]),
     ],
 )
 def test_a_best_trial_below_its_baseline_or_diverged_is_said_in_words(sqlite, home, result, in_full, in_short, capsys):
@@ -184,7 +185,8 @@ def test_a_best_trial_below_its_baseline_or_diverged_is_said_in_words(sqlite, ho
     note = sqlite.storage.get_study_system_attrs(sqlite.storage.get_study_id_from_name("regime-1"))
     assert in_full in "".join(text for name, text in note.items() if name.startswith("dashboard:note_str"))
     LiveTable().show(status(sqlite, study, foreign=False))
-    assert f"best {in_short}, baseline 0.4500" in capsys.readouterr().err
+    line = "; ".join(["regime-1: 1 of 2 complete, best 0.7000, view-only baseline 0.4500", *in_short])
+    assert capsys.readouterr().err == f"{line}\n"
 
 
 def test_a_baseline_stands_beside_every_best_value_and_a_good_one_is_not_warned_of(sqlite, home, capsys):
@@ -199,6 +201,16 @@ def test_a_baseline_stands_beside_every_best_value_and_a_good_one_is_not_warned_
     assert "WARNING" not in invoke(*where, "best").output
     table = LiveTable()
     table.show(status(sqlite, study, foreign=False))
-    assert capsys.readouterr().err == "regime-1: 1 of 2 complete, best 0.7000, baseline 0.4500\n"
+    assert capsys.readouterr().err == "regime-1: 1 of 2 complete, best 0.7000, view-only baseline 0.4500\n"
     table.console.print(table._table())
     assert "0.4500" in capsys.readouterr().err
+
+
+def test_the_live_table_names_the_pair_that_speaks_against_a_best_trial(sqlite, home, capsys):
+    study = make_study(sqlite, home, random_document(2))
+    complete_one(sqlite, study, 0.7, NO_BETTER)
+    table = LiveTable()
+    table.show(status(sqlite, study, foreign=False))
+    capsys.readouterr()
+    table.console.print(table._table())
+    assert f"regime-1: {PAIR}" in " ".join(capsys.readouterr().err.split())

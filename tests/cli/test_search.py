@@ -3,6 +3,7 @@ import shlex
 
 import pytest
 
+from rust_optuna.paths import Home
 from tests.cli.test_main import invoke
 from tests.studies import grid_document, make_study, random_document, write_study
 
@@ -13,6 +14,7 @@ def search(home, url, *arguments):
 
 def test_the_next_command_of_a_dry_run_is_the_same_without_it_and_shows_no_password(home, monkeypatch):
     url = "postgresql://ann:secret@host/name"
+    write_study(home, random_document()).rename(home.root / "a b.toml")
     monkeypatch.setattr("sys.argv", ["rust-optuna", "search", "a b.toml", "--dry-run", "--storage", url])
     monkeypatch.setattr("rust_optuna.cli.forecast.print_forecast", lambda *_: None)
     line, way = search(home, url, "a b.toml", "--dry-run").output.splitlines()
@@ -98,3 +100,34 @@ def test_a_data_root_that_is_no_folder_is_named_before_anything_is_done(home, sq
     assert done.exit_code == 2, done.output
     assert f"--data-root: there is no folder {home.root}/no/where" in done.output
     assert not home.logs.exists()
+
+
+def test_files_that_a_later_study_names_are_looked_for_before_the_first_one_runs(home, sqlite_url, tmp_path):
+    good = write_study(home, random_document())
+    bad = write_study(home, random_document(name="bad", manifest="none.csv", model={"weights": "none.h5"}))
+    done = search(home, sqlite_url, good, bad)
+    assert done.exit_code == 2
+    assert f"2 problems in {bad}:" in done.output
+    assert f'manifest       is "none.csv", which is not in {home.root} (--home)' in done.output
+    assert not (tmp_path / "storage").exists()
+
+
+@pytest.mark.parametrize("command", ["search", "study create"])
+def test_what_is_no_study_file_is_called_what_it_is(sqlite, home, command):
+    make_study(sqlite, home)
+    place = ("--home", home.root, "--storage", sqlite.url.render_as_string())
+    (home.root / "studies").mkdir()
+
+    def refused(given):
+        done = invoke(*command.split(), given, *place)
+        assert done.exit_code == 2
+        return done.output
+
+    assert (
+        refused("studies") == f"Error: {command} takes study files such as studies/regime_1.toml; studies is a folder\n"
+    )
+    write_study(Home(home.root / "studies"), random_document(name="mine"))
+    said = f"{command} takes study files such as studies/mine.toml; regime-1 is a study that exists already, which"
+    assert f"{said} `rust-optuna worker start regime-1 --home {home.root} --storage" in refused("regime-1")
+    assert f"; {home.root}/regime-7 does not exist\n" in refused("regime-7")
+    assert "file  does not exist" in refused("regime-7.toml")

@@ -34,7 +34,7 @@ def test_create_makes_the_database_and_says_what_it_made(run, home, database_url
     assert "Note: some fold has no positive film of" in done.output
     assert "Next: rust-optuna worker run regime-1" in done.output
     again = run("study", "create", "regime-1.toml")
-    assert (again.exit_code, "regime-1 is there already" in again.output) == (0, True)
+    assert (again.exit_code, "regime-1 already exists" in again.output) == (0, True)
     with open_database(parse_url(database_url, home)) as database:
         assert database.artifacts() == "storage/artifacts"
 
@@ -53,12 +53,14 @@ def test_create_refuses_other_contents_under_the_same_name(run_on, database, hom
     write_study(home, random_document(cross_validation={"folds": 5}))
     done = run_on("study", "create", "regime-1.toml")
     assert done.exit_code == 1
-    assert "folds is 5 here and 3 there" in done.output
+    assert (
+        "was created with other settings: epochs is 20 in the file and 2 in the study; folds is 5 in the" in done.output
+    )
     assert "rust-optuna study delete regime-1" in done.output
 
 
 def test_list_names_the_studies_and_their_stand_ins(run_on, database, home):
-    assert "No studies yet." in run_on("study", "list").output
+    assert "No studies yet" in run_on("study", "list").output
     run_study(database, home, random_document(2))
     make_study(database, home, grid_document())
     text = run_on("study", "list").output.splitlines()
@@ -80,7 +82,7 @@ def test_show_tells_all_about_a_study(run_on, database, home):
     assert document["points"] == 6
     text = run_on("study", "show", "regime-1").output
     assert "STAND-IN tests.stand_ins:peak" in text
-    assert "films: " in text
+    assert "Films: 20 of 10 patients" in text
     assert run_on("study", "show", "regime-9").exit_code == 1
 
 
@@ -133,3 +135,58 @@ def test_a_study_whose_creation_was_not_finished_is_named(database, home, run_on
     assert run_on("study", "create", "regime-1.toml").exit_code == 0
     assert load_study(database, "regime-1").state == "open"
     make_worker(database, home).run()
+
+
+def test_a_study_without_holes_is_called_one(run_on, database, home):
+    study = make_study(database, home, random_document(1))
+    for command in ("retry", "accept-holes"):
+        assert run_on("study", command, "regime-1").output.startswith("regime-1 has no holes\n")
+    ledger = Ledger(database)
+    while claim := ledger.claim([study.id], "ann"):
+        ledger.fail(claim, "no luck")
+    assert run_on("study", "accept-holes", "regime-1").output.startswith("1 hole of regime-1 is accepted\n")
+    for command in ("retry", "accept-holes"):
+        done = run_on("study", command, "regime-1")
+        assert done.output.startswith("regime-1 has no holes but the 1 that is accepted\n")
+
+
+def test_show_is_for_people_and_begins_with_what_went_wrong(run_on, database, home):
+    study = make_study(database, home, random_document(3, model={"weights": "random", "hidden_units": [8, 4]}))
+    ledger = Ledger(database)
+    first = ledger.claim([study.id], "ann")
+    ledger.release(ledger.claim([study.id], "bob"), "the disk is full")
+    ledger.fail(first, "no luck")
+    while claim := ledger.claim([study.id], "ann"):
+        if claim.number == first.number:
+            ledger.fail(claim, "no luck again")
+        else:
+            ledger.finish(claim, "complete", 0.5, None, None)
+    text = run_on("study", "show", "regime-1").output
+    hole, others = text.index(f"Point {first.number} is a hole. Its attempts:"), text.index("Attempts at other points")
+    assert f"  attempt {first.attempt}: failed (ann): no luck\n" in text[hole:others]
+    assert "attempt 1: was given back (bob): the disk is full" in text[others:]
+    assert text.index("Settings:") > others
+    for line in (
+        'name = "regime-1"',
+        "[sampler]",
+        'type = "random"',
+        'batch_size = {type = "int", low = 2, high = 12}',
+        "hidden_units = [8, 4]",
+        "folds = 3",
+    ):
+        assert f"\n  {line}\n" in text
+    assert not any(internal in text for internal in ("None", "arithmetic", "optunas_best", study.fingerprint["films"]))
+    assert json.loads(run_on("study", "show", "regime-1", "--json").output)["fingerprint"] == study.fingerprint
+
+
+def test_a_study_without_a_complete_trial_is_told_in_one_form_with_what_to_run(run_on, database, home):
+    make_study(database, home, random_document(1))
+    for command in (("best", "regime-1"), ("study", "export", "regime-1", "reports")):
+        done = run_on(*command)
+        assert done.exit_code == 1
+        error, following = done.output.splitlines()
+        assert error == "Error: regime-1 has no complete trial yet"
+        assert following.startswith("Next: rust-optuna worker run regime-1 ")
+    error, following = run_on("best").output.splitlines()
+    assert error == "No study has a complete trial yet"
+    assert following.startswith("Next: rust-optuna worker run ")

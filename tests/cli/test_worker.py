@@ -71,7 +71,7 @@ def test_where_there_is_no_study_it_is_said_with_what_makes_one(run, command):
 def test_a_worker_without_a_subcommand_serves_all_open_studies(sqlite, home, run, monkeypatch):
     make_study(sqlite, home, random_document(1))
     served = []
-    monkeypatch.setattr("rust_optuna.run.worker.Worker.run", lambda self, names: served.append(names) or 1)
+    monkeypatch.setattr("rust_optuna.worker.worker.Worker.run", lambda self, names: served.append(names) or 1)
     done = run("worker")
     assert (done.exit_code, served) == (0, [()]), done.output
     assert "1 point finished" in done.output
@@ -306,7 +306,7 @@ def test_a_daemon_that_is_done_before_it_is_waited_for_is_no_error(sqlite, home,
 
 def test_a_daemon_whose_workers_make_ready_for_long_is_not_waited_for(sqlite, home, gate, run, daemon, monkeypatch):
     make_study(sqlite, home, random_document(3))
-    monkeypatch.setattr("rust_optuna.run.daemon.SERVE_SECONDS", 0.0)
+    monkeypatch.setattr("rust_optuna.fleet.daemon.SERVE_SECONDS", 0.0)
     done = daemon()
     assert done.exit_code == 0, done.output
     (there,) = records.living(home)
@@ -407,11 +407,11 @@ def test_a_daemon_of_another_home_is_named_with_its_home(sqlite, home, gate, run
     other = tmp_path / "my other home"
     for number, what in (
         (there.pid, f"is a daemon of another home: rust-optuna worker stop {there.pid} --home {home.root}"),
-        (os.getpid(), f"is no daemon of {other}"),
+        (os.getpid(), "is not a daemon of this home"),
     ):
         done = invoke("--home", other, "worker", "stop", number)
         assert (done.exit_code, f"Process {number} {what}" in done.output) == (2, True), done.output
-        assert f"Of {other}, no daemon runs here" in done.output
+        assert ". None is running here" in done.output
     assert records.living(home) == [there]
 
 

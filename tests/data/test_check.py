@@ -99,7 +99,7 @@ def test_a_broken_manifest_is_reported_like_everything_else(manifest):
     report = check_manifest(manifest.path)
     assert not report.passed
     assert report.parts == ()
-    assert report.notes == ("The films were not looked at: put the manifest right first",)
+    assert report.notes == ("The films were not read; fix the manifest first",)
     json.dumps(report.as_json())
 
 
@@ -107,9 +107,18 @@ def test_notes_tell_of_labels_that_a_fold_lacks_and_of_too_few_patients(tmp_path
     few = make_manifest(tmp_path, patients=5, holdout=1)
     report = check_manifest(few.path, folds=4)
     assert any(note.startswith("some fold has no film with the label medial_1") for note in report.notes)
-    report = check_manifest(few.path, folds=6)
-    assert "6 folds need at least 6 patients, there are 4" in report.notes
-    assert report.passed
+
+
+def test_folds_that_cannot_be_made_are_a_problem(tmp_path):
+    few = make_manifest(tmp_path, patients=5, holdout=1)
+    ((where, what),) = problems(few, folds=6)
+    assert where == "folds"
+    assert what.startswith("6 folds need at least 6 patients, and 4 development patients have a readable film: lower")
+    for film in few.films[:6]:
+        film.image.write_bytes(b"")
+    assert problems(few, folds=2)[-1][1].startswith("2 folds need at least 2 patients, and 1 development patient has")
+    rewrite(few, split={film.row: "holdout" for film in few.films})
+    assert "and 0 development patients have" in problems(few, folds=2)[-1][1]
 
 
 def test_one_fold_is_refused(manifest):

@@ -78,7 +78,7 @@ def test_the_cortices_are_read_off_the_labels(films):
 def test_a_contradiction_between_views_and_cortices_is_refused(films):
     labels = films.labels.copy()
     labels[films.views.index("lateral"), 2] = 1
-    with pytest.raises(DataError, match="films of both views: medial"):
+    with pytest.raises(DataError, match="Films of both views carry scores of medial"):
         _ = replace(films, labels=labels).cortices
 
 

@@ -112,7 +112,7 @@ def test_every_violation_is_reported_with_its_row(tmp_path):
 
 def test_the_same_image_twice_is_named_however_it_is_spelt(tmp_path):
     path = write(tmp_path, GOOD, GOOD.replace("films/a", "films/../films/a"))
-    assert problems(path) == [("row 3, image", "'films/../films/a.png' already stands in row 2")]
+    assert problems(path) == [("row 3, image", "'films/../films/a.png' is already in row 2")]
 
 
 def test_ragged_rows_are_reported_and_blank_lines_passed_over(tmp_path):
@@ -127,7 +127,7 @@ def test_missing_unknown_and_repeated_columns(tmp_path):
     path = write(tmp_path, GOOD, header=HEADER.replace("visit", "vist") + ",view")
     assert problems(path) == [
         ("row 1", "column 'visit' is missing: rename the column 'vist', if that is it"),
-        ("row 1", "column 'view' stands there 2 times"),
+        ("row 1", "column 'view' is there 2 times"),
     ]
 
 
@@ -149,7 +149,7 @@ def test_excel_s_own_first_line_is_no_header_and_stays(tmp_path, first, delimite
     first = first.format(*[delimiter] * 3)
     rows = [row.replace(",", delimiter) for row in (HEADER, GOOD)]
     assert problems(write(tmp_path, *rows, rows[1], header=first)) == [
-        ("row 4, image", "'films/a.png' already stands in row 3")
+        ("row 4, image", "'films/a.png' is already in row 3")
     ]
     path = write(tmp_path, *rows, header=first)
     before = path.read_text()

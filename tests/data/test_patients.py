@@ -194,7 +194,7 @@ def test_an_option_without_names_that_would_take_the_manifest_for_one_says_so(tm
     path = named(tmp_path, "P7", "p7")
     done = invoke("data", "split", "--same", path)
     assert done.exit_code == 2
-    assert "is not two names, as in 'A=B'. Without names this option stands behind the manifest" in done.output
+    assert "is not two names, as in 'A=B'. To use --same without names, put it after" in done.output
 
 
 def test_what_is_split_already_can_be_settled_and_keeps_its_split(tmp_path):

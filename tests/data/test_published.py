@@ -119,7 +119,7 @@ def test_names_of_another_form_say_nothing(published):
 def test_repeated_names(published):
     names = published.filenames.read_text().splitlines()
     published.filenames.write_text("\n".join([names[0], names[1], names[1]]))
-    assert ("filenames.csv row 3", f"{names[1]!r} already stands in row 2") in published.problems()
+    assert ("filenames.csv row 3", f"{names[1]!r} is already in row 2") in published.problems()
 
 
 @pytest.mark.parametrize("name", ["/etc/film.jpg", "../film.jpg"])

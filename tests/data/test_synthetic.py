@@ -78,7 +78,7 @@ def test_progress_counts_every_film(tmp_path):
 
 def test_refuses_a_directory_that_holds_a_manifest(drawn):
     before = bytes_of(drawn)
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         synthesize(drawn, patients=1, seed=0)
     assert bytes_of(drawn) == before
 
@@ -220,3 +220,17 @@ def test_mean_and_variance_of_a_film_do_not_tell_its_scores(blank_summaries, con
         chance = gain_over_view(model, *blank_summaries)
         assert chance < 0.06
         assert gain < chance + 0.03
+
+
+def test_films_that_another_call_left_are_not_mixed_with_new_ones(tmp_path):
+    def interrupt(drawn, total):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "a folder"
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(folder, patients=8, seed=0, processes=1, progress=interrupt)
+    left = next((folder / "films").iterdir())
+    left.rename(left.with_name("synthetic-0009-v1-ap.png"))
+    with pytest.raises(DataError, match=r"1 file that is not of these films, such as synthetic-0009-v1-ap.*rm -r '"):
+        synthesize(folder, patients=8, seed=0, processes=1)
+    assert [path.name for path in (folder / "films").iterdir()] == ["synthetic-0009-v1-ap.png"]

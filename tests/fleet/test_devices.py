@@ -178,7 +178,9 @@ def test_no_gpu_is_used_where_none_is_asked_for_or_hidden(monkeypatch):
     assert devices.gpus() == []
 
 
-@pytest.mark.parametrize(("there", "said"), [("0,1", "No GPU 7 here; there are: 0, 1"), ("", "there are: none")])
+@pytest.mark.parametrize(
+    ("there", "said"), [("0,1", "No GPU 7 here; there are: 0, 1"), ("", "there is none; --gpus none")]
+)
 def test_a_gpu_that_is_not_there_is_named(monkeypatch, there, said):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", there)
     with pytest.raises(RustOptunaError, match=said):
@@ -190,3 +192,12 @@ def test_a_gpu_named_by_nothing_is_refused(monkeypatch):
     for choice in ("", "0,", " "):
         with pytest.raises(RustOptunaError, match="all, none, or numbers"):
             devices.slots(choice, None)
+
+
+@pytest.mark.parametrize("choice", ["all,1", "0,none"])
+def test_words_for_gpus_do_not_go_with_numbers(monkeypatch, choice):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(
+        RustOptunaError, match=r"--gpus takes all, none, or numbers such as 0,1; (all|none) does not go"
+    ):
+        devices.slots(choice, None)

@@ -18,8 +18,8 @@ from rust_optuna.fleet import service as fleet
 from rust_optuna.fleet.ray import cluster as ray_cluster
 from rust_optuna.fleet.ray import slots as ray_engine
 from rust_optuna.fleet.service import Workers, start_workers
-from rust_optuna.search.roster import list_workers
 from rust_optuna.search.studies import load_study
+from rust_optuna.storage.roster import list_workers
 from tests.stand_ins import GATE
 from tests.studies import (
     REPOSITORY,

@@ -152,7 +152,7 @@ def misfits(folder, saved):
     for name, (content, reason) in contents.items():
         (folder / name).write_bytes(content)
         yield folder / name, reason
-    yield folder / "absent.h5", "there is no weights file"
+    yield folder / "absent.h5", "There is no weights file"
 
 
 @pytest.mark.tensorflow
@@ -210,7 +210,7 @@ def test_a_file_is_read_once_for_its_checksum_while_it_stays_as_it_is(tmp_path, 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_without_a_network_the_file_to_fetch_and_its_place_are_named(tmp_path, monkeypatch, damaged):
     def unreachable(*_, **__):
-        raise OSError("Network is unreachable")
+        raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
@@ -221,8 +221,9 @@ def test_without_a_network_the_file_to_fetch_and_its_place_are_named(tmp_path, m
         imagenet_file()
     message = str(refused.value)
     assert "\n" not in message
+    assert "could not be downloaded (Name or service not known). Fetch https://" in message
     assert ("damaged" in message) == damaged
-    for needed in (f"/{IMAGENET_FILE}", str(tmp_path / "models"), "`weights`"):
+    for needed in (f"/{IMAGENET_FILE}", str(tmp_path / "models"), "`weights` under [model]"):
         assert needed in message
 
 

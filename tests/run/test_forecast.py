@@ -136,7 +136,7 @@ def test_what_is_finished_is_not_counted_again(plan, clockwork, home, sqlite_url
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"cross_validation": {"folds": 3, "epochs": 3, "seed": 5}}, FingerprintError, "epochs is 3 here"),
+        ({"cross_validation": {"folds": 3, "epochs": 3, "seed": 5}}, FingerprintError, "epochs is 3 in the file"),
         ({"sampler": {"type": "random", "seed": 3, "n_trials": 9}}, StudyError, "study extend"),
     ],
 )

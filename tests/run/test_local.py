@@ -155,3 +155,17 @@ def test_workers_use_the_artifact_store_that_the_database_names(sqlite_url, home
     for artifacts, file in (("elsewhere", files[0]), (None, files[1])):
         local.search([file], home, url, artifacts, workers=1, gpus="none", objective="tests.stand_ins:peak")
     assert [each["RUST_OPTUNA_ARTIFACTS"] for each in environments] == ["elsewhere", "elsewhere"]
+
+
+def test_the_step_that_builds_features_is_told_whose_it_is(sqlite_url, home, files, monkeypatch):
+    """Ctrl-C reaches both; what it came to is said once."""
+    environments = []
+
+    def interrupted(command, *, env, **_):
+        environments.append(env)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local.subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        local.search(files[:1], home, parse_url(sqlite_url, home), None, workers=1, gpus="none")
+    assert [each["RUST_OPTUNA_PART_OF"] for each in environments] == ["search"]

@@ -76,7 +76,7 @@ def test_a_study_is_written_as_a_table_and_its_scores(database, home, store, stu
         *(f"baseline_view_only_{name}" for name in ("average_precision", *NUMBERS)),
         *("baseline_view_only_untied_average_precision", "baseline_view_only_untied_average_precision_16"),
         *("deviation", "deviation_16", "lift_16", "lift_16_standard_error"),
-        *("diverged", "seconds", "worker", "arithmetic", "objective"),
+        *("diverged", "seconds", "worker", "arithmetic", "objective", "study"),
     ]
     assert (first["number"], first["point"], float(first["value"]), first["epoch"]) == ("0", "0", 0.5, "2")
     assert {(row["learning_rate"], row["epsilon"]) for row in (first, second)} == {("0.001", "1e-07")}
@@ -114,6 +114,41 @@ def test_an_export_replaces_an_earlier_one(database, home, store, study, tmp_pat
     for _ in range(2):
         table, _ = export_study(database, "regime-1", store, tmp_path / "out")
     assert len(list(table.parent.iterdir())) == 2
+
+
+def test_an_export_of_another_study_is_left_alone(sqlite, home, store, tmp_path):
+    run_study(sqlite, home, random_document(2))
+    run_study(sqlite, home, random_document(1, name="another"))
+    table, _ = export_study(sqlite, "regime-1", store, tmp_path / "out")
+    before = table.read_bytes()
+    with pytest.raises(StudyError, match="out holds the export of regime-1: name another folder"):
+        export_study(sqlite, "another", store, tmp_path / "out")
+    table.write_text("number,value\n0,0.5\n")
+    with pytest.raises(StudyError, match=r"trials.csv does not say which study it is of"):
+        export_study(sqlite, "another", store, tmp_path / "out")
+    table.unlink()
+    (table.parent / "trial-7.npz").touch()
+    with pytest.raises(StudyError, match=r"holds trial-7.npz, which is not of another: name another folder"):
+        export_study(sqlite, "another", store, tmp_path / "out")
+    assert [path.name for path in table.parent.iterdir()] == ["trial-7.npz"]
+    (table.parent / "trial-7.npz").unlink()
+    assert export_study(sqlite, "regime-1", store, tmp_path / "out") == (table, 2)
+    assert table.read_bytes() == before
+
+
+def test_an_export_leaves_no_scores_of_trials_that_the_study_no_longer_has(database, home, store, study, tmp_path):
+    table, _ = export_study(database, "regime-1", store, tmp_path / "out")
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines, "9" + lines[1][1:]]) + "\n")
+    (table.parent / "trial-9.npz").touch()
+    export_study(database, "regime-1", store, tmp_path / "out")
+    assert sorted(path.name for path in table.parent.iterdir()) == ["trial-0.npz", "trials.csv"]
+
+
+def test_an_interrupted_export_is_called_again(database, home, store, study, tmp_path):
+    table, _ = export_study(database, "regime-1", store, tmp_path / "out")
+    table.unlink()
+    assert export_study(database, "regime-1", store, tmp_path / "out")[1] == 2
 
 
 def test_a_study_is_exported_from_s3(sqlite, home, s3, tmp_path):

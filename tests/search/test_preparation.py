@@ -204,5 +204,5 @@ def test_settings_are_compared_before_weights_are_looked_for(sqlite, home):
     """Weights may have to be downloaded, for a study that has others."""
     make_study(sqlite, home, random_document(1))
     document = random_document(1, model={"weights": "nowhere.h5"}, cross_validation={"folds": 2})
-    with pytest.raises(FingerprintError, match="folds is 2 here and 3 there"):
+    with pytest.raises(FingerprintError, match="folds is 2 in the file and 3 in the study;"):
         make_study(sqlite, home, document)

@@ -258,7 +258,7 @@ def test_a_backup_is_never_overwritten_nor_made_of_nothing(sqlite, home, tmp_pat
     for file in (tmp_path / "file", Path(sqlite.url.database)):
         file.touch()
         before = file.read_bytes()
-        with pytest.raises(StorageError, match="exists already"):
+        with pytest.raises(StorageError, match="already exists"):
             backup(sqlite.url, file)
         assert file.read_bytes() == before
     nothing = parse_url(f"sqlite:///{tmp_path}/nothing.db", home)

@@ -25,14 +25,14 @@ def test_the_same_study_file_with_changed_weights_is_refused_by_name(sqlite, hom
     mine = home.root / "mine.h5"
     mine.write_bytes(b"weights of one day")
     (home.root / "other.h5").write_bytes(b"others")
-    for said in ("regime-1 created in", "regime-1 is there already"):
+    for said in ("regime-1 created in", "regime-1 already exists"):
         done = create()
         assert (done.exit_code, said in done.output) == (0, True), done.output
     mine.write_bytes(b"weights of another")
     refused = create()
     assert refused.exit_code == 1
     assert "Study regime-1 in" in refused.output
-    assert "the weights differ" in refused.output
+    assert "was created with other weights: the file's bytes" in refused.output
     # The bytes decide, not when the file was written.
     mine.write_bytes(b"weights of one day")
     assert create().exit_code == 0

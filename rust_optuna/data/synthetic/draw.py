@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -68,11 +69,13 @@ def synthesize(
         progress: called with the number of films drawn so far and in all.
 
     Raises:
-        DataError: if the directory already holds a manifest, or an argument is out of its range.
+        DataError: if the directory already holds a manifest or other films than these, or an argument is out of its
+            range.
     """
     manifest = directory / MANIFEST
     _check(manifest, patients, seed, contrast)
     films = draw_cohort(patients, seed)
+    _refuse_others(directory / "films", {film.name for film in films})
     (directory / "films").mkdir(parents=True, exist_ok=True)
     jobs = [Job(directory / "films" / film.name, film, seed, place, contrast) for place, film in enumerate(films)]
     for drawn, _ in enumerate(_draw_all(jobs, processes), start=1):
@@ -87,13 +90,27 @@ def synthesize(
 def _check(manifest: Path, patients: int, seed: int, contrast: float) -> None:
     """Raise ``DataError`` unless these films can be drawn here."""
     if manifest.exists():
-        raise DataError(f"{manifest} exists already: synthesize into another directory, or remove this one first.")
+        raise DataError(f"{manifest} already exists: name another folder, or remove this one")
     if patients < 1:
-        raise DataValueError(f"The number of patients must be at least 1, not {patients}.")
+        raise DataValueError(f"The number of patients must be at least 1, not {patients}")
     if seed < 0:
-        raise DataValueError(f"The seed must not be negative, and is {seed}.")
+        raise DataValueError(f"The seed must not be negative, and is {seed}")
     if not 0 <= contrast <= 10:
-        raise DataValueError(f"The contrast must lie between 0 and 10, and is {contrast}.")
+        raise DataValueError(f"The contrast must lie between 0 and 10, and is {contrast}")
+
+
+def _refuse_others(folder: Path, names: set[str]) -> None:
+    """Raise ``DataError`` where a folder holds files that would be left beside the films and are none of them.
+
+    The films of an interrupted call are drawn again, so the same call is not refused.
+    """
+    others = sorted(path.name for path in folder.iterdir() if path.name not in names) if folder.is_dir() else []
+    if others:
+        count = "1 file that is" if len(others) == 1 else f"{len(others):,} files that are"
+        raise DataError(
+            f"{folder} holds {count} not of these films, such as {others[0]}: name another folder, or remove that one "
+            f"(rm -r {shlex.quote(str(folder))})"
+        )
 
 
 def _draw_all(jobs: Sequence[Job], processes: int | None) -> Iterator[None]:

@@ -2,8 +2,8 @@ import pytest
 
 from rust_optuna.errors import CircuitBreakerError
 from rust_optuna.search.ledger import Ledger
-from rust_optuna.search.roster import any_serves, list_workers, points_finished_by
 from rust_optuna.storage import tables
+from rust_optuna.storage.roster import any_serves, list_workers, points_finished_by
 from tests.studies import end_leases, make_study, make_worker, random_document
 
 
