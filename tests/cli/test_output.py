@@ -25,9 +25,9 @@ def test_a_name_that_cannot_be_shown_is_replaced(sqlite, home, encoding, shown):
     # Click writes UTF-8 where it is told ASCII, which is what a terminal of the C locale most likely understands.
     run = run_in(encoding, sqlite, home)
     done = run("data", "check", ODD)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert shown in done.stdout
+    assert shown in done.stderr
     done = run("study", "create", ODD)
     assert done.returncode == 2
     assert "does not exist" in done.stderr
@@ -61,8 +61,8 @@ def test_a_path_that_is_no_unicode_is_shown_as_far_as_it_is(sqlite, home):
     run = run_in("utf-8", sqlite, home)
     name = os.fsdecode(b"R\xf6ntgen.csv")
     done = run("data", "check", name)
-    assert done.returncode == 1
-    assert r"R\udcf6ntgen.csv" in done.stdout
+    assert done.returncode == 2
+    assert r"R\udcf6ntgen.csv" in done.stderr
 
 
 def run_in(encoding, database, home):

@@ -379,7 +379,7 @@ def test_a_daemon_that_does_not_run_here_is_left_alone_and_it_is_said_where_it_r
             where %= os.getpid() if changes.get("started") else platform.node()
         done = run("worker", "stop")
         assert (done.exit_code, f"{os.getpid()} (a) runs {where}" in done.output) == (1, True), done.output
-        assert f"No daemon of {home.root} runs here" in done.output
+        assert f"No daemon of {home.root} is running here" in done.output
         done = run("worker", "stop", os.getpid())
         assert (done.exit_code, f"daemon {os.getpid()} runs {where}" in done.output) == (1, True), done.output
         done = run("worker", "stop", "--all")
