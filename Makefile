@@ -9,16 +9,20 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: demo test bench chaos mutants lint format clean help
+.PHONY: demo test test-long bench chaos mutants lint format clean help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -3; echo "Targets: demo test bench chaos mutants lint format clean"
+	@sed -n 's/^# //p' Makefile | head -3; echo "Targets: demo test test-long bench chaos mutants lint format clean"
 
 demo: $(VENV)/installed-$(EXTRA)
 	$(BIN)/rust-optuna demo
 
 test: $(VENV)/installed-$(EXTRA)-dev
 	$(BIN)/python -m pytest -n 2 $(ARGUMENTS)
+
+# What `make test` plays once, on every database.
+test-long: $(VENV)/installed-$(EXTRA)-dev
+	$(BIN)/python -m pytest -n 2 -m "long or not long" $(ARGUMENTS)
 
 # make bench QUICK=1: under three minutes. ARGUMENTS="--only training": one section.
 bench: $(VENV)/installed-$(EXTRA)-bench

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import uuid
@@ -38,6 +39,32 @@ BACKENDS = [
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "STORAGE", "PASSWORD_FILE", "ARTIFACTS", "WORKER_ID", "SUPERVISOR"):
         monkeypatch.delenv(f"RUST_OPTUNA_{name}", raising=False)
+
+
+ON_ONE_DATABASE = {
+    "test_both_regimes_are_searched_by_one_command_and_once": "sqlite",
+    "test_eight_processes_run_both_full_regimes_once": "postgresql",
+    "test_a_node_killed_in_mid_search_costs_no_point": "postgresql",
+}
+"""Rounds that `make test` plays on one database and `make test-long` on every one."""
+ALIKE_ON_SERVERS = (
+    "tests/cli/",
+    "tests/run/",
+    "tests/search/test_foreign",
+    "tests/search/test_pins",
+    "tests/worker/test_serving",
+)
+"""Tests of what lies above the ledger, where MariaDB and PostgreSQL do not differ: `make test-long` plays them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as long what repeats on one database what is tested on another."""
+    for item in items:
+        databases = {"sqlite", "postgresql", "mariadb"} & set(re.findall(r"\w+", item.name.partition("[")[2]))
+        kept = ON_ONE_DATABASE.get(item.name.partition("[")[0])
+        repeats = kept is not None and databases and kept not in databases
+        if repeats or (databases == {"mariadb"} and item.nodeid.startswith(ALIKE_ON_SERVERS)):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.hookimpl(tryfirst=True)

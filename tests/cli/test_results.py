@@ -170,7 +170,11 @@ DIVERGED = {**RESULT, "diverged_folds": [0, 2]}
         (NO_BETTER, f"{PAIR}: a model that sees nothing but", [PAIR]),
         (DIVERGED, "training diverged in 2 of its 3 folds: the loss", ["training diverged in 2 of its 3 folds"]),
         ({**NO_BETTER, **{"diverged_folds": [1]}}, PAIR, ["training diverged in 1 of its 3 folds", PAIR]),
-        ({**NO_BETTER, "curve": [0.7, 0.7]}, "the same after each of its 2 epochs", [PAIR, "its value is the same after each of its 2 epochs"]),
+        (
+            {**NO_BETTER, "curve": [0.7, 0.7]},
+            "the same after each of its 2 epochs",
+            [PAIR, "its value is the same after each of its 2 epochs"],
+        ),
     ],
 )
 def test_a_best_trial_below_its_baseline_or_diverged_is_said_in_words(sqlite, home, result, in_full, in_short, capsys):
