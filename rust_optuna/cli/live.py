@@ -13,11 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from rust_optuna.run.local import Listener
+from rust_optuna.storage.states import PointState
 
 if TYPE_CHECKING:
     from rust_optuna.fleet.devices import Slot
     from rust_optuna.search.creation import Creation
     from rust_optuna.search.results import Status
+
+
+COUNTED = (PointState.WAITING, PointState.RUNNING, PointState.COMPLETE, PointState.HOLE)
+"""What of a study's points the table counts."""
 
 
 class LiveTable:
@@ -54,12 +59,12 @@ class LiveTable:
         name = status.study.name
         before = self._statuses.get(name)
         self._statuses[name] = status
-        complete = status.counts["complete"]
+        complete = status.counts[PointState.COMPLETE]
         self._began.setdefault(name, (time.monotonic(), complete))
         if self.console.is_terminal:
             self.live.start()
             self.live.update(self._table(), refresh=True)
-        elif before is None or before.counts["complete"] != complete:
+        elif before is None or before.counts[PointState.COMPLETE] != complete:
             best = "" if status.best_value is None else f", best {status.best_value:.4f}"
             against = "" if status.best_baseline is None else f", view-only baseline {status.best_baseline:.4f}"
             remarks = "".join(f"; {words}" for words in _in_short(status))
@@ -76,7 +81,10 @@ class LiveTable:
         for name, status in self._statuses.items():
             rate, left = self._pace(name, status)
             best, baseline = ("" if v is None else f"{v:.4f}" for v in (status.best_value, status.best_baseline))
-            counts = [str(status.counts[state]) for state in ("waiting", "running", "complete", "hole")]
+            counts = [
+                str(status.counts[state])
+                for state in (PointState.WAITING, PointState.RUNNING, PointState.COMPLETE, PointState.HOLE)
+            ]
             title = f"{name} ({status.study.stand_in})" if status.study.stand_in else name
             table.add_row(title, *counts, best, baseline, rate, left)
         remarks = [f"{name}: {words}" for name, status in self._statuses.items() for words in _in_short(status)]
@@ -87,11 +95,11 @@ class LiveTable:
     def _pace(self, name: str, status: Status) -> tuple[str, str]:
         """Return points a minute since this search began, and the time that the others will take."""
         began, before = self._began[name]
-        done = status.counts["complete"] - before
+        done = status.counts[PointState.COMPLETE] - before
         if not done:
             return "", ""
         each = (time.monotonic() - began) / done
-        seconds = int(each * (status.counts["waiting"] + status.counts["running"]))
+        seconds = int(each * (status.counts[PointState.WAITING] + status.counts[PointState.RUNNING]))
         return f"{60 / each:.1f}", f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 

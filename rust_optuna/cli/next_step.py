@@ -14,6 +14,7 @@ import click
 
 from rust_optuna.cli.options import given_options, settings
 from rust_optuna.errors import StudyError
+from rust_optuna.storage.states import StudyState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,9 +59,9 @@ def nothing_to_run(database: Database, names: Sequence[str] = ()) -> str | None:
     chosen = {name: states[name] for name in dict.fromkeys(names or states) if name in states}
     if not chosen:
         return f"{', '.join(names)}: no such study is there any more."
-    if "open" in chosen.values():
+    if StudyState.OPEN in chosen.values():
         return None
-    if {*chosen.values()} != {"done"}:
+    if {*chosen.values()} != {StudyState.DONE}:
         return "No study is open: one is still being created or extended."
     if not names:
         return "No study is open: all are done."
@@ -149,7 +150,7 @@ def _next_step(database: Database, names: Sequence[str]) -> tuple[str | Path, ..
     from rust_optuna.search.studies import load_studies
 
     studies = [study for study in load_studies(database) if not names or study.name in names]
-    if any(study.state == "open" for study in studies):
+    if any(study.state == StudyState.OPEN for study in studies):
         return "worker", "run", *names
     if any(best_point(database, study) for study in studies):
         return "best", *(names if len(names) == 1 else ())

@@ -18,6 +18,7 @@ from rust_optuna.cli.options import (
     settings,
 )
 from rust_optuna.cli.output import counted, print_json, progress_bar
+from rust_optuna.storage.states import AttemptState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
     from rust_optuna.storage.database import Database
 
 SHOWN_ATTEMPTS = 20
-OUTCOMES = {"failed": "failed", "lost": "its worker was lost", "released": "was given back"}
+OUTCOMES = {
+    AttemptState.FAILED: "failed",
+    AttemptState.LOST: "its worker was lost",
+    AttemptState.RELEASED: "was given back",
+}
 
 
 @click.group()

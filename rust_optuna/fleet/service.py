@@ -26,6 +26,7 @@ from rust_optuna.search.studies import Study, find_study, load_studies, studies_
 from rust_optuna.signals import Signals
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.outages import database_errors
+from rust_optuna.storage.states import StudyState
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ def start_workers(
         StorageError: the database was away for too long.
     """
     studies = studies_to_serve(database, names)
-    serving = names if workers.forever else [study.name for study in studies if study.state == "open"]
+    serving = names if workers.forever else [study.name for study in studies if study.state == StudyState.OPEN]
     stopped_by = None
     if serving or workers.forever:
         check_writable(home)
@@ -197,7 +198,7 @@ def supervise(
         if on_status is not None:
             for study in studies:
                 on_status(status(database, study, foreign=False))
-        return not workers.forever and all(study.state == "done" for study in studies)
+        return not workers.forever and all(study.state == StudyState.DONE for study in studies)
 
     def tend() -> None:
         for each, study in ledger.open_studies().items():
@@ -236,7 +237,7 @@ def _settle(database: Database, there: Callable[[], Sequence[Study]], *, named: 
     try:
         untold = Ledger(database).untold()
         for study in there():
-            if named or study.state == "open" or study.name in untold:
+            if named or study.state == StudyState.OPEN or study.name in untold:
                 with suppress(StudyError):  # deleted meanwhile
                     Mirror(database, study).settle()
     except (StorageError, *database_errors()) as error:

@@ -32,10 +32,10 @@ from rust_optuna.run.side_by_side import side_by_side
 from rust_optuna.search.preparation import PreparedStudy, compare, prepare
 from rust_optuna.search.studies import load_parameters
 from rust_optuna.storage.database import Database
+from rust_optuna.storage.states import UNFINISHED, StudyState
 from rust_optuna.study_file import read_study_file
 
 Progress = Callable[[int, int], None]
-UNFINISHED = ("waiting", "running")
 FLOAT = np.dtype(np.float32).itemsize
 
 
@@ -216,7 +216,7 @@ def _plans_in(
         if database is not None and known is not None:
             compare(database, prepared, known)
             left = load_parameters(database, known.id, states=UNFINISHED)
-        if known is None or known.state != "done":
+        if known is None or known.state != StudyState.DONE:
             earlier[configuration.name] = prepared
         plans.append(_Plan(prepared, prepared.development.fingerprint(), prepared.trials(left)))
     return plans

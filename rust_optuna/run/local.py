@@ -32,6 +32,7 @@ from rust_optuna.search.studies import (
 )
 from rust_optuna.storage.artifacts import check_writable, open_store
 from rust_optuna.storage.database import Database, create_database
+from rust_optuna.storage.states import StudyState
 from rust_optuna.study_file import read_study_file
 
 GRACE_SECONDS = 0.0
@@ -108,10 +109,10 @@ def search(
         for configuration in configurations:
             creation = create_study(database, configuration, home, listener.on_hashed, artifacts, data_root)
             listener.on_created(creation, where)
-            if creation.study.state != "done":
+            if creation.study.state != StudyState.DONE:
                 check_writable(open_store(artifacts or database.artifacts(), home))
             environment = child_environment(home, database.url, artifacts or database.artifacts(), password_file)
-            if objective is None and creation.study.state != "done":
+            if objective is None and creation.study.state != StudyState.DONE:
                 _build_features(database, creation.study, home, environment, where[0], data_root)
             _run_workers(database, creation.study, home, how, environment, listener)
             finished.append(status(database, load_study(database, configuration.name)))
@@ -165,7 +166,7 @@ def _run_workers(
     environment: dict[str, str],
     listener: Listener,
 ) -> None:
-    if study.state == "done":
+    if study.state == StudyState.DONE:
         Mirror(database, study).settle()
         listener.on_status(status(database, study))
     elif supervise(database, home, [study.name], workers, environment, listener.on_status):

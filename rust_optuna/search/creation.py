@@ -23,6 +23,7 @@ from rust_optuna.search.studies import Study, find_study, load_parameters, load_
 from rust_optuna.storage import tables
 from rust_optuna.storage.artifacts import ArtifactStore, adopt, artifacts_of, open_store, refuse_owned, remove
 from rust_optuna.storage.database import Database, open_database
+from rust_optuna.storage.states import PointState, StudyState
 from rust_optuna.study_file import to_document
 
 Progress = Callable[[int, int], None]
@@ -113,7 +114,7 @@ def create_study(
             _refuse_twin(database, configuration.name)
             _insert(database, prepared)
         study = _open(database, configuration.name)
-    return Creation(study, resumed=known is not None and known.state != "drawing")
+    return Creation(study, resumed=known is not None and known.state != StudyState.DRAWING)
 
 
 def extend_study(database: Database, name: str, n_trials: int) -> Study:
@@ -142,7 +143,7 @@ def extend_study(database: Database, name: str, n_trials: int) -> Study:
             count = sa.select(sa.func.count()).where(tables.point.c.study_id == study.id)
             if connection.execute(count).scalar() != len(there):
                 return  # it was committed, and the answer was lost
-            values = {"configuration": json.dumps(to_document(longer)), "state": "drawing"}
+            values = {"configuration": json.dumps(to_document(longer)), "state": StudyState.DRAWING}
             connection.execute(tables.study.update().where(tables.study.c.id == study.id).values(**values))
             add_points(connection, study.id, new, first=len(there))
 
@@ -161,7 +162,7 @@ def delete_study(database: Database, name: str, store: ArtifactStore, *, force: 
     with database.exclusive(_lock(name)):
         study = load_study(database, name)
         point = tables.point
-        running = sa.select(sa.func.count()).where(point.c.study_id == study.id, point.c.state == "running")
+        running = sa.select(sa.func.count()).where(point.c.study_id == study.id, point.c.state == PointState.RUNNING)
         busy = database.transact(lambda c: c.execute(running).scalar_one())
         if busy and not force:
             raise StudyError(f"{name} has {busy} running points: stop its workers first, or use --force")
@@ -204,7 +205,7 @@ def _insert(database: Database, prepared: PreparedStudy) -> None:
             return  # it was committed, and the answer was lost: the caller holds the lock, so it is ours
         row = tables.study.insert().values(
             name=configuration.name,
-            state="drawing",
+            state=StudyState.DRAWING,
             configuration=json.dumps(to_document(configuration)),
             fingerprint=json.dumps(fingerprint),
             source=None if source is None else json.dumps(source.as_json()),
@@ -236,8 +237,8 @@ def _open(database: Database, name: str) -> Study:
     mirror = Mirror(database, study, create=True)
     mirror.describe_study()
     mirror.enqueue()
-    if study.state == "drawing":
-        opened = tables.study.update().where(tables.study.c.id == study.id, tables.study.c.state == "drawing")
-        database.transact(lambda connection: connection.execute(opened.values(state="open")))
-        study = replace(study, state="open")
+    if study.state == StudyState.DRAWING:
+        opened = tables.study.update().where(tables.study.c.id == study.id, tables.study.c.state == StudyState.DRAWING)
+        database.transact(lambda connection: connection.execute(opened.values(state=StudyState.OPEN)))
+        study = replace(study, state=StudyState.OPEN)
     return study

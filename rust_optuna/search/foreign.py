@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from rust_optuna.search.ledger import FINISHED_ELSEWHERE
 from rust_optuna.storage import tables
 from rust_optuna.storage.database import Database
+from rust_optuna.storage.states import AttemptState
 from rust_optuna.storage.tables import StudyKey
 
 _studies = sa.table("studies", sa.column("study_id"), sa.column("study_name"))
@@ -26,7 +27,13 @@ _values = sa.table("trial_values", *(sa.column(name) for name in ("trial_id", "o
 _attributes = sa.table("trial_user_attributes", *(sa.column(name) for name in ("trial_id", "key", "value_json")))
 """Optuna's own tables, as far as they are read here."""
 
-_ENDS = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "lost": "FAIL", "released": "FAIL"}
+_ENDS = {
+    AttemptState.COMPLETE: "COMPLETE",
+    AttemptState.PRUNED: "PRUNED",
+    AttemptState.FAILED: "FAIL",
+    AttemptState.LOST: "FAIL",
+    AttemptState.RELEASED: "FAIL",
+}
 """How Optuna shows the end of an attempt."""
 _INFINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf}
 
@@ -87,7 +94,7 @@ def foreign_trials(database: Database, name: str, key: StudyKey) -> ForeignTrial
     shown, rows = database.transact(read)
     attempts = {row.trial: row for row in rows if row.trial is not None}
     theirs = [trial for trial in shown if not _is_ours(trial, attempts.get(trial.number))]
-    best = max((row.value for row in rows if row.outcome == "complete"), default=-math.inf)
+    best = max((row.value for row in rows if row.outcome == AttemptState.COMPLETE), default=-math.inf)
     complete = [OptunasBest(trial.number, _value(trial)) for trial in theirs if trial.state == "COMPLETE"]
     highest = max(complete, key=lambda trial: trial.value, default=None)
     return ForeignTrials(len(theirs), highest if highest is not None and highest.value > best else None)

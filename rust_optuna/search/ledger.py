@@ -17,12 +17,14 @@ from sqlalchemy.engine import Connection
 
 from rust_optuna.errors import LeaseLostError
 from rust_optuna.storage.database import Database
+from rust_optuna.storage.states import UNFINISHED, AttemptState, FaultKind, PointState, StudyState
 from rust_optuna.storage.tables import StudyKey, attempt, database_now, point, study, worker
 
 MAX_FAILURES = 3
 """Errors of the objective after which a point is a hole."""
 MAX_LOSSES = 20
 """Lost leases and releases after which a point is a hole."""
+SILENCE = "the lease ended without a word from the worker"
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class Ledger:
         if not self.database.transact(end):
             raise LeaseLostError(f"Point {claim.number} of {claim.study} is no longer this worker's")
 
-    def fail(self, claim: Claim, reason: str, fault: str = "library") -> bool:
+    def fail(self, claim: Claim, reason: str, fault: FaultKind = FaultKind.LIBRARY) -> bool:
         """End an attempt with an error of the objective; the point waits again, or is a hole after its last attempt.
 
         Args:
@@ -187,11 +189,11 @@ class Ledger:
         Returns:
             Whether the attempt was still this worker's to end.
         """
-        return self._give_up(claim, "failed", reason, fault)
+        return self._give_up(claim, AttemptState.FAILED, reason, fault)
 
-    def release(self, claim: Claim, reason: str, fault: str = "interrupted") -> bool:
+    def release(self, claim: Claim, reason: str, fault: FaultKind = FaultKind.INTERRUPTED) -> bool:
         """Give a point back untried, for others at once; return whether it was still this worker's to give."""
-        return self._give_up(claim, "released", reason, fault)
+        return self._give_up(claim, AttemptState.RELEASED, reason, fault)
 
     def mark_shown(self, point_id: int, number: int) -> None:
         """Note that Optuna has been told how an attempt ended."""
@@ -204,7 +206,7 @@ class Ledger:
         def requeue(connection: Connection) -> int:
             rows = connection.execute(_live().where(point.c.lease_owner == worker_id).with_for_update()).all()
             for row in rows:
-                _end_attempt(connection, row, "lost", reason, "lease")
+                _end_attempt(connection, row, AttemptState.LOST, reason, FaultKind.LEASE)
                 _close(connection, row.study_id)
             connection.execute(worker.delete().where(worker.c.id == worker_id))
             return len(rows)
@@ -217,7 +219,7 @@ class Ledger:
         Args:
             drawing: those too that do not yet: being created, or extended.
         """
-        states = ("open", "drawing") if drawing else ("open",)
+        states = (StudyState.OPEN, StudyState.DRAWING) if drawing else (StudyState.OPEN,)
         query = sa.select(study.c.name, study.c.id, study.c.created_at).where(study.c.state.in_(states))
         rows = self.database.transact(lambda connection: connection.execute(query.order_by(study.c.id)).all())
         return {row.name: StudyKey(row.id, row.created_at) for row in rows}
@@ -226,7 +228,7 @@ class Ledger:
         """Return the studies with attempts that ended without Optuna being told: cheap, however many attempts."""
         query = sa.select(study.c.name).distinct()
         query = query.join(point, point.c.study_id == study.c.id).join(attempt, attempt.c.point_id == point.c.id)
-        query = query.where(attempt.c.shown == 0, attempt.c.outcome != "running")
+        query = query.where(attempt.c.shown == 0, attempt.c.outcome != AttemptState.RUNNING)
         return list(self.database.transact(lambda connection: connection.execute(query).scalars().all()))
 
     def expire(self, study_id: int) -> int:
@@ -237,10 +239,10 @@ class Ledger:
         """Give the holes of a study that nobody accepted new attempts, and open it again; return how many."""
 
         def requeue(connection: Connection) -> int:
-            count = connection.execute(_holes(study_id).values(state="waiting", failures=0, losses=0)).rowcount
+            count = connection.execute(_holes(study_id).values(state=PointState.WAITING, failures=0, losses=0)).rowcount
             if count:
-                done = study.update().where(study.c.id == study_id, study.c.state == "done")
-                connection.execute(done.values(state="open"))
+                done = study.update().where(study.c.id == study_id, study.c.state == StudyState.DONE)
+                connection.execute(done.values(state=StudyState.OPEN))
             return count
 
         return self.database.transact(requeue)
@@ -250,7 +252,7 @@ class Ledger:
         accept = _holes(study_id).values(accepted=1)
         return self.database.transact(lambda connection: int(connection.execute(accept).rowcount))
 
-    def _give_up(self, claim: Claim, outcome: str, reason: str, fault: str) -> bool:
+    def _give_up(self, claim: Claim, outcome: AttemptState, reason: str, fault: FaultKind) -> bool:
         def end(connection: Connection) -> bool:
             row = connection.execute(_live().where(_held(claim)).with_for_update()).first()
             if row is not None:  # else the lease had ended, and the point is another's business
@@ -266,7 +268,7 @@ class Ledger:
 def add_points(connection: Connection, study_id: int, design: Iterable[Mapping[str, Any]], first: int) -> None:
     """Enter new waiting points, numbered from ``first``."""
     rows = [
-        {"study_id": study_id, "number": number, "parameters": json.dumps(parameters), "state": "waiting"}
+        {"study_id": study_id, "number": number, "parameters": json.dumps(parameters), "state": PointState.WAITING}
         | {"attempt": 0, "failures": 0, "losses": 0}
         for number, parameters in enumerate(design, first)
     ]
@@ -282,7 +284,7 @@ def _claim_in(connection: Connection, study_id: int, worker_id: str) -> Claim | 
     )
     row = connection.execute(
         sa.select(point, name.label("name"), lease_seconds.label("lease_seconds"), created_at.label("created_at"))
-        .where(point.c.study_id == study_id, state == "open", point.c.state == "waiting")
+        .where(point.c.study_id == study_id, state == StudyState.OPEN, point.c.state == PointState.WAITING)
         .order_by(point.c.failures, point.c.number)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -294,7 +296,7 @@ def _claim_in(connection: Connection, study_id: int, worker_id: str) -> Claim | 
     connection.execute(
         point.update()
         .where(point.c.id == row.id)
-        .values(state="running", attempt=number, lease_owner=worker_id, lease_end=end)
+        .values(state=PointState.RUNNING, attempt=number, lease_owner=worker_id, lease_end=end)
     )
     connection.execute(
         attempt.insert().values(
@@ -302,7 +304,7 @@ def _claim_in(connection: Connection, study_id: int, worker_id: str) -> Claim | 
             number=number,
             worker=worker_id,
             started_at=database_now(),
-            outcome="running",
+            outcome=AttemptState.RUNNING,
             # The waiting trial made at creation shows the first attempt; later attempts get their own.
             trial=row.trial if number == 1 else None,
         )
@@ -315,7 +317,7 @@ def _held_by(connection: Connection, study_id: int, worker_id: str) -> Claim | N
         sa.select(point, study.c.name, study.c.lease_seconds, study.c.created_at, attempt.c.trial.label("shown_by"))
         .join(study, study.c.id == point.c.study_id)
         .join(attempt, sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt))
-        .where(point.c.study_id == study_id, point.c.state == "running", point.c.lease_owner == worker_id)
+        .where(point.c.study_id == study_id, point.c.state == PointState.RUNNING, point.c.lease_owner == worker_id)
         .limit(1)
     ).first()
     if row is None:
@@ -340,26 +342,26 @@ def _as_claim(row: sa.Row[Any], worker_id: str, attempt_number: int, trial: int 
 
 
 def _holes(study_id: int) -> sa.Update:
-    return point.update().where(point.c.study_id == study_id, point.c.state == "hole", point.c.accepted == 0)
+    return point.update().where(point.c.study_id == study_id, point.c.state == PointState.HOLE, point.c.accepted == 0)
 
 
 def _close(connection: Connection, study_id: int) -> None:
     """Mark an open study done if no point of it waits or runs."""
-    unfinished = sa.exists().where(point.c.study_id == study_id, point.c.state.in_(("waiting", "running")))
-    done = study.update().where(study.c.id == study_id, study.c.state == "open", ~unfinished)
-    connection.execute(done.values(state="done"))
+    unfinished = sa.exists().where(point.c.study_id == study_id, point.c.state.in_(UNFINISHED))
+    done = study.update().where(study.c.id == study_id, study.c.state == StudyState.OPEN, ~unfinished)
+    connection.execute(done.values(state=StudyState.DONE))
 
 
 def _live() -> sa.Select[Any]:
     columns = (point.c.id, point.c.study_id, point.c.attempt, point.c.failures, point.c.losses)
-    return sa.select(*columns).where(point.c.state == "running")
+    return sa.select(*columns).where(point.c.state == PointState.RUNNING)
 
 
 def _held(claim: Claim) -> sa.ColumnElement[bool]:
     """The fence: this very attempt still holds the point."""
     return sa.and_(
         point.c.id == claim.point_id,
-        point.c.state == "running",
+        point.c.state == PointState.RUNNING,
         point.c.attempt == claim.attempt,
         point.c.lease_owner == claim.worker,
     )
@@ -377,17 +379,21 @@ def _expire(connection: Connection, study_id: int) -> int:
     ended = _live().where(point.c.study_id == study_id, point.c.lease_end < database_now())
     rows = connection.execute(ended.with_for_update(skip_locked=True)).all()
     for row in rows:
-        _end_attempt(connection, row, "lost", "the lease ended without a word from the worker", "lease")
+        _end_attempt(
+            connection, row, AttemptState.LOST, "the lease ended without a word from the worker", FaultKind.LEASE
+        )
     if rows:
         _close(connection, study_id)
     return len(rows)
 
 
-def _end_attempt(connection: Connection, row: sa.Row[Any], outcome: str, reason: str, fault: str) -> None:
+def _end_attempt(
+    connection: Connection, row: sa.Row[Any], outcome: AttemptState, reason: str, fault: FaultKind
+) -> None:
     """End a locked point's live attempt without a result: the point waits again, or is a hole."""
-    failures = row.failures + (outcome == "failed")
-    losses = row.losses + (outcome != "failed")
-    state = "hole" if failures >= MAX_FAILURES or losses >= MAX_LOSSES else "waiting"
+    failures = row.failures + (outcome == AttemptState.FAILED)
+    losses = row.losses + (outcome != AttemptState.FAILED)
+    state = PointState.HOLE if failures >= MAX_FAILURES or losses >= MAX_LOSSES else PointState.WAITING
     connection.execute(
         attempt.update()
         .where(attempt.c.point_id == row.id, attempt.c.number == row.attempt)

@@ -26,13 +26,14 @@ from rust_optuna.search.results import status
 from rust_optuna.search.studies import Study, count_films, find_study
 from rust_optuna.storage import tables
 from rust_optuna.storage.database import Database
+from rust_optuna.storage.states import AttemptState
 
 T = TypeVar("T")
 
 POINT, ATTEMPT, RESULT = "point", "attempt", "result"
 """Names of a trial's user attributes."""
 
-_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+_STATES = {AttemptState.COMPLETE: TrialState.COMPLETE, AttemptState.PRUNED: TrialState.PRUNED}
 
 LONGEST_RESULT = 60_000
 """Characters of a result that Optuna shows: MariaDB's attributes hold 64 KB. The ledger keeps any length."""
@@ -141,13 +142,13 @@ class Mirror:
             try:
                 self.ledger.record_trial(claim, number)
             except LeaseLostError:
-                self.tell(number, "lost", None, None)
+                self.tell(number, AttemptState.LOST, None, None)
                 raise
         else:
             self._patiently(lambda: self.storage.set_trial_state_values(self._trial_id(number), TrialState.RUNNING))
         return self._patiently(lambda: optuna.Trial(self.shown, self._trial_id(number)))
 
-    def tell(self, number: int, outcome: str, value: float | None, result: Mapping[str, Any] | None) -> None:
+    def tell(self, number: int, outcome: AttemptState, value: float | None, result: Mapping[str, Any] | None) -> None:
         """Show how an attempt ended; leave a trial alone that is finished already (a reconciler was quicker).
 
         Args:
@@ -165,7 +166,7 @@ class Mirror:
         once. It costs one small query where nothing is left to tell, however many trials there are. A trial without
         our attributes is somebody else's, and left alone.
         """
-        untold = tables.attempt.c.shown == 0, tables.attempt.c.outcome != "running"
+        untold = tables.attempt.c.shown == 0, tables.attempt.c.outcome != AttemptState.RUNNING
         if not self._attempts(*untold):
             return 0
         with self.database.exclusive(f"mirror:{self.study.name}"):
@@ -208,15 +209,15 @@ class Mirror:
                 row = attempts.get(key)
                 for number in numbers:
                     if row is not None and row.trial == number:
-                        if row.outcome != "running":
+                        if row.outcome != AttemptState.RUNNING:
                             self._tell_attempt(number, row)
                     # An attempt that has not noted its trial yet may be about to.
-                    elif row is None or row.outcome != "running" or row.trial is not None:
-                        self.tell(number, "lost", None, None)
+                    elif row is None or row.outcome != AttemptState.RUNNING or row.trial is not None:
+                        self.tell(number, AttemptState.LOST, None, None)
                         orphans += 1
             return orphans
 
-    def _tell(self, number: int, outcome: str, value: float | None, result: Mapping[str, Any] | None) -> None:
+    def _tell(self, number: int, outcome: AttemptState, value: float | None, result: Mapping[str, Any] | None) -> None:
         state = _STATES.get(outcome, TrialState.FAIL)
         try:
             trial_id = self._trial_id(number)

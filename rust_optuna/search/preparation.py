@@ -43,6 +43,7 @@ from rust_optuna.search.studies import (
     trial_configuration,
 )
 from rust_optuna.storage.database import Database
+from rust_optuna.storage.states import StudyState
 from rust_optuna.study_file import to_document, toml_value
 
 Progress = Callable[[int, int], None]
@@ -338,7 +339,7 @@ def _best_of(database: Database | None, configuration: StudyConfiguration) -> _B
     if study is None:
         there = ", ".join(other.name for other in load_studies(database)) or "none yet"
         raise StudyError(f"{takes}, which is not in {database} (there are: {there}): search that study first")
-    if study.state != "done":
+    if study.state != StudyState.DONE:
         raise StudyError(f"{takes}, which is not done: run rust-optuna worker run {name} until it is")
     best = best_point(database, study)
     if best is None:

@@ -13,9 +13,8 @@ from rust_optuna.config import plain_values
 from rust_optuna.search.foreign import ForeignTrials, foreign_trials
 from rust_optuna.search.studies import Study, find_study
 from rust_optuna.storage.database import Database
+from rust_optuna.storage.states import AttemptState, PointState
 from rust_optuna.storage.tables import attempt, point
-
-STATES = ("waiting", "running", "complete", "pruned", "hole")
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class Status:
     @property
     def open_holes(self) -> int:
         """Holes that nobody accepted."""
-        return self.counts["hole"] - self.accepted
+        return self.counts[PointState.HOLE] - self.accepted
 
     @property
     def points(self) -> int:
@@ -129,14 +128,17 @@ class Status:
 
     def as_json(self) -> dict[str, Any]:
         """Return what ``rust-optuna status --json`` prints."""
-        named = {"hole": "holes"}
+        named = {PointState.HOLE: "holes"}
         document: dict[str, Any] = {
             "study": self.study.name,
             "sampler": self.study.configuration.sampler,
             "state": self.study.state,
             "points": self.points,
-            **{named.get(state, state): self.counts[state] for state in ("complete", "pruned", "running", "waiting")},
-            "holes": self.counts["hole"],
+            **{
+                named.get(state, state): self.counts[state]
+                for state in (PointState.COMPLETE, PointState.PRUNED, PointState.RUNNING, PointState.WAITING)
+            },
+            "holes": self.counts[PointState.HOLE],
             "accepted_holes": self.accepted,
             "best_value": self.best_value,
             "best_baseline_view_only": self.best_baseline,
@@ -162,7 +164,9 @@ def source_as_json(study: Study, stale: bool) -> dict[str, Any]:
 def arithmetic_of(database: Database, study: Study) -> dict[str, int]:
     """Return how many complete points each kind of arithmetic computed; stand-ins and earlier versions tell none."""
     newest = sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt)
-    mine = sa.and_(point.c.study_id == study.id, point.c.state == "complete", attempt.c.arithmetic.is_not(None))
+    mine = sa.and_(
+        point.c.study_id == study.id, point.c.state == PointState.COMPLETE, attempt.c.arithmetic.is_not(None)
+    )
     query = sa.select(attempt.c.arithmetic, sa.func.count()).join(point, newest).where(mine)
     query = query.group_by(attempt.c.arithmetic).order_by(sa.func.count().desc(), attempt.c.arithmetic)
     return {row[0]: row[1] for row in database.transact(lambda connection: connection.execute(query).all())}
@@ -189,9 +193,9 @@ def status(database: Database, study: Study, *, foreign: bool = True) -> Status:
     query = sa.select(point.c.state, sa.func.count(), sa.func.sum(point.c.accepted))
     query = query.where(point.c.study_id == study.id).group_by(point.c.state)
     rows = database.transact(lambda connection: connection.execute(query).all())
-    counts = dict.fromkeys(STATES, 0) | {row[0]: row[1] for row in rows}
-    best = best_point(database, study) if counts["complete"] else None
-    accepted = next((int(row[2]) for row in rows if row[0] == "hole"), 0)
+    counts = dict.fromkeys(PointState, 0) | {row[0]: row[1] for row in rows}
+    best = best_point(database, study) if counts[PointState.COMPLETE] else None
+    accepted = next((int(row[2]) for row in rows if row[0] == PointState.HOLE), 0)
     others = foreign_trials(database, study.name, study.key) if foreign else ForeignTrials()
     kinds = arithmetic_of(database, study) if foreign else {}
     return Status(study, counts, is_stale(database, study), accepted, others, kinds, best)
@@ -222,7 +226,7 @@ def complete_points(database: Database, study: Study) -> list[Point]:
 
 def failed_attempts(database: Database, study: Study) -> list[dict[str, Any]]:
     """Return each attempt that ended without a result: its point, number, outcome, fault, reason and worker."""
-    ended = attempt.c.outcome.in_(("failed", "lost", "released"))
+    ended = attempt.c.outcome.in_((AttemptState.FAILED, AttemptState.LOST, AttemptState.RELEASED))
     query = (
         sa.select(point.c.number.label("point"), attempt.c.number.label("attempt"), attempt.c.outcome)
         .add_columns(attempt.c.fault, attempt.c.reason, attempt.c.worker)
@@ -236,7 +240,7 @@ def failed_attempts(database: Database, study: Study) -> list[dict[str, Any]]:
 
 def hole_numbers(database: Database, study: Study) -> list[int]:
     """Return the numbers of the points that are holes, accepted ones too, in order."""
-    query = sa.select(point.c.number).where(point.c.study_id == study.id, point.c.state == "hole")
+    query = sa.select(point.c.number).where(point.c.study_id == study.id, point.c.state == PointState.HOLE)
     rows = database.transact(lambda connection: connection.execute(query.order_by(point.c.number)).all())
     return [row.number for row in rows]
 
@@ -283,7 +287,7 @@ def _complete(study: Study) -> sa.Select[Any]:
     columns = (attempt.c.result, attempt.c.artifact, attempt.c.started_at, attempt.c.ended_at, attempt.c.worker)
     newest = sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt)
     query = sa.select(point.c.number, point.c.trial, point.c.parameters, point.c.value, *columns).join(attempt, newest)
-    return query.where(point.c.study_id == study.id, point.c.state == "complete")
+    return query.where(point.c.study_id == study.id, point.c.state == PointState.COMPLETE)
 
 
 def _point(row: sa.Row[Any]) -> Point:

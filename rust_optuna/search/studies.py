@@ -23,6 +23,7 @@ from rust_optuna.paths import Home
 from rust_optuna.search.inheritance import Inheritance
 from rust_optuna.storage import tables
 from rust_optuna.storage.database import Database
+from rust_optuna.storage.states import StudyState
 from rust_optuna.storage.tables import StudyKey
 from rust_optuna.study_file import parse_study
 
@@ -45,7 +46,7 @@ class Study:
 
     id: int
     name: str
-    state: str
+    state: StudyState
     configuration: StudyConfiguration
     fingerprint: Mapping[str, Any]
     runtime: Mapping[str, Any] | None
@@ -141,10 +142,10 @@ def studies_to_serve(database: Database, names: Sequence[str]) -> list[Study]:
         StudyError: a named study does not exist, or its creation was never finished.
     """
     if not names:
-        return [study for study in load_studies(database) if study.state == "open"]
+        return [study for study in load_studies(database) if study.state == StudyState.OPEN]
     studies = [load_study(database, name) for name in dict.fromkeys(names)]
     for study in studies:
-        if study.state == "drawing":
+        if study.state == StudyState.DRAWING:
             raise StudyError(f"The creation of {study.name} was not finished: run the same study create again")
     return studies
 

@@ -22,6 +22,7 @@ from rust_optuna.paths import Home, atomic_write
 from rust_optuna.permissions import lack
 from rust_optuna.storage import tables
 from rust_optuna.storage.database import Database
+from rust_optuna.storage.states import AttemptState
 
 TOKEN = "rust_optuna_token"  # noqa: S105 (a name; the token is no secret either)
 """The object in a store that says whose it is."""
@@ -166,7 +167,9 @@ def missing(store: ArtifactStore, database: Database) -> tuple[int, int]:
         StorageError: the store does not answer.
     """
     attempt = tables.attempt
-    query = sa.select(attempt.c.artifact).where(attempt.c.outcome == "complete", attempt.c.artifact.is_not(None))
+    query = sa.select(attempt.c.artifact).where(
+        attempt.c.outcome == AttemptState.COMPLETE, attempt.c.artifact.is_not(None)
+    )
     named = database.transact(lambda connection: connection.execute(query).scalars().all())
     return sum(not _holds(store, artifact) for artifact in named), len(named)
 

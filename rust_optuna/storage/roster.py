@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from rust_optuna.storage.database import Database
+from rust_optuna.storage.states import AttemptState, PointState
 from rust_optuna.storage.tables import attempt, database_now, point, study, worker
 
 RECENT_SECONDS = 600.0
@@ -51,7 +52,7 @@ class WorkerStatus:
 def list_workers(database: Database, *, recent_seconds: float | None = RECENT_SECONDS) -> list[WorkerStatus]:
     """Return the workers that hold a point or were heard of lately, or with None all that ever were, by host."""
     now = database_now()
-    held = sa.and_(point.c.lease_owner == worker.c.id, point.c.state == "running")
+    held = sa.and_(point.c.lease_owner == worker.c.id, point.c.state == PointState.RUNNING)
     newest = sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt)
     query = (
         sa.select(worker.c.id.label("worker"), worker.c.host, worker.c.process, worker.c.device)
@@ -84,7 +85,7 @@ def at_work(database: Database, heard_seconds: float) -> tuple[int, float]:
     """
     now = database_now()
     heard = sa.select(worker.c.id, worker.c.beat_at + heard_seconds - now)
-    holding = sa.select(point.c.lease_owner, point.c.lease_end - now).where(point.c.state == "running")
+    holding = sa.select(point.c.lease_owner, point.c.lease_end - now).where(point.c.state == PointState.RUNNING)
     query = sa.union_all(heard, holding)
     rows = database.transact(lambda connection: connection.execute(query).all())
     left = {name: seconds for name, seconds in rows if seconds > 0}
@@ -93,6 +94,6 @@ def at_work(database: Database, heard_seconds: float) -> tuple[int, float]:
 
 def points_finished_by(database: Database, worker_id: str) -> int:
     """Return the number of points that a worker brought to an end."""
-    ended = attempt.c.outcome.in_(("complete", "pruned"))
+    ended = attempt.c.outcome.in_((AttemptState.COMPLETE, AttemptState.PRUNED))
     query = sa.select(sa.func.count()).where(attempt.c.worker == worker_id, ended)
     return database.transact(lambda connection: int(connection.execute(query).scalar_one()))

@@ -5,6 +5,7 @@ Times are seconds since 1970 by the database's own clock, as plain numbers: no t
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -25,6 +26,8 @@ from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
+
+from rust_optuna.storage.states import AttemptState, FaultKind, PointState, StudyState
 
 SCHEMA_VERSION = 3
 """The newest migration's number (`rust_optuna.storage.migrations`)."""
@@ -59,6 +62,34 @@ class Words(TypeDecorator[str]):
         if not getattr(dialect, HOLDS_UNICODE, True):
             text = text.encode("ascii", "backslashreplace").decode()
         return text[: self.length]
+
+
+class State(TypeDecorator[StrEnum]):
+    """A state, kept as its word.
+
+    Args:
+        states: the enumeration that it is of.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, states: type[StrEnum]) -> None:
+        super().__init__(16)
+        self.states = states
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return the word; one that is no state is an error."""
+        return None if value is None else str(self.states(value))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:
+        """Return the state."""
+        return None if value is None else self.states(value)
+
+
+def _check(column: str, states: type[StrEnum]) -> CheckConstraint:
+    words = ", ".join(f"'{state}'" for state in states)
+    return CheckConstraint(f"{column} IN ({words})")
 
 
 class LongWords(Words):
@@ -97,7 +128,7 @@ study = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("name", String(100), nullable=False, unique=True),
-    Column("state", String(16), CheckConstraint("state IN ('drawing', 'open', 'done')"), nullable=False),
+    Column("state", State(StudyState), _check("state", StudyState), nullable=False),
     Column("configuration", _Document, nullable=False),
     Column("fingerprint", _Document, nullable=False),
     Column("runtime", _Document),
@@ -141,12 +172,7 @@ point = Table(
     Column("study_id", ForeignKey(study.c.id, ondelete="CASCADE"), nullable=False),
     Column("number", Integer, nullable=False),
     Column("parameters", _Document, nullable=False),
-    Column(
-        "state",
-        String(16),
-        CheckConstraint("state IN ('waiting', 'running', 'complete', 'pruned', 'hole')"),
-        nullable=False,
-    ),
+    Column("state", State(PointState), _check("state", PointState), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("failures", Integer, nullable=False),
     Column("losses", Integer, nullable=False),
@@ -170,17 +196,12 @@ attempt = Table(
     Column("worker", String(64), nullable=False),
     Column("started_at", Double, nullable=False),
     Column("ended_at", Double),
-    Column(
-        "outcome",
-        String(16),
-        CheckConstraint("outcome IN ('running', 'complete', 'pruned', 'failed', 'lost', 'released')"),
-        nullable=False,
-    ),
+    Column("outcome", State(AttemptState), _check("outcome", AttemptState), nullable=False),
     Column("reason", LongWords(LONGEST_REASON)),
     Column("trial", Integer),
     Column("result", _Document),
     Column("artifact", String(64)),
-    Column("fault", String(16)),
+    Column("fault", State(FaultKind)),
     Column("shown", Integer, nullable=False, server_default="0"),
     Column("arithmetic", String(128)),
     UniqueConstraint("point_id", "number"),

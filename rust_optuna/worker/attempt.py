@@ -16,6 +16,7 @@ from rust_optuna.errors import LeaseLostError, RustOptunaError
 from rust_optuna.search.ledger import FINISHED_ELSEWHERE, Claim, Ledger
 from rust_optuna.storage.artifacts import ArtifactStore, remove
 from rust_optuna.storage.outages import database_errors
+from rust_optuna.storage.states import AttemptState, FaultKind
 from rust_optuna.worker.deletion import log_deleted, was_deleted
 from rust_optuna.worker.faults import Fault, classify
 from rust_optuna.worker.lease import LeaseKeeper
@@ -81,10 +82,10 @@ class Attempt:
             self._log(logging.WARNING, "lost", "lost to another worker; its result is dropped")
         except optuna.exceptions.UpdateFinishedTrialError:
             # By a reconciler, where the lease was lost; by somebody outside, where it was not.
-            self._ledger.release(self.claim, FINISHED_ELSEWHERE, "machine")
+            self._ledger.release(self.claim, FINISHED_ELSEWHERE, FaultKind.MACHINE)
             self._log(logging.WARNING, "lost", "its trial was finished elsewhere")
         except StopRequestedError:
-            self._give_back(Fault("interrupted", "the worker was asked to stop", False))
+            self._give_back(Fault(FaultKind.INTERRUPTED, "the worker was asked to stop", False))
             self._log(logging.INFO, "released", "given back")
         except BaseException as error:
             if not self._study_was_deleted(error):
@@ -94,7 +95,7 @@ class Attempt:
             self._log(logging.INFO, state, f"{state} {outcome.value}")
             self._show_end(state, outcome)
 
-    def _evaluate(self, trial: optuna.Trial, lease: LeaseKeeper) -> tuple[str, Outcome]:
+    def _evaluate(self, trial: optuna.Trial, lease: LeaseKeeper) -> tuple[AttemptState, Outcome]:
         """Return ``complete`` or ``pruned``, and the outcome: a pruned one's value is its last intermediate value."""
         last: float | None = None
 
@@ -110,11 +111,11 @@ class Attempt:
                 reporter.report(epoch, value)
 
             try:
-                return "complete", self._objective(self.claim, trial, on_epoch, lease.advanced)
+                return AttemptState.COMPLETE, self._objective(self.claim, trial, on_epoch, lease.advanced)
             except optuna.TrialPruned:
-                return "pruned", Outcome(last)
+                return AttemptState.PRUNED, Outcome(last)
 
-    def _show_end(self, state: str, outcome: Outcome) -> None:
+    def _show_end(self, state: AttemptState, outcome: Outcome) -> None:
         """Show in Optuna how the attempt ended, which the ledger has noted: what fails here, a reconciler repeats."""
         if self._trial is None:
             return
@@ -126,7 +127,7 @@ class Attempt:
 
     def _give_back(self, fault: Fault) -> None:
         if self._ledger.release(self.claim, fault.reason, fault.kind):
-            self._show_end("released", Outcome(None))
+            self._show_end(AttemptState.RELEASED, Outcome(None))
 
     def _fail(self, error: BaseException) -> None:
         """End an attempt that raised: with a failed attempt where it is the point's fault, else given back."""
@@ -141,7 +142,7 @@ class Attempt:
             ) from error
         self._log(logging.ERROR, "failed", f"failed: {fault.reason}\n{traceback.format_exc()}")
         if self._ledger.fail(self.claim, fault.reason, fault.kind):
-            self._show_end("failed", Outcome(None))
+            self._show_end(AttemptState.FAILED, Outcome(None))
         self.fault = fault
 
     def _study_was_deleted(self, error: BaseException) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rust_optuna.errors import CircuitBreakerError, DataError, OutOfMemoryError, RustOptunaError
 from rust_optuna.storage.outages import database_errors
+from rust_optuna.storage.states import FaultKind
 
 SAME_ERRORS_IN_A_ROW = 3
 """Points that fail with the same error, one after another, after which a worker stops: the fault is then likelier its
@@ -18,13 +19,13 @@ class Fault:
     """What ended an attempt without a result.
 
     Args:
-        kind: ``memory``, ``library``, ``data``, ``machine`` or ``interrupted``, as the ledger keeps it.
+        kind: as the ledger keeps it.
         reason: in words, without the path of a film.
         of_the_point: whether it uses up one of the point's attempts. Otherwise the point is as good as before, and the
             next one would meet the same trouble here: the worker stops.
     """
 
-    kind: str
+    kind: FaultKind
     reason: str
     of_the_point: bool
 
@@ -33,16 +34,16 @@ def classify(error: BaseException) -> Fault:
     """Say what kind of trouble an exception is that ended an attempt."""
     if isinstance(error, OutOfMemoryError | MemoryError):
         # Another point, with smaller batches or fewer units, may well fit.
-        return Fault("memory", f"out of memory: {error}", of_the_point=True)
+        return Fault(FaultKind.MEMORY, f"out of memory: {error}", of_the_point=True)
     if isinstance(error, DataError):
-        return Fault("data", error.public, of_the_point=False)
+        return Fault(FaultKind.DATA, error.public, of_the_point=False)
     if isinstance(error, RustOptunaError):
-        return Fault("machine", error.public, of_the_point=False)
+        return Fault(FaultKind.MACHINE, error.public, of_the_point=False)
     if isinstance(error, (OSError, *database_errors())):
-        return Fault("machine", type(error).__name__, of_the_point=False)
+        return Fault(FaultKind.MACHINE, type(error).__name__, of_the_point=False)
     if isinstance(error, Exception):
-        return Fault("library", f"{type(error).__name__}: {error}", of_the_point=True)
-    return Fault("interrupted", "the worker was interrupted", of_the_point=False)
+        return Fault(FaultKind.LIBRARY, f"{type(error).__name__}: {error}", of_the_point=True)
+    return Fault(FaultKind.INTERRUPTED, "the worker was interrupted", of_the_point=False)
 
 
 class CircuitBreaker:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from rust_optuna.errors import LeaseLostError, StorageError
 from rust_optuna.processes import ExitCode
 from rust_optuna.search.ledger import Claim, Ledger
+from rust_optuna.storage.states import FaultKind
 
 log = logging.getLogger(__name__)
 
@@ -107,10 +108,10 @@ class LeaseKeeper:
         while not self._over.wait(WATCH_SECONDS):
             if self._is_stuck():
                 seconds = time.monotonic() - self._advanced
-                self._give_back(f"it did not advance for {seconds:.0f} s", "machine", ExitCode.STUCK)
+                self._give_back(f"it did not advance for {seconds:.0f} s", FaultKind.MACHINE, ExitCode.STUCK)
                 return
             if self._overdue():
-                self._give_back("the worker was asked to stop", "interrupted", ExitCode.DONE)
+                self._give_back("the worker was asked to stop", FaultKind.INTERRUPTED, ExitCode.DONE)
                 return
 
     def _is_stuck(self) -> bool:
@@ -119,7 +120,7 @@ class LeaseKeeper:
             limit = max(limit, STUCK_EPOCHS * statistics.median(self._epochs))
         return time.monotonic() - self._advanced > limit
 
-    def _give_back(self, reason: str, fault: str, code: ExitCode) -> None:
+    def _give_back(self, reason: str, fault: FaultKind, code: ExitCode) -> None:
         """Give the point back, and end the process, whatever the main thread is at."""
         log.warning("%s: point %d is given back: %s", self._claim.study, self._claim.number, reason)
 

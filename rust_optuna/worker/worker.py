@@ -27,6 +27,7 @@ from rust_optuna.search.studies import Study, find_study, load_development, stud
 from rust_optuna.storage.artifacts import ArtifactStore
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.outages import database_errors
+from rust_optuna.storage.states import FaultKind, StudyState
 from rust_optuna.storage.tables import StudyKey
 from rust_optuna.worker.attempt import Attempt
 from rust_optuna.worker.deletion import log_deleted, was_deleted
@@ -208,7 +209,7 @@ class Worker:
         try:
             served = self._serving.get(claim.study_key)
             if served is None:
-                self.ledger.release(claim, "its study was made anew", "machine")
+                self.ledger.release(claim, "its study was made anew", FaultKind.MACHINE)
                 return False
             self._run(claim, served)
         finally:
@@ -226,7 +227,7 @@ class Worker:
                 return []
         ready = []
         for study in studies_to_serve(self.database, there):
-            if study.state != "open":
+            if study.state != StudyState.OPEN:
                 continue
             with self.stop_request.ends_preparation():
                 try:
