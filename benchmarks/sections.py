@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rust_optuna.fleet.devices import slots
+from rust_optuna.fleet.devices import DeviceChoice
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,7 +28,9 @@ def run(module: str, arguments: Sequence[str] = (), *, processes: int = 1, one_c
     Raises:
         RuntimeError: one of them failed.
     """
-    threads: Mapping[str, str] = slots("none", max(processes, os.cpu_count() or 1))[0].environment if one_core else {}
+    threads: Mapping[str, str] = (
+        DeviceChoice("none", max(processes, os.cpu_count() or 1)).devices()[0].environment if one_core else {}
+    )
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
     children = [
         subprocess.Popen(

@@ -4,6 +4,7 @@ import pytest
 
 from rust_optuna import cgroup, machine
 from rust_optuna.fleet import devices
+from rust_optuna.fleet.devices import DeviceChoice
 
 
 @pytest.fixture
@@ -62,4 +63,4 @@ def test_no_more_workers_are_started_than_fit_into_the_containers_memory(group, 
     monkeypatch.setattr(devices, "gpus", list)
     group("memory.max", str(int(3.5 * devices.WORKER_GIGABYTES * 2**30)))
     group("memory.current", "0")
-    assert len(devices.slots("all", None)) <= 3
+    assert len(DeviceChoice("all", None).devices()) <= 3

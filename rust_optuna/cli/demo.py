@@ -34,6 +34,7 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     """
     from rust_optuna.cli.live import LiveTable
     from rust_optuna.cli.results import print_best
+    from rust_optuna.fleet.devices import DeviceChoice
     from rust_optuna.run import demo as story
     from rust_optuna.run.local import search
     from rust_optuna.search.results import describe_best
@@ -49,7 +50,14 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     files = story.write_studies(chosen, where.home)
     click.echo(f"{story.short(manifest)}: SYNTHETIC films of {counted(chosen.patients, 'made-up patient')}")
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
-        finished = search(files, where.home, where.url, where.given_artifacts, workers=workers, listener=table.listener)
+        finished = search(
+            files,
+            where.home,
+            where.url,
+            where.given_artifacts,
+            choice=DeviceChoice(workers=workers),
+            listener=table.listener,
+        )
     click.echo()
     with where.open_to_read() as database:
         for status in finished:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,19 +12,20 @@ from rust_optuna.cli.output import progress_bar
 
 if TYPE_CHECKING:
     from rust_optuna.cli.options import Settings
+    from rust_optuna.fleet.devices import DeviceChoice
     from rust_optuna.run.forecast import StudyForecast
 
 
-def print_forecast(paths: Sequence[Path], where: Settings, slots: Mapping[str, Any]) -> None:
-    """Time this machine and print what the search of these files would take, in slots chosen as for the search."""
+def print_forecast(paths: Sequence[Path], where: Settings, choice: DeviceChoice, data_root: Path | None) -> None:
+    """Time this machine and print what the search of these files would take, on devices chosen as for the search."""
     from rust_optuna.run.forecast import forecast
 
     click.echo("Timing this machine (about half a minute for each kind of trial) ...", err=True)
     with progress_bar("Hashing films") as progress:
-        plan = forecast(paths, where.home, where.open_to_read, progress=progress, **slots)
-    places = ", ".join(dict.fromkeys(slot.name for slot in plan.slots))
+        plan = forecast(paths, where.home, where.open_to_read, choice=choice, data_root=data_root, progress=progress)
+    places = ", ".join(dict.fromkeys(device.name for device in plan.devices))
     memory = f", {_size(plan.worker_bytes)} of memory each" if plan.worker_bytes else ""
-    click.echo(f"Workers: {len(plan.slots)} on {places}{memory}")
+    click.echo(f"Workers: {len(plan.devices)} on {places}{memory}")
     missing = plan.extraction
     if missing.films:
         rate = f"{4 * missing.films / missing.seconds:.1f} a second"
@@ -32,7 +33,7 @@ def print_forecast(paths: Sequence[Path], where: Settings, slots: Mapping[str, A
     else:
         click.echo("Features: none to compute")
     for study in plan.studies:
-        _print_study(study, len(plan.slots))
+        _print_study(study, len(plan.devices))
     click.echo(f"Disk: {_size(missing.disk_bytes)} of features, {_size(plan.artifact_bytes)} of trials' scores")
     click.echo(f"Total: {_duration(plan.seconds)}")
 

@@ -16,7 +16,7 @@ from rust_optuna.run.local import Listener
 from rust_optuna.storage.states import PointState
 
 if TYPE_CHECKING:
-    from rust_optuna.fleet.devices import Slot
+    from rust_optuna.fleet.devices import Device
     from rust_optuna.search.creation import Creation
     from rust_optuna.search.results import Status
 
@@ -45,12 +45,12 @@ class LiveTable:
     def __exit__(self, *exception: object) -> None:
         self._stop()
 
-    def created(self, creation: Creation, where: Sequence[Slot]) -> None:
+    def created(self, creation: Creation, devices: Sequence[Device]) -> None:
         """Say which study begins, and where."""
         self._stop()
         name, verb = creation.study.name, "goes on" if creation.resumed else "is created"
-        places = ", ".join(dict.fromkeys(slot.name for slot in where))
-        click.echo(f"{name} {verb}: {len(where)} worker{'s' if len(where) > 1 else ''} on {places}", err=True)
+        places = ", ".join(dict.fromkeys(device.name for device in devices))
+        click.echo(f"{name} {verb}: {len(devices)} worker{'s' if len(devices) > 1 else ''} on {places}", err=True)
         for note in creation.study.notes:
             click.echo(f"Note: {note}.", err=True)
 

@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -67,6 +66,7 @@ def search(
     from rust_optuna.cli.live import LiveTable
     from rust_optuna.cli.results import print_statuses
     from rust_optuna.cli.study import study_path
+    from rust_optuna.fleet.devices import DeviceChoice
     from rust_optuna.run.local import search as run_search
 
     logs.configure("text", level=logging.WARNING)
@@ -76,9 +76,9 @@ def search(
     paths = [study_path(file, "search") for file in files]
     root = where.data_root(data_root)
     _refuse_order(files, paths)
-    chosen: dict[str, Any] = {"gpus": gpus, "per_gpu": per_gpu, "workers": workers}
+    choice = DeviceChoice(gpus, workers, per_gpu)
     if dry_run:
-        print_forecast(paths, where, {**chosen, "data_root": root})
+        print_forecast(paths, where, choice, root)
         print_next_line(_without_dry_run())
         return
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
@@ -87,7 +87,7 @@ def search(
             where.home,
             where.url,
             where.given_artifacts,
-            **chosen,
+            choice=choice,
             objective=objective,
             data_root=root,
             listener=table.listener,

@@ -191,7 +191,7 @@ def start(
     """
     from rust_optuna import logs
     from rust_optuna.fleet.daemon import teller
-    from rust_optuna.fleet.devices import slots
+    from rust_optuna.fleet.devices import DeviceChoice
     from rust_optuna.fleet.service import Workers
 
     if address and engine != "ray":
@@ -201,9 +201,10 @@ def start(
     told_in = "text" if daemon else log_format  # who starts a daemon reads this terminal, programs its log
     logs.configure(told_in)
     with _told_in(told_in, context):
+        choice = DeviceChoice(gpus, workers, per_gpu)
         how = Workers(
-            # Ray's slots are known once its cluster is joined.
-            slots(gpus, workers, per_gpu) if engine == "local" else (),
+            # Ray's devices are known once its cluster is joined.
+            choice.devices() if engine == "local" else (),
             grace=grace,
             forever=forever,
             log_format=log_format,
@@ -229,9 +230,9 @@ def start(
         else:
             from rust_optuna.fleet.ray.cluster import ray_engine
 
-            with ray_engine(where.url, address=address, workers=workers, per_gpu=per_gpu, gpus=gpus) as ray:
+            with ray_engine(where.url, choice, address=address) as ray:
                 # A node need not have the file: its workers are handed the password.
-                code = _supervise(where, names, replace(how, slots=ray.slots, place=ray.place), None)
+                code = _supervise(where, names, replace(how, devices=ray.devices, make_slot=ray.make_slot), None)
     context.exit(code)
 
 
@@ -310,7 +311,7 @@ def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list
             click.echo(nothing_to_run(database, names) or "The daemon has ended.")
             print_next_step(database, names)
         return
-    count = f"{len(how.slots)} {'worker' if len(how.slots) == 1 else 'workers'}" if how.slots else "Workers"
+    count = f"{len(how.devices)} {'worker' if len(how.devices) == 1 else 'workers'}" if how.devices else "Workers"
     told = "" if there.serves else ", none ready yet: they look for films and weights, or compute features"
     click.echo(f"{count} under process {there.pid}{told}. Log: {there.log}")
     print_next("worker", "list")

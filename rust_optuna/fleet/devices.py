@@ -29,7 +29,7 @@ DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True)
-class Slot:
+class Device:
     """Where one worker process runs.
 
     Args:
@@ -67,30 +67,40 @@ def gpus() -> list[str]:
     return _counted() if command is None else _listed(command)
 
 
-def slots(choice: str, workers: int | None, per_gpu: int | None = None) -> list[Slot]:
-    """Return one slot for each worker process.
+@dataclass(frozen=True)
+class DeviceChoice:
+    """Which devices the workers of a search or a supervisor run on.
 
     Args:
-        choice: ``all`` (every GPU; the processor where there is none), ``none`` (the processor), or ``0,1`` (these).
+        gpus: ``all`` (every GPU; the processor where there is none), ``none`` (the processor), or ``0,1`` (these).
         workers: how many in all; None for ``per_gpu`` on each GPU, or one a core as far as memory allows. More workers
             than GPUs share them in turn.
         per_gpu: how many on each GPU, one by default.
-
-    Raises:
-        RustOptunaError: a GPU is named that is not there, or both numbers are given.
     """
-    if workers and per_gpu:
-        raise InvalidValueError(
-            "--workers says how many workers in all, --per-gpu how many on each GPU: give one of them"
-        )
-    chosen = _chosen(choice)
-    if not chosen:
-        count = workers or max(1, min(cores(), _workers_in_memory()))
-        return [Slot("cpu", {"CUDA_VISIBLE_DEVICES": NO_GPU, **threads(count)}) for _ in range(count)]
-    count = workers or len(chosen) * (per_gpu or 1)
-    names = [chosen[number % len(chosen)] for number in range(count)]
-    environment = {**_order(), **threads(count)}
-    return [Slot(f"gpu {name}", {"CUDA_VISIBLE_DEVICES": name, **environment}) for name in names]
+
+    gpus: str = "all"
+    workers: int | None = None
+    per_gpu: int | None = None
+
+    def devices(self) -> list[Device]:
+        """Return the device of each worker process on this machine.
+
+        Raises:
+            InvalidValueError: both numbers are given.
+            RustOptunaError: a GPU is named that is not there.
+        """
+        if self.workers and self.per_gpu:
+            raise InvalidValueError(
+                "--workers says how many workers in all, --per-gpu how many on each GPU: give one of them"
+            )
+        chosen = _chosen(self.gpus)
+        if not chosen:
+            count = self.workers or max(1, min(cores(), _workers_in_memory()))
+            return [Device("cpu", {"CUDA_VISIBLE_DEVICES": NO_GPU, **threads(count)}) for _ in range(count)]
+        count = self.workers or len(chosen) * (self.per_gpu or 1)
+        names = [chosen[number % len(chosen)] for number in range(count)]
+        environment = {**_order(), **threads(count)}
+        return [Device(f"gpu {name}", {"CUDA_VISIBLE_DEVICES": name, **environment}) for name in names]
 
 
 def _chosen(choice: str) -> list[str]:

@@ -14,8 +14,8 @@ from sqlalchemy.engine import URL
 
 from rust_optuna.errors import RustOptunaError, StorageError, StudyError
 from rust_optuna.fleet import records
-from rust_optuna.fleet.devices import Slot
-from rust_optuna.fleet.slot import Place
+from rust_optuna.fleet.devices import Device
+from rust_optuna.fleet.slot import Slot
 from rust_optuna.fleet.supervisor import POLL_SECONDS, Supervisor
 from rust_optuna.paths import Home
 from rust_optuna.permissions import lack
@@ -39,7 +39,7 @@ class Workers:
     """How the workers of a supervisor run.
 
     Args:
-        slots: where.
+        devices: one for each of them.
         grace: seconds in which a worker told to stop may finish its point.
         forever: serve whatever study is open, and never end by itself.
         log_format: ``text`` or ``json``.
@@ -48,11 +48,11 @@ class Workers:
         echo: where what the workers log is written too.
         daemon: the supervisor runs in the background.
         name: the supervisor's, None for a new one.
-        place: makes the place of a slot; the default is on this machine.
+        make_slot: makes a slot; the default is on this machine.
         on_serving: called once, when a first worker is ready.
     """
 
-    slots: Sequence[Slot]
+    devices: Sequence[Device]
     grace: float = 0.0
     forever: bool = False
     log_format: str = "text"
@@ -61,13 +61,13 @@ class Workers:
     echo: TextIO | None = None
     daemon: bool = False
     name: str | None = None
-    place: Callable[[int, Slot, Path], Place] = Place
+    make_slot: Callable[[int, Device, Path], Slot] = Slot
     on_serving: Callable[[], None] | None = None
 
-    def show(self, place: Place) -> None:
+    def show(self, slot: Slot) -> None:
         """Write what a worker logged since the last call."""
         if self.echo is not None:
-            place.show(self.echo, f"[{place.number}] " if self.log_format == "text" else "")
+            slot.show(self.echo, f"[{slot.number}] " if self.log_format == "text" else "")
 
     def arguments(self, names: Sequence[str]) -> list[str]:
         """Return the words after ``worker run`` of a worker that serves these studies."""
@@ -207,7 +207,7 @@ def supervise(
 
     supervisor = Supervisor(
         ledger,
-        workers.slots,
+        workers.devices,
         logs=lambda slot: home.log(name, slot),
         environment=environment,
         arguments=lambda: workers.arguments(wanted()),
@@ -216,7 +216,7 @@ def supervise(
         show=workers.show,
         grace=workers.grace,
         patience=None if workers.forever else Supervisor.patience,
-        place=workers.place,
+        make_slot=workers.make_slot,
         on_serving=workers.on_serving,
         observe_seconds=OBSERVE_SECONDS if on_status is None else POLL_SECONDS,
     )

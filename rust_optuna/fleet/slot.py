@@ -1,4 +1,4 @@
-"""A device slot and the worker process that runs there."""
+"""A slot: a place for one worker process on a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from rust_optuna.fleet.devices import Slot
+from rust_optuna.fleet.devices import Device
 from rust_optuna.processes import SUPERVISOR, WORKER_ID, new_worker_id
 from rust_optuna.signals import blocked
 
@@ -64,12 +64,12 @@ class Process(Protocol):
 
 
 @dataclass
-class Place:
+class Slot:
     """A slot, and the worker process that runs there.
 
     Args:
         number: of the slot.
-        slot: its device.
+        device: where its workers run.
         log: where its workers' output goes, one's after the other's.
         worker: the identifier of its worker, or of the last one.
         process: its worker, None while there is none.
@@ -80,7 +80,7 @@ class Place:
     """
 
     number: int
-    slot: Slot
+    device: Device
     log: Path
     worker: str = ""
     process: Process | None = None
@@ -102,7 +102,7 @@ class Place:
         # Late: what keeps a worker on a node of Ray uses this module, and must not load Optuna.
         self.worker = new_worker_id()
         with blocked():
-            process = spawn(words, self.log, self.worker, {**environment, **self.slot.environment})
+            process = spawn(words, self.log, self.worker, {**environment, **self.device.environment})
         self.process = process
         return process.pid
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rust_optuna.errors import CannotServeError, RetiredError, StorageError
-from rust_optuna.fleet.devices import Slot
-from rust_optuna.fleet.slot import ERROR, Place
+from rust_optuna.fleet.devices import Device
+from rust_optuna.fleet.slot import ERROR, Slot
 from rust_optuna.processes import ExitCode
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.signals import Signals
@@ -46,7 +46,7 @@ class Supervisor:
 
     Args:
         ledger: whatever a dead worker was running is requeued here at once, before its lease ends.
-        slots: where the workers run.
+        devices: one for each slot.
         logs: returns the file that the output of a slot's workers is appended to.
         environment: variables for all of them (home, storage, artifacts: a password stands in no command line).
         arguments: returns the words after ``worker run``, asked before each start.
@@ -57,28 +57,28 @@ class Supervisor:
         patience: for how long the database may be away; None for ever.
         observe_seconds: between calls of ``is_done`` while no process ends.
         clock: a monotonic clock in seconds.
-        place: makes a slot's place of its number, device and log: here, or on a node of a cluster.
+        make_slot: makes a slot of its number, device and log: here, or on a node of a cluster.
         on_serving: called once, when a first worker is ready.
     """
 
     ledger: Ledger
-    slots: Sequence[Slot]
+    devices: Sequence[Device]
     logs: Callable[[int], Path]
     environment: Mapping[str, str]
     arguments: Callable[[], Sequence[str]]
     is_done: Callable[[], bool]
     tend: Callable[[], None] = lambda: None
-    show: Callable[[Place], None] = lambda place: None
+    show: Callable[[Slot], None] = lambda slot: None
     grace: float = 0.0
     patience: float | None = WORKER_PATIENCE_SECONDS
     observe_seconds: float = POLL_SECONDS
     clock: Callable[[], float] = time.monotonic
-    place: Callable[[int, Slot, Path], Place] = Place
+    make_slot: Callable[[int, Device, Path], Slot] = Slot
     on_serving: Callable[[], None] | None = None
-    places: list[Place] = field(init=False)
+    slots: list[Slot] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.places = [self.place(number, slot, self.logs(number)) for number, slot in enumerate(self.slots)]
+        self.slots = [self.make_slot(number, device, self.logs(number)) for number, device in enumerate(self.devices)]
         self._done = False
         self._done_since: float | None = None
         self._outage_since: float | None = None
@@ -114,8 +114,8 @@ class Supervisor:
 
     def start(self) -> None:
         """Start a worker in every slot."""
-        for place in self.places:
-            self._start(place)
+        for slot in self.slots:
+            self._start(slot)
 
     def step(self) -> bool:
         """Do what is to be done by now; return whether all is done and every worker has ended.
@@ -125,12 +125,12 @@ class Supervisor:
             StorageError: the database was away for too long.
         """
         # Processes first, state second: a worker that had ended before the study was seen open ended too early.
-        ended = [(place, code) for place in self.places if (code := place.ended) is not None]
+        ended = [(slot, code) for slot in self.slots if (code := slot.ended) is not None]
         self._show()
         try:
             self._look(at_once=bool(ended))
-            for place, code in ended:
-                self._bury(place, code)
+            for slot, code in ended:
+                self._bury(slot, code)
             self._tell_serving()
             if not self._done:
                 self._replace()
@@ -140,13 +140,13 @@ class Supervisor:
         self._outage_since = None
         if self._done:
             return self._all_ended()
-        if all(place.retired for place in self.places):
-            place = self.places[0]
-            if all(each.unfit for each in self.places):
-                why = place.last_words().removeprefix(ERROR)
-                raise CannotServeError(f"No worker can run here. {why} Log: {place.log}")
+        if all(slot.retired for slot in self.slots):
+            slot = self.slots[0]
+            if all(each.unfit for each in self.slots):
+                why = slot.last_words().removeprefix(ERROR)
+                raise CannotServeError(f"No worker can run here. {why} Log: {slot.log}")
             raise RetiredError(
-                f"All workers died, again and again. The last words of one: {place.last_words()} Log: {place.log}"
+                f"All workers died, again and again. The last words of one: {slot.last_words()} Log: {slot.log}"
             )
         return False
 
@@ -160,25 +160,25 @@ class Supervisor:
         if len(signals.received) > 1:
             self._tell(signal.SIGTERM)
             self._await(HURRY_SECONDS, signals, hurried_by=3)
-        for place in self.places:
-            if place.ended is not None:
-                self._reap(place, "the worker was stopped")
+        for slot in self.slots:
+            if slot.ended is not None:
+                self._reap(slot, "the worker was stopped")
 
     def kill(self) -> None:
         """Kill the workers that are left, and requeue what they ran."""
         self._tell(signal.SIGKILL)
-        for place in self.places:
-            if place.process is not None:
-                self._reap(place, "the worker was killed by its supervisor")
+        for slot in self.slots:
+            if slot.process is not None:
+                self._reap(slot, "the worker was killed by its supervisor")
         self._show()
 
-    def _start(self, place: Place) -> None:
-        before = place.worker
-        pid = place.start(self.arguments(), self.environment)
+    def _start(self, slot: Slot) -> None:
+        before = slot.worker
+        pid = slot.start(self.arguments(), self.environment)
         what = f"replaces {before}" if before else "started"
-        about = {"event": "replaced" if before else "started", "worker": place.worker, "pid": pid}
-        about["device"] = place.slot.name
-        log.info("Worker %s %s on %s, log: %s", place.worker, what, place.slot.name, place.log, extra=about)
+        about = {"event": "replaced" if before else "started", "worker": slot.worker, "pid": pid}
+        about["device"] = slot.device.name
+        log.info("Worker %s %s on %s, log: %s", slot.worker, what, slot.device.name, slot.log, extra=about)
 
     def _look(self, *, at_once: bool) -> None:
         """See whether all is done, and do the housekeeping, each where its time has come."""
@@ -196,53 +196,53 @@ class Supervisor:
     def _tell_serving(self) -> None:
         if self._serving_told or self.on_serving is None:
             return
-        if any_serves(self.ledger.database, [place.worker for place in self.places if place.lives]):
+        if any_serves(self.ledger.database, [slot.worker for slot in self.slots if slot.lives]):
             self._serving_told = True
             self.on_serving()
 
-    def _bury(self, place: Place, code: int) -> None:
+    def _bury(self, slot: Slot, code: int) -> None:
         """Requeue what an ended worker was running, and see when it is replaced."""
-        self._requeue(place, f"the worker {place.cause(code)}")
-        finished = points_finished_by(self.ledger.database, place.worker)
-        place.process = None
-        about: dict[str, object] = {"worker": place.worker, "device": place.slot.name, "exit_code": code}
+        self._requeue(slot, f"the worker {slot.cause(code)}")
+        finished = points_finished_by(self.ledger.database, slot.worker)
+        slot.process = None
+        about: dict[str, object] = {"worker": slot.worker, "device": slot.device.name, "exit_code": code}
         if self._done:
-            log.info("Worker %s %s", place.worker, place.cause(code), extra={**about, "event": "ended"})
+            log.info("Worker %s %s", slot.worker, slot.cause(code), extra={**about, "event": "ended"})
             return
-        if self._outage_since is None and not place.blameless:
-            place.deaths = 1 if finished else place.deaths + 1
-        delay = min(MAX_DELAY_SECONDS, 2.0 ** max(0, place.deaths - 1))
-        place.due = self.clock() + delay
-        place.unfit = code == ExitCode.CANNOT_SERVE and place.stays
-        place.retired = place.unfit or code == ExitCode.CIRCUIT_BREAKER or place.deaths >= MAX_DEATHS
-        if place.unfit:
+        if self._outage_since is None and not slot.blameless:
+            slot.deaths = 1 if finished else slot.deaths + 1
+        delay = min(MAX_DELAY_SECONDS, 2.0 ** max(0, slot.deaths - 1))
+        slot.due = self.clock() + delay
+        slot.unfit = code == ExitCode.CANNOT_SERVE and slot.stays
+        slot.retired = slot.unfit or code == ExitCode.CIRCUIT_BREAKER or slot.deaths >= MAX_DEATHS
+        if slot.unfit:
             # Why is told once, at the end: the other slots' workers mostly say the same.
-            place.leave_out_error()
+            slot.leave_out_error()
             what = "Slot %d on %s is given up: its worker cannot serve here, log: %s"
-            log.error(what, place.number, place.slot.name, place.log, extra={**about, "event": "retired"})
+            log.error(what, slot.number, slot.device.name, slot.log, extra={**about, "event": "retired"})
             return
-        self.show(place)
-        about |= {"event": "died", "deaths": place.deaths}
-        words = place.last_words()
-        log.warning("Worker %s %s; its last words: %s", place.worker, place.cause(code), words, extra=about)
-        if place.retired:
-            why = f"{place.deaths} deaths in a row"
+        self.show(slot)
+        about |= {"event": "died", "deaths": slot.deaths}
+        words = slot.last_words()
+        log.warning("Worker %s %s; its last words: %s", slot.worker, slot.cause(code), words, extra=about)
+        if slot.retired:
+            why = f"{slot.deaths} deaths in a row"
             if code == ExitCode.CIRCUIT_BREAKER:
                 why = "the same error at several points"
             about["event"] = "retired"
-            log.error("Slot %d on %s is given up: %s", place.number, place.slot.name, why, extra=about)
+            log.error("Slot %d on %s is given up: %s", slot.number, slot.device.name, why, extra=about)
 
     def _replace(self) -> None:
         """Start the workers whose time has come."""
-        for place in self.places:
-            if place.process is None and not place.retired and place.due <= self.clock():
-                self._start(place)
+        for slot in self.slots:
+            if slot.process is None and not slot.retired and slot.due <= self.clock():
+                self._start(slot)
 
-    def _requeue(self, place: Place, reason: str) -> None:
-        count = self.ledger.abandon(place.worker, reason)
+    def _requeue(self, slot: Slot, reason: str) -> None:
+        count = self.ledger.abandon(slot.worker, reason)
         if count:
-            about = {"event": "lost", "worker": place.worker, "count": count, "reason": reason}
-            log.warning("The point of worker %s waits again: %s", place.worker, reason, extra=about)
+            about = {"event": "lost", "worker": slot.worker, "count": count, "reason": reason}
+            log.warning("The point of worker %s waits again: %s", slot.worker, reason, extra=about)
 
     def _endure(self, error: StorageError) -> None:
         """Wait for a database that does not answer; raise its error once patience is at an end."""
@@ -255,7 +255,7 @@ class Supervisor:
 
     def _all_ended(self) -> bool:
         """Say whether the workers have ended, as they do by themselves once all is done; end those that linger."""
-        lingering = sum(place.lives for place in self.places)
+        lingering = sum(slot.lives for slot in self.slots)
         if not lingering:
             return True
         if self._done_since is None:
@@ -266,29 +266,29 @@ class Supervisor:
         return False
 
     def _tell(self, number: signal.Signals) -> None:
-        for place in self.places:
-            place.signal(number)
+        for slot in self.slots:
+            slot.signal(number)
 
     def _await(self, seconds: float, signals: Signals, *, hurried_by: int) -> None:
         """Wait until every worker has ended, so many seconds have passed, or so many signals have come."""
         deadline = self.clock() + seconds
-        while any(place.lives for place in self.places):
+        while any(slot.lives for slot in self.slots):
             if self.clock() > deadline or len(signals.received) >= hurried_by:
                 return
             signals.wait(0.1)
             self._show()
 
-    def _reap(self, place: Place, reason: str) -> None:
+    def _reap(self, slot: Slot, reason: str) -> None:
         """Take the end of a worker, and requeue what it was running."""
-        code = place.process.wait() if place.process else 0
-        place.process = None
-        about = {"event": "ended", "worker": place.worker, "exit_code": code}
-        log.info("Worker %s %s", place.worker, place.cause(code), extra=about)
+        code = slot.process.wait() if slot.process else 0
+        slot.process = None
+        about = {"event": "ended", "worker": slot.worker, "exit_code": code}
+        log.info("Worker %s %s", slot.worker, slot.cause(code), extra=about)
         try:
-            self._requeue(place, reason)
+            self._requeue(slot, reason)
         except StorageError as error:
-            log.warning("The point of worker %s waits until its lease ends: %s", place.worker, error)
+            log.warning("The point of worker %s waits until its lease ends: %s", slot.worker, error)
 
     def _show(self) -> None:
-        for place in self.places:
-            self.show(place)
+        for slot in self.slots:
+            self.show(slot)

@@ -16,7 +16,7 @@ from rust_optuna.config import BackboneConfiguration, StudyConfiguration, TrialC
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.errors import NoDatabaseError
-from rust_optuna.fleet.devices import Slot, slots
+from rust_optuna.fleet.devices import Device, DeviceChoice
 from rust_optuna.learn.extraction import FLIPS, MICRO_BATCH
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.timing import (
@@ -94,14 +94,14 @@ class Forecast:
     """The whole plan.
 
     Args:
-        slots: where the workers will run.
+        devices: one for each worker.
         extraction: what comes first.
         studies: in order.
         artifact_bytes: disk for the scores of all trials left.
         worker_bytes: memory of one worker.
     """
 
-    slots: Sequence[Slot]
+    devices: Sequence[Device]
     extraction: ExtractionForecast
     studies: Sequence[StudyForecast]
     artifact_bytes: int
@@ -118,9 +118,7 @@ def forecast(
     home: Home,
     open_database: Callable[[], Database],
     *,
-    workers: int | None = None,
-    gpus: str = "all",
-    per_gpu: int | None = None,
+    choice: DeviceChoice = DeviceChoice(),  # noqa: B008 (frozen)
     data_root: Path | None = None,
     progress: Progress | None = None,
 ) -> Forecast:
@@ -130,22 +128,20 @@ def forecast(
         files: study files, in order.
         home: root of relative paths.
         open_database: opens the storage for reading; points that are finished there are not counted again.
-        workers: as for the search.
-        gpus: as for the search.
-        per_gpu: as for the search.
+        choice: as for the search.
         data_root: as for the search.
         progress: called while films are hashed.
 
     Raises:
         RustOptunaError: whatever the search itself would refuse.
     """
-    where = slots(gpus, workers, per_gpu)
+    devices = choice.devices()
     plans = _plans([read_study_file(path) for path in files], home, open_database, progress, data_root)
-    clock = _Clock(home, where, [size for plan in plans for size in plan.batch_sizes])
+    clock = _Clock(home, devices, [size for plan in plans for size in plan.batch_sizes])
     extraction = _extraction(plans, clock)
     studies = [_study(plan, clock) for plan in plans]
     artifact_bytes = sum(len(plan.trials) * clock.artifact_bytes(plan) for plan in plans)
-    return Forecast(where, extraction, studies, artifact_bytes, clock.worker_bytes)
+    return Forecast(devices, extraction, studies, artifact_bytes, clock.worker_bytes)
 
 
 @dataclass(frozen=True)
@@ -264,12 +260,12 @@ class _Clock:
 
     Args:
         home: where features lie.
-        where: where the workers will run.
+        devices: one for each worker.
         batch_sizes: of all trials, whichever study they are of.
     """
 
-    def __init__(self, home: Home, where: Sequence[Slot], batch_sizes: Sequence[int]) -> None:
-        self.where = where
+    def __init__(self, home: Home, devices: Sequence[Device], batch_sizes: Sequence[int]) -> None:
+        self.devices = devices
         self._batch_sizes = tuple(sorted(set(batch_sizes)))
         self.startup = 0.0
         self._home = home
@@ -283,7 +279,7 @@ class _Clock:
     def extraction(self, backbone: BackboneConfiguration, contents: Sequence[str]) -> tuple[ExtractionTimes, float]:
         """Time extraction in one process that has all cores, as it is done; return its start-up as well."""
         if backbone not in self._extraction:
-            found, startup = side_by_side([self.where[0].alone], self._extraction_task(backbone, contents))
+            found, startup = side_by_side([self.devices[0].alone], self._extraction_task(backbone, contents))
             self._extraction[backbone] = (found[0], startup)
         return self._extraction[backbone]
 
@@ -291,7 +287,7 @@ class _Clock:
         """Return the cache that the workers' devices share; which that is, the timed extraction says at the latest."""
         if backbone not in self._caches:
             folder = self._home.features
-            known = FeatureCache.without_tensorflow(folder, backbone) if self.where[0].on_processor else None
+            known = FeatureCache.without_tensorflow(folder, backbone) if self.devices[0].on_processor else None
             self._caches[backbone] = known or FeatureCache(
                 folder, backbone, self.extraction(backbone, contents)[0].kind
             )
@@ -311,7 +307,7 @@ class _Clock:
         """Return how long the parts of a trial take: medians over one process a worker."""
         key = (plan.fingerprint, self._width(plan, trial), _kind(trial))
         if key not in self._training:
-            environments = [slot.environment for slot in self.where]
+            environments = [device.environment for device in self.devices]
             task = _TrainingTask(plan.development, *key[1:], self._batch_sizes)
             found, self.startup = side_by_side(environments, task)
             self._training[key] = _median(found)
@@ -339,7 +335,7 @@ class _Clock:
         """Time the backbone as workers run it: each on its own device, or its share of the cores."""
         if backbone not in self._live:
             contents = plan.development.content
-            environments = [slot.environment for slot in self.where]
+            environments = [device.environment for device in self.devices]
             found, _ = side_by_side(environments, self._extraction_task(backbone, contents))
             self._live[backbone] = max(found, key=lambda times: times.flip)
             # Decoded films stay in memory.
@@ -367,7 +363,7 @@ def _study(plan: _Plan, clock: _Clock) -> StudyForecast:
         by_batch_size=by_batch_size,
         largest_batch=max(plan.batch_sizes, default=0),
         trial_seconds=float(np.mean(each)) if each else 0.0,
-        seconds=clock.startup + makespan(each, len(clock.where)) if each else 0.0,
+        seconds=clock.startup + makespan(each, len(clock.devices)) if each else 0.0,
         open_source=plan.study.open_source,
     )
 

@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.errors import ConfigurationError, RustOptunaError
 from rust_optuna.fleet import service as fleet
-from rust_optuna.fleet.devices import Slot, slots
+from rust_optuna.fleet.devices import Device, DeviceChoice
 from rust_optuna.fleet.service import Workers, child_environment, supervise
 from rust_optuna.fleet.slot import program
 from rust_optuna.learn.features import FeatureCache
@@ -50,7 +50,7 @@ class Listener:
     """
 
     on_hashed: Callable[[int, int], None] | None = None
-    on_created: Callable[[Creation, Sequence[Slot]], None] = lambda creation, where: None
+    on_created: Callable[[Creation, Sequence[Device]], None] = lambda creation, devices: None
     on_status: Callable[[Status], None] = lambda status: None
 
 
@@ -60,9 +60,7 @@ def search(
     url: URL,
     artifacts: str | None,
     *,
-    workers: int | None = None,
-    gpus: str = "all",
-    per_gpu: int | None = None,
+    choice: DeviceChoice = DeviceChoice(),  # noqa: B008 (frozen)
     grace: float = GRACE_SECONDS,
     objective: str | None = None,
     data_root: Path | None = None,
@@ -78,9 +76,7 @@ def search(
         home: root of relative paths.
         url: the database; made where it is missing.
         artifacts: where out-of-fold scores go; None for where the database says, or the default if it is new.
-        workers: how many processes; None for one a GPU or one a core.
-        gpus: ``all``, ``none`` or ``0,1``.
-        per_gpu: how many processes on each GPU, where ``workers`` is None.
+        choice: on which devices the workers run.
         grace: seconds in which an interrupted worker may finish its point.
         objective: ``MODULE:FUNCTION`` of a stand-in.
         data_root: the folder of the films on this machine; None for where the manifest says.
@@ -100,20 +96,20 @@ def search(
     for configuration in configurations:
         if problems := missing_files(configuration, home):
             raise ConfigurationError(configuration.source, problems)
-    where = slots(gpus, workers, per_gpu)
-    how = Workers(where, grace=grace, objective=objective, data_root=data_root)
+    devices = choice.devices()
+    how = Workers(devices, grace=grace, objective=objective, data_root=data_root)
     fleet.check_writable(home)
     refuse_before_database(url, configurations[0], home, artifacts or ARTIFACTS, listener.on_hashed, data_root)
     with create_database(url, artifacts or ARTIFACTS) as database:
         finished = []
         for configuration in configurations:
             creation = create_study(database, configuration, home, listener.on_hashed, artifacts, data_root)
-            listener.on_created(creation, where)
+            listener.on_created(creation, devices)
             if creation.study.state != StudyState.DONE:
                 check_writable(open_store(artifacts or database.artifacts(), home))
             environment = child_environment(home, database.url, artifacts or database.artifacts(), password_file)
             if objective is None and creation.study.state != StudyState.DONE:
-                _build_features(database, creation.study, home, environment, where[0], data_root)
+                _build_features(database, creation.study, home, environment, devices[0], data_root)
             _run_workers(database, creation.study, home, how, environment, listener)
             finished.append(status(database, load_study(database, configuration.name)))
         return finished
@@ -124,7 +120,7 @@ def _build_features(
     study: Study,
     home: Home,
     environment: dict[str, str],
-    device: Slot,
+    device: Device,
     data_root: Path | None,
 ) -> None:
     """Compute missing features in a process of its own, on a worker's device, with all cores and a progress bar.
@@ -152,7 +148,7 @@ def _build_features(
         raise RustOptunaError(f"The features of {study.name} were not built: see above")
 
 
-def _is_complete(home: Home, backbone: BackboneConfiguration, contents: Sequence[str], device: Slot) -> bool:
+def _is_complete(home: Home, backbone: BackboneConfiguration, contents: Sequence[str], device: Device) -> bool:
     """Tell whether the workers will find all features; a GPU's are not known here, nor those of a new processor."""
     cache = FeatureCache.without_tensorflow(home.features, backbone) if device.on_processor else None
     return cache is not None and not cache.missing(contents)

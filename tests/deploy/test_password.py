@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from rust_optuna.errors import StorageError
 from rust_optuna.fleet.ray.cluster import RayEngine
-from rust_optuna.fleet.slot import Place
+from rust_optuna.fleet.slot import Slot
 from rust_optuna.paths import Home
 from rust_optuna.storage.database import create_database, open_database, parse_url
 from tests import stand_ins
@@ -112,8 +112,8 @@ def handed(home, file, server, monkeypatch):
         given.update(environment)
 
     @contextmanager
-    def ray_engine(url, **options):
-        yield RayEngine([], Place)
+    def ray_engine(url, choice, **options):
+        yield RayEngine([], Slot)
 
     monkeypatch.setattr("rust_optuna.fleet.daemon.detach", detach)
     monkeypatch.setattr("rust_optuna.fleet.service.supervise", supervise)

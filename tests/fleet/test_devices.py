@@ -5,6 +5,7 @@ import pytest
 
 from rust_optuna.errors import RustOptunaError
 from rust_optuna.fleet import devices
+from rust_optuna.fleet.devices import DeviceChoice
 from rust_optuna.storage.database import create_database, parse_url
 from tests import stand_ins
 from tests.studies import make_study, random_document, start_command, wait_until
@@ -31,50 +32,50 @@ def fake_nvidia_smi(folder, monkeypatch, lines):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
 
 
-def visible(slots):
-    return [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots]
+def visible(made):
+    return [device.environment["CUDA_VISIBLE_DEVICES"] for device in made]
 
 
 def test_without_a_gpu_there_is_one_worker_a_core_as_far_as_memory_allows(monkeypatch):
-    assert [slot.name for slot in devices.slots("all", None)] == ["cpu"] * 4
+    assert [device.name for device in DeviceChoice("all", None).devices()] == ["cpu"] * 4
     monkeypatch.setattr(devices, "_workers_in_memory", lambda: 99)
-    assert len(devices.slots("all", None)) == 8
+    assert len(DeviceChoice("all", None).devices()) == 8
     monkeypatch.setattr(devices, "_workers_in_memory", lambda: 0)
-    assert len(devices.slots("all", None)) == 1
+    assert len(DeviceChoice("all", None).devices()) == 1
 
 
 def test_a_worker_on_the_processor_sees_no_gpu():
-    assert visible(devices.slots("none", 2)) == ["-1", "-1"]
+    assert visible(DeviceChoice("none", 2).devices()) == ["-1", "-1"]
 
 
 @pytest.mark.parametrize(("workers", "cores"), [(1, "8"), (2, "4"), (3, "2"), (20, "1")])
 def test_workers_divide_the_cores(workers, cores):
-    for slot in devices.slots("none", workers):
-        assert slot.environment["RUST_OPTUNA_CORES"] == cores
-        assert {value for name, value in slot.environment.items() if name.endswith("THREADS")} == {"1"}
+    for device in DeviceChoice("none", workers).devices():
+        assert device.environment["RUST_OPTUNA_CORES"] == cores
+        assert {value for name, value in device.environment.items() if name.endswith("THREADS")} == {"1"}
 
 
 def test_every_gpu_gets_a_worker(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5,GPU-7f")
-    slots = devices.slots("all", None)
-    assert visible(slots) == ["2", "5", "GPU-7f"]
-    assert [slot.name for slot in slots] == ["gpu 2", "gpu 5", "gpu GPU-7f"]
+    made = DeviceChoice("all", None).devices()
+    assert visible(made) == ["2", "5", "GPU-7f"]
+    assert [device.name for device in made] == ["gpu 2", "gpu 5", "gpu GPU-7f"]
 
 
 def test_more_workers_than_gpus_share_them_in_turn(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert visible(devices.slots("all", 5)) == ["0", "1", "0", "1", "0"]
-    assert visible(devices.slots("1", 2)) == ["1", "1"]
+    assert visible(DeviceChoice("all", 5).devices()) == ["0", "1", "0", "1", "0"]
+    assert visible(DeviceChoice("1", 2).devices()) == ["1", "1"]
 
 
 def test_each_gpu_gets_as_many_workers_as_asked_for(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    slots = devices.slots("all", None, 3)
-    assert sorted(visible(slots)) == ["0", "0", "0", "1", "1", "1"]
-    assert {slot.environment["RUST_OPTUNA_CORES"] for slot in slots} == {"1"}  # of eight
-    assert visible(devices.slots("1", None, 2)) == ["1", "1"]
+    made = DeviceChoice("all", None, 3).devices()
+    assert sorted(visible(made)) == ["0", "0", "0", "1", "1", "1"]
+    assert {device.environment["RUST_OPTUNA_CORES"] for device in made} == {"1"}  # of eight
+    assert visible(DeviceChoice("1", None, 2).devices()) == ["1", "1"]
     with pytest.raises(RustOptunaError, match="give one of them"):
-        devices.slots("all", 2, 2)
+        DeviceChoice("all", 2, 2).devices()
 
 
 @pytest.mark.parametrize(
@@ -93,11 +94,11 @@ def test_the_gpus_that_the_environment_names_are_those_that_cuda_takes(monkeypat
 def test_gpus_are_listed_by_nvidia_smi_where_none_are_named_and_numbered_as_there(tmp_path, monkeypatch):
     fake_nvidia_smi(tmp_path, monkeypatch, ["GPU 0: A (UUID: GPU-a)", "GPU 1: B (UUID: GPU-b)"])
     assert devices.gpus() == ["0", "1"]
-    slots = devices.slots("all", None)
-    assert visible(slots) == ["0", "1"]
-    assert {slot.environment["CUDA_DEVICE_ORDER"] for slot in slots} == {"PCI_BUS_ID"}
+    made = DeviceChoice("all", None).devices()
+    assert visible(made) == ["0", "1"]
+    assert {device.environment["CUDA_DEVICE_ORDER"] for device in made} == {"PCI_BUS_ID"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert "CUDA_DEVICE_ORDER" not in devices.slots("all", None)[0].environment
+    assert "CUDA_DEVICE_ORDER" not in DeviceChoice("all", None).devices()[0].environment
 
 
 def test_of_a_divided_gpu_each_part_is_a_device(tmp_path, monkeypatch):
@@ -108,7 +109,7 @@ def test_of_a_divided_gpu_each_part_is_a_device(tmp_path, monkeypatch):
         "GPU 1: NVIDIA A100 (UUID: GPU-b)",
     ]
     fake_nvidia_smi(tmp_path, monkeypatch, lines)
-    assert visible(devices.slots("all", None)) == ["MIG-c7", "MIG-d8", "1"]
+    assert visible(DeviceChoice("all", None).devices()) == ["MIG-c7", "MIG-d8", "1"]
 
 
 def test_an_nvidia_smi_that_hangs_is_named(tmp_path, monkeypatch):
@@ -116,7 +117,7 @@ def test_an_nvidia_smi_that_hangs_is_named(tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec tail -f /dev/null\n")
     monkeypatch.setattr(devices, "NVIDIA_SMI_SECONDS", 0.1)
     with pytest.raises(RustOptunaError, match="nvidia-smi does not answer"):
-        devices.slots("all", None)
+        DeviceChoice("all", None).devices()
 
 
 def test_without_nvidia_smi_the_gpus_that_the_driver_shows_are_counted(tmp_path, monkeypatch):
@@ -173,7 +174,7 @@ def test_a_machine_whose_nvidia_smi_finds_nothing_has_no_gpu(tmp_path, monkeypat
 
 def test_no_gpu_is_used_where_none_is_asked_for_or_hidden(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert visible(devices.slots("none", None)) == ["-1"] * 4
+    assert visible(DeviceChoice("none", None).devices()) == ["-1"] * 4
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert devices.gpus() == []
 
@@ -184,14 +185,14 @@ def test_no_gpu_is_used_where_none_is_asked_for_or_hidden(monkeypatch):
 def test_a_gpu_that_is_not_there_is_named(monkeypatch, there, said):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", there)
     with pytest.raises(RustOptunaError, match=said):
-        devices.slots("7", None)
+        DeviceChoice("7", None).devices()
 
 
 def test_a_gpu_named_by_nothing_is_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     for choice in ("", "0,", " "):
         with pytest.raises(RustOptunaError, match="all, none, or numbers"):
-            devices.slots(choice, None)
+            DeviceChoice(choice, None).devices()
 
 
 @pytest.mark.parametrize("choice", ["all,1", "0,none"])
@@ -200,4 +201,4 @@ def test_words_for_gpus_do_not_go_with_numbers(monkeypatch, choice):
     with pytest.raises(
         RustOptunaError, match=r"--gpus takes all, none, or numbers such as 0,1; (all|none) does not go"
     ):
-        devices.slots(choice, None)
+        DeviceChoice(choice, None).devices()

@@ -15,6 +15,7 @@ import pytest
 
 from rust_optuna.errors import MissingExtraError, RetiredError, RustOptunaError
 from rust_optuna.fleet import service as fleet
+from rust_optuna.fleet.devices import DeviceChoice
 from rust_optuna.fleet.ray import cluster as ray_cluster
 from rust_optuna.fleet.ray import slots as ray_engine
 from rust_optuna.fleet.service import Workers, start_workers
@@ -126,9 +127,9 @@ def events():
 def search_on(nodes, database, home, study, objective, *, workers, gpus="none", per_gpu=None):
     """Run workers until the study is done."""
     with ray_cluster.ray_engine(
-        database.url, address=nodes.cluster.address, workers=workers, gpus=gpus, per_gpu=per_gpu
+        database.url, DeviceChoice(gpus, workers, per_gpu), address=nodes.cluster.address
     ) as engine:
-        how = Workers(engine.slots, place=engine.place, objective=f"tests.stand_ins:{objective}")
+        how = Workers(engine.devices, make_slot=engine.make_slot, objective=f"tests.stand_ins:{objective}")
         return start_workers(database, home, database.artifacts(), [study.name], how)
 
 
@@ -227,6 +228,7 @@ DRIVER = """
 import sys
 from rust_optuna.paths import Home
 from rust_optuna import logs
+from rust_optuna.fleet.devices import DeviceChoice
 from rust_optuna.fleet.service import Workers, start_workers
 from rust_optuna.fleet.ray.cluster import ray_engine
 from rust_optuna.storage.database import open_database, parse_url
@@ -234,8 +236,8 @@ from rust_optuna.storage.database import open_database, parse_url
 logs.configure("json")
 home = Home.find()
 with open_database(parse_url(sys.argv[1], home)) as database:
-    with ray_engine(database.url, workers=1, gpus="none") as engine:
-        how = Workers(engine.slots, place=engine.place, objective="tests.stand_ins:gated")
+    with ray_engine(database.url, DeviceChoice("none", 1)) as engine:
+        how = Workers(engine.devices, make_slot=engine.make_slot, objective="tests.stand_ins:gated")
         ended = start_workers(database, home, database.artifacts(), [], how)
 print("stopped by", ended.stopped_by)
 """
@@ -324,26 +326,26 @@ def test_workers_take_gpus_where_there_are_any_else_cores_as_far_as_memory_goes(
     sqlite, workers, per_gpu, gpus, count, needs
 ):
     ray = cluster_of({"CPU": 8.0, "GPU": 2.0, **GIBIBYTES}, {"CPU": 32.0, "GPU": 4.0, "memory": 6.5 * 2**30})
-    engine = ray_cluster._engine(ray, sqlite.url, workers, per_gpu, gpus)
-    assert len(engine.slots) == count
-    assert engine.place.keywords["needs"] == needs
+    engine = ray_cluster._engine(ray, sqlite.url, DeviceChoice(gpus, workers, per_gpu))
+    assert len(engine.devices) == count
+    assert engine.make_slot.keywords["needs"] == needs
 
 
 def test_a_cluster_without_room_is_refused_unless_workers_shall_wait(sqlite):
     with pytest.raises(RustOptunaError, match="no room"):
-        ray_cluster._engine(cluster_of({"CPU": 4.0, "memory": 2.0**30}), sqlite.url, None, None, "all")
-    assert len(ray_cluster._engine(cluster_of({}), sqlite.url, 3, None, "all").slots) == 3
+        ray_cluster._engine(cluster_of({"CPU": 4.0, "memory": 2.0**30}), sqlite.url, DeviceChoice())
+    assert len(ray_cluster._engine(cluster_of({}), sqlite.url, DeviceChoice(workers=3)).devices) == 3
 
 
 def test_gpus_cannot_be_chosen_by_number(sqlite):
     with (
         pytest.raises(RustOptunaError, match="Ray chooses the GPUs"),
-        ray_cluster.ray_engine(sqlite.url, gpus="0,1"),
+        ray_cluster.ray_engine(sqlite.url, DeviceChoice("0,1")),
     ):
         pass
 
 
 def test_missing_ray_names_the_extra(sqlite, monkeypatch):
     monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"\[ray\]"), ray_cluster.ray_engine(sqlite.url):
+    with pytest.raises(MissingExtraError, match=r"\[ray\]"), ray_cluster.ray_engine(sqlite.url, DeviceChoice()):
         pass

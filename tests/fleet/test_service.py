@@ -8,9 +8,9 @@ import pytest
 
 from rust_optuna.errors import StorageError, StudyError
 from rust_optuna.fleet import service as fleet
-from rust_optuna.fleet.devices import Slot
+from rust_optuna.fleet.devices import Device
 from rust_optuna.fleet.service import Workers
-from rust_optuna.fleet.slot import Place
+from rust_optuna.fleet.slot import Slot
 from rust_optuna.search.creation import delete_study
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
@@ -217,8 +217,8 @@ def test_a_study_that_is_not_there_is_named_before_anything_is_started(sqlite, h
     assert not home.logs.exists()
 
 
-class Deaf(Place):
-    """A place that notes how it would start a worker, and stops its supervisor."""
+class Deaf(Slot):
+    """A slot that notes how it would start a worker, and stops its supervisor."""
 
     started: ClassVar[list[list[str]]] = []
 
@@ -229,7 +229,7 @@ class Deaf(Place):
 
 def supervise(database, home, names, *, forever):
     Deaf.started.clear()
-    workers = Workers([Slot("cpu", {})], forever=forever, place=Deaf)
+    workers = Workers([Device("cpu", {})], forever=forever, make_slot=Deaf)
     assert fleet.supervise(database, home, names, workers, {}) is signal.SIGTERM
     return Deaf.started[0]
 

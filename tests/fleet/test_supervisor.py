@@ -9,7 +9,7 @@ import pytest
 
 from rust_optuna.errors import CannotServeError, RetiredError, StorageError
 from rust_optuna.fleet import supervisor as module
-from rust_optuna.fleet.devices import Slot
+from rust_optuna.fleet.devices import Device
 from rust_optuna.fleet.service import Workers, child_environment
 from rust_optuna.fleet.supervisor import Supervisor
 from rust_optuna.processes import ExitCode
@@ -51,7 +51,7 @@ def supervise(sqlite, home, gate, clock):
     made = []
 
     def make(objective="gated", workers=2, **changes):
-        slots = [Slot("cpu", {"CUDA_VISIBLE_DEVICES": "-1", "SLOT": str(number)}) for number in range(workers)]
+        slots = [Device("cpu", {"CUDA_VISIBLE_DEVICES": "-1", "SLOT": str(number)}) for number in range(workers)]
         made.append(
             Supervisor(
                 Ledger(sqlite),
@@ -80,9 +80,9 @@ def began(gate):
     return {process: int(point) for process, point in found.items() if point}
 
 
-def until_dead(supervisor, place):
+def until_dead(supervisor, slot):
     """Let a supervisor work until it has buried the worker of a slot."""
-    wait_until(lambda: (supervisor.step(), place.process is None)[1], 60)
+    wait_until(lambda: (supervisor.step(), slot.process is None)[1], 60)
 
 
 def test_the_point_of_a_dead_worker_waits_at_once_and_the_worker_is_replaced_after_a_delay(
@@ -92,21 +92,21 @@ def test_the_point_of_a_dead_worker_waits_at_once_and_the_worker_is_replaced_aft
     supervisor = supervise()
     supervisor.start()
     wait_until(lambda: len(began(gate)) == 2, 60)
-    place = supervisor.places[0]
-    victim, name = place.process, place.worker
+    slot = supervisor.slots[0]
+    victim, name = slot.process, slot.worker
     lost = began(gate)[victim.pid]
     victim.kill()
-    until_dead(supervisor, place)
+    until_dead(supervisor, slot)
     assert [(row.point, row.reason) for row in attempts(sqlite, study) if row.outcome == "lost"] == [
         (lost, "the worker died of SIGKILL")
     ]
     clock.now += 0.99
     supervisor.step()
-    assert place.process is None
+    assert slot.process is None
     clock.now += 0.01
     supervisor.step()
-    assert place.process.pid != victim.pid
-    assert place.worker != name
+    assert slot.process.pid != victim.pid
+    assert slot.worker != name
     (gate / "open").touch()
     wait_until(supervisor.step, 60)
     assert [row.attempt for row in points(sqlite, study)] == [2 if n == lost else 1 for n in range(4)]
@@ -120,14 +120,14 @@ def test_a_worker_that_dies_again_and_again_is_replaced_ever_later_and_given_up_
     study = make_study(sqlite, home, random_document(2))
     supervisor = supervise("dying", workers=1)
     supervisor.start()
-    place = supervisor.places[0]
+    slot = supervisor.slots[0]
     delays = []
 
     def work():
         while True:
-            until_dead(supervisor, place)
-            delays.append(place.due - clock.now)
-            clock.now = place.due
+            until_dead(supervisor, slot)
+            delays.append(slot.due - clock.now)
+            clock.now = slot.due
             supervisor.step()
 
     with pytest.raises(RetiredError, match=r"All workers died.*Log: ") as said:
@@ -144,10 +144,10 @@ def test_the_longest_delay_is_a_minute(sqlite, home, clock, supervise, monkeypat
     monkeypatch.setattr(module, "MAX_DEATHS", 99)
     supervisor = supervise(workers=1, arguments=lambda: ["--help"])
     supervisor.start()
-    place = supervisor.places[0]
-    place.deaths = 11
-    until_dead(supervisor, place)
-    assert place.due - clock.now == 60
+    slot = supervisor.slots[0]
+    slot.deaths = 11
+    until_dead(supervisor, slot)
+    assert slot.due - clock.now == 60
 
 
 def test_a_worker_that_finishes_points_between_its_deaths_is_never_given_up(
@@ -173,10 +173,10 @@ def test_a_slot_whose_worker_met_the_same_error_again_and_again_is_given_up_at_o
     study = make_study(sqlite, home, random_document(4))
     supervisor = supervise("breaking_in_slot_0")
     supervisor.start()
-    wait_until(lambda: supervisor.step() or supervisor.places[0].retired, 60)
+    wait_until(lambda: supervisor.step() or supervisor.slots[0].retired, 60)
     (gate / "open").touch()
     wait_until(supervisor.step, 60)  # the other goes on alone
-    assert [place.retired for place in supervisor.places] == [True, False]
+    assert [slot.retired for slot in supervisor.slots] == [True, False]
     assert [row.state for row in points(sqlite, study)] == ["complete"] * 4
     retired = [record for record in caplog.records if getattr(record, "event", "") == "retired"]
     assert [(record.exit_code, record.levelname) for record in retired] == [(4, "ERROR")]
@@ -189,17 +189,17 @@ def test_a_worker_that_can_never_serve_is_started_once(sqlite, home, supervise):
     environment = child_environment(home, sqlite.url, "elsewhere")
     supervisor = supervise("peak", workers=2, environment=environment)
     supervisor.start()
-    names = [place.worker for place in supervisor.places]
+    names = [slot.worker for slot in supervisor.slots]
     with pytest.raises(CannotServeError, match=r"not the artifact store.*--artifacts") as said:
         wait_until(supervisor.step, 60)
     assert said.value.exit_code == ExitCode.ERROR
-    assert [place.worker for place in supervisor.places] == names
+    assert [slot.worker for slot in supervisor.slots] == names
 
 
 def test_where_every_slot_is_given_up_the_last_words_of_a_worker_are_told(sqlite, home, supervise):
     make_study(sqlite, home, random_document(4))
     supervisor = supervise("none_such", workers=1)
-    supervisor.places[0].deaths = module.MAX_DEATHS - 1
+    supervisor.slots[0].deaths = module.MAX_DEATHS - 1
     supervisor.start()
     with pytest.raises(RetiredError, match=r"No objective 'tests\.stand_ins:none_such'"):
         wait_until(supervisor.step, 60)
@@ -212,15 +212,15 @@ def test_a_child_knows_its_slot_and_its_supervisor_and_no_secret_stands_in_its_c
     supervisor = supervise("reporting")
     supervisor.start()
     wait_until(lambda: len(began(gate)) == 2, 60)
-    for number, place in enumerate(supervisor.places):
-        assert os.getsid(place.process.pid) != os.getsid(0)  # Ctrl-C at the terminal reaches the supervisor only
-        line, environment = (Path(f"/proc/{place.process.pid}/{name}") for name in ("cmdline", "environ"))
+    for number, slot in enumerate(supervisor.slots):
+        assert os.getsid(slot.process.pid) != os.getsid(0)  # Ctrl-C at the terminal reaches the supervisor only
+        line, environment = (Path(f"/proc/{slot.process.pid}/{name}") for name in ("cmdline", "environ"))
         if not line.exists():
             pytest.skip("this system has no /proc")
         variables = environment.read_bytes().decode().split("\0")
         assert f"SLOT={number}" in variables
         assert f"RUST_OPTUNA_SUPERVISOR={os.getpid()}" in variables
-        assert f"RUST_OPTUNA_WORKER_ID={place.worker}" in variables
+        assert f"RUST_OPTUNA_WORKER_ID={slot.worker}" in variables
         assert not [word for word in line.read_bytes().decode().split("\0") if "://" in word]
 
 
@@ -240,8 +240,8 @@ def test_workers_that_do_not_stop_in_time_are_killed_and_their_points_wait_again
 
     def freeze():
         wait_until(lambda: len(began(gate)) == 2, 60)
-        for place in supervisor.places:
-            os.kill(place.process.pid, signal.SIGSTOP)
+        for slot in supervisor.slots:
+            os.kill(slot.process.pid, signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = later(freeze)
@@ -261,10 +261,10 @@ def test_workers_outlive_the_stream_and_the_log_that_they_are_shown_by(sqlite, h
     supervisor.start()
     wait_until(lambda: len(began(gate)) == 2, 60)  # each has logged that it claimed a point
     assert not supervisor.step()
-    for place in supervisor.places:
-        place.log.unlink()
+    for slot in supervisor.slots:
+        slot.log.unlink()
     assert not supervisor.step()
-    assert all(place.lives for place in supervisor.places)
+    assert all(slot.lives for slot in supervisor.slots)
     (gate / "open").touch()
     wait_until(supervisor.step, 60)
     assert [row.outcome for row in attempts(sqlite, study)] == ["complete"] * 2
@@ -282,7 +282,7 @@ def test_a_bug_leaves_no_worker_behind(sqlite, home, gate, supervise):
     supervisor = supervise(is_done=is_done)
     with Signals() as signals, pytest.raises(ZeroDivisionError):
         supervisor.run(signals)
-    assert not any(place.lives for place in supervisor.places)
+    assert not any(slot.lives for slot in supervisor.slots)
     assert [row.state for row in points(sqlite, study)] == ["waiting"] * 3
 
 
@@ -299,17 +299,17 @@ def test_what_dies_while_the_database_is_away_is_replaced_when_it_is_back_and_no
 
     supervisor = supervise(workers=1, is_done=is_done)
     supervisor.start()
-    place = supervisor.places[0]
+    slot = supervisor.slots[0]
     wait_until(lambda: began(gate), 60)
     away.append(True)
-    place.process.kill()
-    wait_until(lambda: place.ended is not None)
+    slot.process.kill()
+    wait_until(lambda: slot.ended is not None)
     for _ in range(3):
         assert not supervisor.step()
-    assert place.process is not None
+    assert slot.process is not None
     away.clear()
     supervisor.step()
-    assert (place.process, place.deaths, place.due - clock.now) == (None, 0, 1)
+    assert (slot.process, slot.deaths, slot.due - clock.now) == (None, 0, 1)
 
 
 def test_a_database_that_stays_away_ends_the_supervisor_unless_it_runs_for_ever(clock, supervise):
@@ -349,4 +349,4 @@ def test_workers_that_do_not_end_when_all_is_done_are_ended(sqlite, home, gate, 
     assert not supervisor.step()
     clock.now += module.LINGER_SECONDS + 1
     wait_until(supervisor.step, 60)
-    assert not any(place.lives for place in supervisor.places)
+    assert not any(slot.lives for slot in supervisor.slots)

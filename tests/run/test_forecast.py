@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rust_optuna.errors import FingerprintError, RustOptunaError, StorageError, StudyError
+from rust_optuna.fleet.devices import DeviceChoice
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.timing import ExtractionTimes, TrainingTimes, makespan
 from rust_optuna.run import forecast as module
@@ -37,10 +38,12 @@ def clockwork(monkeypatch):
 
 @pytest.fixture
 def plan(home, sqlite_url):
-    def make(*documents, **options):
+    def make(*documents, workers=None, **options):
         files = [write_study(home, document) for document in documents]
         url = parse_url(sqlite_url, home)
-        return forecast(files, home, lambda: open_database(url, read_only=True), gpus="none", **options)
+        return forecast(
+            files, home, lambda: open_database(url, read_only=True), choice=DeviceChoice("none", workers), **options
+        )
 
     return make
 

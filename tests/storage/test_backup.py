@@ -362,7 +362,7 @@ def test_the_commands_say_what_they_did(sqlite, home):
     assert "storage restore storage/backups/monday" in ended.stdout
     ended = run_command(home, url, "storage", "restore", "storage/backups/monday")
     assert ended.returncode == 1
-    assert "holds 1 studies" in ended.stderr
+    assert "holds 1 study" in ended.stderr
     new = f"sqlite:///{home.root}/storage/new.db"
     assert run_command(home, new, "storage", "restore", "storage/backups/monday").returncode == 0
     assert '"complete": 1' in run_command(home, new, "status", "--json").stdout

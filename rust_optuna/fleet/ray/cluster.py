@@ -12,7 +12,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from sqlalchemy.engine import URL
 
 from rust_optuna.errors import InvalidValueError, MissingExtraError, RustOptunaError
 from rust_optuna.fleet import devices
-from rust_optuna.fleet.devices import WORKER_GIGABYTES, Slot
-from rust_optuna.fleet.ray.slots import RayPlace
-from rust_optuna.fleet.slot import Place
+from rust_optuna.fleet.devices import WORKER_GIGABYTES, Device, DeviceChoice
+from rust_optuna.fleet.ray.slots import RaySlot
+from rust_optuna.fleet.slot import Slot
 from rust_optuna.processes import variables_set
 
 WORKER_BYTES = int(WORKER_GIGABYTES * 2**30)
@@ -39,60 +39,57 @@ class RayEngine:
     """What a supervisor needs to run its workers on a cluster.
 
     Args:
-        slots: one for each worker.
-        place: makes a slot's place.
+        devices: one for each worker, in words: Ray finds the real one.
+        make_slot: makes a slot of a number, a device and a log.
     """
 
-    slots: list[Slot]
-    place: Callable[[int, Slot, Path], Place]
+    devices: list[Device]
+    make_slot: Callable[[int, Device, Path], Slot]
 
 
 @contextmanager
-def ray_engine(
-    url: URL, *, address: str | None = None, workers: int | None = None, per_gpu: int | None = None, gpus: str = "all"
-) -> Iterator[RayEngine]:
+def ray_engine(url: URL, choice: DeviceChoice, *, address: str | None = None) -> Iterator[RayEngine]:
     """Connect to a Ray cluster for as long as the block runs, and say how many workers run there.
 
     Args:
         url: the database.
+        choice: on which devices workers run; Ray chooses which GPUs. Workers that find no room wait for it, and share a
+            GPU where they are more than the GPUs.
         address: of the cluster (``host:port`` or ``auto``); None for what RAY_ADDRESS says, else for a cluster of this
             machine alone, which listens on 127.0.0.1 only and ends with the block.
-        workers: how many; None for ``per_gpu`` on each GPU, or one a core as far as memory allows. Those that find no
-            room wait for it.
-        per_gpu: how many share a GPU; None for one, or as many as ``workers`` takes.
-        gpus: ``all`` (processors where there is none) or ``none``. Ray chooses which.
 
     Raises:
         MissingExtraError: Ray is not installed.
         RustOptunaError: the cluster cannot be reached or has no room at all, or GPUs are named by number.
     """
-    if gpus not in ("all", "none"):
-        raise InvalidValueError(f"With Ray --gpus takes all or none, not {gpus}: Ray chooses the GPUs")
+    if choice.gpus not in ("all", "none"):
+        raise InvalidValueError(f"With Ray --gpus takes all or none, not {choice.gpus}: Ray chooses the GPUs")
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError("Ray", "ray")
     address = address or os.environ.get(ADDRESS)
-    with _joined(address) if address else _made_here(workers, gpus) as ray:
-        yield _engine(ray, url, workers, per_gpu, gpus)
+    with _joined(address) if address else _made_here(choice) as ray:
+        yield _engine(ray, url, choice)
 
 
-def _engine(ray: Any, url: URL, workers: int | None, per_gpu: int | None, gpus: str) -> RayEngine:
+def _engine(ray: Any, url: URL, choice: DeviceChoice) -> RayEngine:
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cards = 0 if gpus == "none" else int(sum(resources.get("GPU", 0) for resources in alive))
+    cards = 0 if choice.gpus == "none" else int(sum(resources.get("GPU", 0) for resources in alive))
     needs: Mapping[str, Any]
     if cards:
-        share = per_gpu or math.ceil((workers or cards) / cards)
-        count, name, needs = workers or cards * share, f"1/{share} GPU", {"num_gpus": 1 / share, "num_cpus": 0}
+        share = choice.per_gpu or math.ceil((choice.workers or cards) / cards)
+        count, name = choice.workers or cards * share, f"1/{share} GPU"
+        needs = {"num_gpus": 1 / share, "num_cpus": 0}
     else:
         share = None
         needs = {"num_cpus": 1, "num_gpus": 0, "memory": WORKER_BYTES}
-        count, name = workers or sum(map(_room, alive)), "1 CPU"
+        count, name = choice.workers or sum(map(_room, alive)), "1 CPU"
     if not count:
         raise RustOptunaError(
             f"The Ray cluster has no room for a worker: none of its {len(alive)} nodes has a GPU, or a CPU and "
             f"{WORKER_GIGABYTES} GiB of memory. Say how many workers shall wait for room: --workers N"
         )
-    place = functools.partial(RayPlace, needs=needs, per_gpu=share, one_machine=url.get_backend_name() == "sqlite")
-    return RayEngine([Slot(f"Ray ({name})", {}) for _ in range(count)], place)
+    make_slot = functools.partial(RaySlot, needs=needs, per_gpu=share, one_machine=url.get_backend_name() == "sqlite")
+    return RayEngine([Device(f"Ray ({name})", {}) for _ in range(count)], make_slot)
 
 
 def _room(resources: Mapping[str, float]) -> int:
@@ -142,10 +139,10 @@ def _require_answer(address: str) -> None:
 
 
 @contextmanager
-def _made_here(workers: int | None, gpus: str) -> Iterator[Any]:
+def _made_here(choice: DeviceChoice) -> Iterator[Any]:
     """Start a cluster of this machine alone, behind 127.0.0.1 and a token made for it; end it with the block."""
-    cards = 0 if gpus == "none" else len(devices.gpus())
-    count = 1 if cards else workers or len(devices.slots("none", None))
+    cards = 0 if choice.gpus == "none" else len(devices.gpus())
+    count = 1 if cards else len(replace(choice, gpus="none", per_gpu=None).devices())
     variables = {
         "RAY_USAGE_STATS_ENABLED": "0",
         # A worker whose keeper is gone gives its point back; killed along with it, it could not.

@@ -1,6 +1,6 @@
-"""Workers that Ray places over a cluster: the supervisor's places, each of whose processes runs on some node.
+"""A supervisor's slots on a cluster: the worker process of each runs on a node that Ray chooses.
 
-Everything that a supervisor does (replacing, giving up, stopping in good order) it does here too, by ``Place``. Ray
+Everything that a supervisor does (replacing, giving up, stopping in good order) it does here too, by ``Slot``. Ray
 only finds a node with room and carries orders there; who runs which point is the ledger's business, as everywhere.
 """
 
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rust_optuna.errors import RustOptunaError
-from rust_optuna.fleet.devices import Slot
+from rust_optuna.fleet.devices import Device
 from rust_optuna.fleet.ray.keeper import Keeper, Order, Placement
-from rust_optuna.fleet.slot import Place, cause
+from rust_optuna.fleet.slot import Slot, cause
 from rust_optuna.processes import new_worker_id
 
 log = logging.getLogger(__name__)
@@ -29,12 +29,12 @@ ROOM_SECONDS = 30.0
 """After which it is said that a worker found no room in the cluster yet."""
 
 
-class RayPlace(Place):
-    """A place somewhere in a cluster: each of its workers goes where Ray finds room.
+class RaySlot(Slot):
+    """A slot somewhere in a cluster: each of its workers goes where Ray finds room.
 
     Args:
         number: of the slot.
-        slot: what a worker needs, in words.
+        device: what a worker needs, in words.
         log: where its workers' output goes on the node, one's after the other's.
         needs: what a worker needs, in Ray's words.
         per_gpu: how many workers share a GPU, None for workers on processors.
@@ -42,9 +42,16 @@ class RayPlace(Place):
     """
 
     def __init__(
-        self, number: int, slot: Slot, log: Path, *, needs: Mapping[str, Any], per_gpu: int | None, one_machine: bool
+        self,
+        number: int,
+        device: Device,
+        log: Path,
+        *,
+        needs: Mapping[str, Any],
+        per_gpu: int | None,
+        one_machine: bool,
     ) -> None:
-        super().__init__(number, slot, log)
+        super().__init__(number, device, log)
         self._needs = needs
         self._per_gpu = per_gpu
         self._one_machine = one_machine
@@ -187,7 +194,7 @@ class RemoteProcess:
         self._end(KILLED)
 
     def _end(self, code: int) -> None:
-        """Note the exit code, and let Ray have the place again."""
+        """Note the exit code, and let Ray have the room again."""
         self.returncode = code
         self._ray.kill(self._keeper, no_restart=True)
 
