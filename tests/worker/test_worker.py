@@ -174,7 +174,6 @@ def test_killed_workers_lose_nothing(database, home, children, tmp_path, monkeyp
     for _ in range(2):
         children.start(run_behind_the_gate, url_of(database), home, str(gate))
     wait_until(lambda: sorted(path.read_text() for path in gate.glob("*.began")) == ["0", "1"])
-    interrupted = {0, 1}
     children.kill()
     assert status(database, study).counts["running"] == 2
     (gate / "open").touch()
