@@ -22,7 +22,8 @@ from rust_optuna.learn.runtime import load_tensorflow
 from rust_optuna.learn.sources import CachedFeatures
 from rust_optuna.paths import Home
 from rust_optuna.storage.artifacts import open_store
-from rust_optuna.storage.database import create_database, sqlite_url
+from rust_optuna.storage.database import create_database
+from rust_optuna.storage.url import sqlite_url
 from rust_optuna.worker import worker as worker_module
 from rust_optuna.worker.objective import CrossValidationObjective
 from rust_optuna.worker.worker import Worker

@@ -16,7 +16,8 @@ import optuna
 from benchmarks import material, sections
 from rust_optuna.paths import Home
 from rust_optuna.search.ledger import Ledger
-from rust_optuna.storage.database import Database, create_database, sqlite_url
+from rust_optuna.storage.database import Database, create_database
+from rust_optuna.storage.url import sqlite_url
 
 STAND_IN_SECONDS = 0.25
 POINTS_A_WORKER = 16

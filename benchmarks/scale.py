@@ -26,7 +26,8 @@ from benchmarks.sections import wait_for_the_others
 from rust_optuna.paths import Home
 from rust_optuna.search.ledger import Claim
 from rust_optuna.storage.artifacts import open_store
-from rust_optuna.storage.database import Database, create_database, open_database, parse_url, sqlite_url
+from rust_optuna.storage.database import Database, create_database, open_database
+from rust_optuna.storage.url import parse_url, sqlite_url
 from rust_optuna.worker.objective import OnAdvance, OnEpoch, Outcome
 from rust_optuna.worker.serving import Served
 from rust_optuna.worker.worker import Worker

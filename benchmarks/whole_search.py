@@ -15,7 +15,8 @@ from pathlib import Path
 from benchmarks.sections import ROOT, wait_for_the_others
 from rust_optuna.paths import Home
 from rust_optuna.run.forecast import forecast
-from rust_optuna.storage.database import open_database, sqlite_url
+from rust_optuna.storage.database import open_database
+from rust_optuna.storage.url import sqlite_url
 
 STUDIES = ("regime_1.toml", "regime_2.toml")
 PATIENTS = 1207

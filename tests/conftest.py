@@ -22,7 +22,8 @@ import sqlalchemy as sa
 
 from rust_optuna.learn.runtime import load_tensorflow
 from rust_optuna.paths import Home
-from rust_optuna.storage.database import Database, create_database, open_database, parse_url
+from rust_optuna.storage.database import Database, create_database, open_database
+from rust_optuna.storage.url import parse_url
 from tests import mariadb as servers
 from tests.data.films import make_manifest
 from tests.s3 import s3_server

@@ -26,7 +26,8 @@ from rust_optuna.paths import Home
 from rust_optuna.search.results import complete_points, failed_attempts, status
 from rust_optuna.search.studies import load_development, load_study
 from rust_optuna.storage import tables
-from rust_optuna.storage.database import Database, open_database, sqlite_url
+from rust_optuna.storage.database import Database, open_database
+from rust_optuna.storage.url import sqlite_url
 
 NAME = "peers"
 POLL_SECONDS = 0.02

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 PLACEHOLDER = "STUDY.toml"
 """What stands for a study file where none is known."""
-HIDDEN = "***"
-"""What stands for a password."""
 NO_STUDIES = "There are no studies yet."
 
 
@@ -35,6 +32,8 @@ def print_next(*words: str | Path, when: str = "") -> None:
 
 def print_next_line(line: str, when: str = "") -> None:
     """Print a command's line as the one to run next, and how to run it where it does not show a password."""
+    from rust_optuna.storage.url import HIDDEN
+
     click.echo(f"Next{f', {when}' if when else ''}: {line}")
     if HIDDEN in line:
         click.echo(
@@ -82,6 +81,8 @@ def command_line(*words: str | Path) -> str:
     Args:
         words: the command's names, and what follows them.
     """
+    from rust_optuna.storage.url import hide_passwords
+
     taken = {option for parameter in _command(words).params for option in parameter.opts}
     given = [(f"--{name}", hide_passwords(value)) for name, value in given_options().items() if f"--{name}" in taken]
     return " ".join(map(_quoted, [program(), *map(str, words), *(word for option in given for word in option)]))
@@ -116,14 +117,6 @@ def program() -> str:
     if started.name != "rust-optuna" or shutil.which("rust-optuna") or not started.is_file():
         return "rust-optuna"
     return os.path.relpath(started) if started.is_relative_to(Path.cwd()) else str(started)
-
-
-def hide_passwords(word: str) -> str:
-    """Return a word of a command with the passwords of a URL hidden, those among its query parameters too."""
-    if "://" not in word:
-        return word
-    word = re.sub(r"(://[^/@:]*:)[^@]*@", rf"\1{HIDDEN}@", word)
-    return re.sub(r"([?&][^=&]*pass(?!file)[^=&]*=)[^&]*", rf"\1{HIDDEN}", word, flags=re.IGNORECASE)
 
 
 def study_file(manifest: Path | None = None) -> Path | None:

@@ -63,7 +63,7 @@ class Settings:
         return self.home.resolve(self.password_file)
 
     def _url(self, password_file: str | None) -> URL:
-        from rust_optuna.storage.database import parse_url, sqlite_url
+        from rust_optuna.storage.url import parse_url, sqlite_url
 
         if self.storage is None:
             return sqlite_url(self.home.database)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from rust_optuna.cli.next_step import hide_passwords, print_next_line, print_next_step, program
+from rust_optuna.cli.next_step import print_next_line, print_next_step, program
 from rust_optuna.cli.options import (
     GOES_ON,
     common_options,
@@ -145,4 +145,6 @@ def _without_dry_run() -> str:
 
 def _shown(words: Sequence[str]) -> str:
     """Return a command line of this program; a URL's passwords are not shown."""
+    from rust_optuna.storage.url import hide_passwords
+
     return shlex.join([program(), *map(hide_passwords, words)])

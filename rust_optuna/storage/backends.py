@@ -26,6 +26,7 @@ from rust_optuna.storage.encodings import holds_unicode
 from rust_optuna.storage.outages import denies, first_line, passes
 from rust_optuna.storage.refusal import check_file_system
 from rust_optuna.storage.sqlite_files import BUSY_SECONDS
+from rust_optuna.storage.url import hide_passwords
 
 LONGEST_LOCK_SECONDS = 365 * 24 * 3600
 """How long MariaDB waits for a lock: it knows no "for ever"."""
@@ -55,8 +56,7 @@ class Backend(ABC):
 
     def __str__(self) -> str:
         """Return the URL with its passwords hidden, those among its query parameters too."""
-        hidden = {name: "***" for name in self.url.query if "pass" in name.lower()}
-        return self.url.update_query_dict(hidden).render_as_string(hide_password=True)
+        return hide_passwords(self.url.render_as_string(hide_password=False))
 
     @abstractmethod
     def engine_arguments(self) -> dict[str, Any]:

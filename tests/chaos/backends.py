@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rust_optuna.paths import Home
-from rust_optuna.storage.database import create_database, parse_url
+from rust_optuna.storage.database import create_database
+from rust_optuna.storage.url import parse_url
 from tests.chaos.disk import SmallDisk
 from tests.chaos.proxy import Proxy
 from tests.chaos.servers import SERVERS, Server

@@ -19,7 +19,8 @@ from pathlib import Path
 from rust_optuna.paths import Home
 from rust_optuna.processes import ExitCode
 from rust_optuna.search.creation import create_study
-from rust_optuna.storage.database import open_database, parse_url
+from rust_optuna.storage.database import open_database
+from rust_optuna.storage.url import parse_url
 from tests.chaos.backends import Backend, environment
 from tests.chaos.check import Finding, check
 from tests.chaos.objective import ARTIFACTS

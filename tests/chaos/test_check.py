@@ -13,7 +13,8 @@ import pytest
 from rust_optuna.paths import Home
 from rust_optuna.search.creation import create_study
 from rust_optuna.storage.artifacts import open_store
-from rust_optuna.storage.database import create_database, parse_url
+from rust_optuna.storage.database import create_database
+from rust_optuna.storage.url import parse_url
 from rust_optuna.worker.worker import Worker
 from tests import mariadb
 from tests.chaos import objective

@@ -7,7 +7,7 @@ import pytest
 from rust_optuna.data import film_index
 from rust_optuna.data.manifest import read_manifest
 from rust_optuna.data.radiographs import content_hash
-from rust_optuna.storage.database import parse_url
+from rust_optuna.storage.url import parse_url
 from tests.cli.test_main import invoke
 from tests.data.test_check import FAULTS
 from tests.studies import random_document, write_study

@@ -8,8 +8,9 @@ import click
 import pytest
 
 from rust_optuna.cli import cli, next_step
-from rust_optuna.cli.next_step import hide_passwords, print_next
+from rust_optuna.cli.next_step import print_next
 from rust_optuna.search.ledger import Ledger
+from rust_optuna.storage.url import hide_passwords
 from tests.cli.test_main import invoke
 from tests.stand_ins import level
 from tests.studies import grid_document, make_study, make_worker, random_document, run_study, toml
@@ -147,6 +148,7 @@ def test_a_home_that_is_no_unicode_is_named_so_that_a_shell_finds_it(tmp_path, s
         ("postgresql://ann@host/name?password=secret&a=b", "postgresql://ann@host/name?password=***&a=b"),
         ("postgresql://host/name?a=b&sslpassword=secret", "postgresql://host/name?a=b&sslpassword=***"),
         ("postgresql://host/name?passfile=/run/pgpass", "postgresql://host/name?passfile=/run/pgpass"),
+        ("postgresql://ann:s@cr@et@host/name", "postgresql://ann:***@host/name"),
         ("sqlite:///a/b.db", "sqlite:///a/b.db"),
         ("s3://bucket/prefix", "s3://bucket/prefix"),
     ],

@@ -7,7 +7,8 @@ from rust_optuna.cli import cli
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.studies import load_studies, load_study
-from rust_optuna.storage.database import open_database, parse_url
+from rust_optuna.storage.database import open_database
+from rust_optuna.storage.url import parse_url
 from tests.cli.test_main import invoke
 from tests.studies import grid_document, make_study, make_worker, points, random_document, run_study, write_study
 

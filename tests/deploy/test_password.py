@@ -8,7 +8,8 @@ from rust_optuna.errors import StorageError
 from rust_optuna.fleet.ray.cluster import RayEngine
 from rust_optuna.fleet.slot import Slot
 from rust_optuna.paths import Home
-from rust_optuna.storage.database import create_database, open_database, parse_url
+from rust_optuna.storage.database import create_database, open_database
+from rust_optuna.storage.url import parse_url
 from tests import stand_ins
 from tests.cli.test_main import invoke
 from tests.deploy.server import NAME, ROLE, postgresql_with_password

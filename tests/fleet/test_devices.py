@@ -6,7 +6,8 @@ import pytest
 from rust_optuna.errors import RustOptunaError
 from rust_optuna.fleet import devices
 from rust_optuna.fleet.devices import DeviceChoice
-from rust_optuna.storage.database import create_database, parse_url
+from rust_optuna.storage.database import create_database
+from rust_optuna.storage.url import parse_url
 from tests import stand_ins
 from tests.studies import make_study, random_document, start_command, wait_until
 

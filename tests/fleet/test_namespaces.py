@@ -7,7 +7,8 @@ import pytest
 from rust_optuna.fleet import records
 from rust_optuna.paths import Home
 from rust_optuna.search.studies import load_study
-from rust_optuna.storage.database import open_database, parse_url
+from rust_optuna.storage.database import open_database
+from rust_optuna.storage.url import parse_url
 from tests import stand_ins
 from tests.namespaces import UNSHARE, need_namespaces, run_beside, start_inside
 from tests.studies import (

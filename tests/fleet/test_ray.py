@@ -230,7 +230,8 @@ from rust_optuna import logs
 from rust_optuna.fleet.devices import DeviceChoice
 from rust_optuna.fleet.service import Workers, start_workers
 from rust_optuna.fleet.ray.cluster import ray_engine
-from rust_optuna.storage.database import open_database, parse_url
+from rust_optuna.storage.database import open_database
+from rust_optuna.storage.url import parse_url
 
 logs.configure("json")
 home = Home.find()

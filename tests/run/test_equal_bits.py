@@ -16,7 +16,8 @@ import pytest
 from rust_optuna.paths import Home
 from rust_optuna.search.results import complete_points
 from rust_optuna.search.studies import load_study
-from rust_optuna.storage.database import open_database, parse_url
+from rust_optuna.storage.database import open_database
+from rust_optuna.storage.url import parse_url
 from tests.studies import random_document, write_study
 
 MODEL = {"weights": "random", "output": "mixed1", "image_size": 75, "hidden_units": [32, 16]}

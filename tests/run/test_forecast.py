@@ -13,7 +13,8 @@ from rust_optuna.run.forecast import forecast
 from rust_optuna.run.side_by_side import side_by_side
 from rust_optuna.search.creation import create_study, extend_study
 from rust_optuna.search.ledger import Ledger
-from rust_optuna.storage.database import create_database, open_database, parse_url
+from rust_optuna.storage.database import create_database, open_database
+from rust_optuna.storage.url import parse_url
 from rust_optuna.study_file import read_study_file
 from tests.cli.test_main import invoke
 from tests.studies import claim_point, grid_document, random_document, run_command, write_study

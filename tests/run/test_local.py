@@ -8,7 +8,8 @@ from rust_optuna.fleet.devices import DeviceChoice
 from rust_optuna.run import local
 from rust_optuna.search.results import status
 from rust_optuna.search.studies import load_studies, load_study
-from rust_optuna.storage.database import open_database, parse_url
+from rust_optuna.storage.database import open_database
+from rust_optuna.storage.url import parse_url
 from tests import stand_ins
 from tests.studies import (
     REPOSITORY,

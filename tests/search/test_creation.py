@@ -31,7 +31,8 @@ from rust_optuna.search.results import best_point, status
 from rust_optuna.search.studies import find_study, load_development, load_parameters, load_studies, load_study
 from rust_optuna.storage import tables
 from rust_optuna.storage.artifacts import TOKEN, open_store
-from rust_optuna.storage.database import open_database, parse_url
+from rust_optuna.storage.database import open_database
+from rust_optuna.storage.url import parse_url
 from tests.data.films import draw_film, make_manifest, rewrite
 from tests.studies import (
     Killed,

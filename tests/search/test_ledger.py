@@ -23,7 +23,8 @@ from rust_optuna.paths import Home
 from rust_optuna.search import ledger as ledger_module
 from rust_optuna.search.ledger import MAX_FAILURES, MAX_LOSSES, Claim, Ledger, add_points
 from rust_optuna.storage import tables
-from rust_optuna.storage.database import Database, open_database, parse_url
+from rust_optuna.storage.database import Database, open_database
+from rust_optuna.storage.url import parse_url
 from tests.studies import claim_point, end_leases
 
 

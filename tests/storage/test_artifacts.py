@@ -12,7 +12,8 @@ from rust_optuna.search.creation import delete_study
 from rust_optuna.storage import s3 as s3_module
 from rust_optuna.storage import tables
 from rust_optuna.storage.artifacts import TOKEN, adopt, check_owner, download, open_store, remove
-from rust_optuna.storage.database import create_database, parse_url
+from rust_optuna.storage.database import create_database
+from rust_optuna.storage.url import parse_url
 from tests.s3 import BUCKET, SECRET, keys
 from tests.studies import make_study, random_document, run_command, write_study
 

@@ -14,7 +14,8 @@ from rust_optuna.search.studies import load_studies, load_study
 from rust_optuna.storage import tables
 from rust_optuna.storage.artifacts import open_store
 from rust_optuna.storage.backup import LOCK_SECONDS, _connection, backup, restore
-from rust_optuna.storage.database import Database, open_database, parse_url
+from rust_optuna.storage.database import Database, open_database
+from rust_optuna.storage.url import parse_url
 from tests.cli.test_main import invoke
 from tests.conftest import BACKENDS, new_postgresql
 from tests.studies import (

@@ -15,8 +15,9 @@ from rust_optuna.paths import Home
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.studies import load_study
 from rust_optuna.storage import tables
-from rust_optuna.storage.database import Database, create_database, open_database, parse_url
+from rust_optuna.storage.database import Database, create_database, open_database
 from rust_optuna.storage.outages import passes
+from rust_optuna.storage.url import parse_url
 from tests.deploy.server import NAME, ROLE, postgresql_with_password
 from tests.studies import make_study, wait_until
 

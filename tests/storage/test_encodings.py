@@ -7,8 +7,9 @@ from rust_optuna.errors import StorageError
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.results import failed_attempts
 from rust_optuna.search.studies import load_study
-from rust_optuna.storage.database import create_database, open_database, parse_url
+from rust_optuna.storage.database import create_database, open_database
 from rust_optuna.storage.tables import LONGEST_NAME, LONGEST_REASON, worker
+from rust_optuna.storage.url import parse_url
 from tests import mariadb as servers
 from tests.cli.test_main import invoke
 from tests.conftest import new_postgresql

@@ -12,7 +12,8 @@ from alembic.script import ScriptDirectory
 from rust_optuna.errors import StorageError
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.storage import migrations, tables
-from rust_optuna.storage.database import Database, create_database, open_database, parse_url
+from rust_optuna.storage.database import Database, create_database, open_database
+from rust_optuna.storage.url import parse_url
 from tests.studies import Killed, make_study, points, random_document
 
 OURS = "rust_optuna_"

@@ -6,8 +6,9 @@ import sqlalchemy as sa
 from rust_optuna.errors import StorageError
 from rust_optuna.paths import Home
 from rust_optuna.storage import refusal
-from rust_optuna.storage.database import create_database, open_database, parse_url
+from rust_optuna.storage.database import create_database, open_database
 from rust_optuna.storage.refusal import check_file_system, file_system
+from rust_optuna.storage.url import parse_url
 from tests.studies import run_command
 
 MOUNTS = """\

@@ -20,7 +20,8 @@ from PIL import Image
 from rust_optuna.config import KEYS, TrialConfiguration
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import Home
-from rust_optuna.storage.database import open_database, parse_url
+from rust_optuna.storage.database import open_database
+from rust_optuna.storage.url import parse_url
 from tests.data.films import make_manifest
 from tests.trained import (
     Reference,

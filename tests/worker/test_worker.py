@@ -30,8 +30,9 @@ from rust_optuna.search.studies import load_study
 from rust_optuna.signals import ASKING
 from rust_optuna.storage import tables
 from rust_optuna.storage.artifacts import open_store
-from rust_optuna.storage.database import open_database, parse_url
+from rust_optuna.storage.database import open_database
 from rust_optuna.storage.roster import list_workers
+from rust_optuna.storage.url import parse_url
 from rust_optuna.study_file import read_study_file
 from rust_optuna.worker import worker as worker_module
 from rust_optuna.worker.objective import CrossValidationObjective, Outcome, StandInObjective
