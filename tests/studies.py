@@ -21,6 +21,7 @@ from rust_optuna.search.studies import Study, load_study
 from rust_optuna.storage import tables
 from rust_optuna.storage.artifacts import open_store
 from rust_optuna.storage.database import Database
+from rust_optuna.storage.site import Site
 from rust_optuna.study_file import parse_study
 from rust_optuna.worker.worker import Worker
 
@@ -82,6 +83,11 @@ def write_study(home: Home, document: Mapping[str, Any]) -> Path:
     path = home.root / f"{document['name']}.toml"
     path.write_text(toml(document))
     return path
+
+
+def site_of(home: Home, url: sa.URL, artifacts: str | None = None) -> Site:
+    """Return where everything of a test lies."""
+    return Site(home, url.render_as_string(hide_password=False), artifacts)
 
 
 def configuration(document: Mapping[str, Any] | None = None) -> StudyConfiguration:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from rust_optuna.cli.options import common_options, examples, settings, terminate_as_interrupt
+from rust_optuna.cli.options import common_options, current_site, examples, terminate_as_interrupt
 
 
 @click.command(epilog=examples("rust-optuna dashboard --port 8080"))
@@ -32,10 +32,10 @@ def dashboard(port: int, host: str) -> None:
     from rust_optuna.web.dashboard import serve
 
     terminate_as_interrupt()
-    where = settings()
-    with where.open_to_show() as database:
+    site = current_site()
+    with site.open_to_show() as database:
         try:
-            server = serve(database, where.store(database), port, host)
+            server = serve(database, site.store(database), port, host)
         except OSError as error:
             raise RustOptunaError(
                 f"Port {port} of {host} cannot be used ({error.strerror}): choose another with --port or --host"

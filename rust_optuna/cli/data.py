@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rust_optuna.cli.next_step import PLACEHOLDER, print_next, study_file
-from rust_optuna.cli.options import NOTHING_WRITTEN, examples, home_option, if_interrupted, settings
+from rust_optuna.cli.options import NOTHING_WRITTEN, current_site, examples, home_option, if_interrupted
 from rust_optuna.cli.output import counted, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _print_settled(settled: Settled) -> None:
 
 def _resolve(path: Path) -> Path:
     """Return a path as given on the command line, absolute: relative ones are below the home."""
-    return settings().home.resolve(path)
+    return current_site().home.resolve(path)
 
 
 def _print_report(report: CheckReport) -> None:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from rust_optuna.cli.next_step import command_line
-from rust_optuna.cli.options import GOES_ON, common_options, examples, if_interrupted, settings, terminate_as_interrupt
+from rust_optuna.cli.options import (
+    GOES_ON,
+    common_options,
+    current_site,
+    examples,
+    if_interrupted,
+    terminate_as_interrupt,
+)
 from rust_optuna.cli.output import counted, progress_bar
 
 if TYPE_CHECKING:
@@ -41,25 +48,18 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
 
     if_interrupted(GOES_ON)
     terminate_as_interrupt()
-    where = settings()
-    chosen = story.choose(where.home, seed=seed, shuffle_scores=shuffle_scores, weights=weights)
+    site = current_site()
+    chosen = story.choose(site.home, seed=seed, shuffle_scores=shuffle_scores, weights=weights)
     remark = _remark(chosen, asked_for=weights is not None)
     click.echo(remark)
     with progress_bar("Drawing films") as progress:
-        manifest = story.draw_films(chosen, where.home, progress)
-    files = story.write_studies(chosen, where.home)
+        manifest = story.draw_films(chosen, site.home, progress)
+    files = story.write_studies(chosen, site.home)
     click.echo(f"{story.short(manifest)}: SYNTHETIC films of {counted(chosen.patients, 'made-up patient')}")
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
-        finished = search(
-            files,
-            where.home,
-            where.url,
-            where.given_artifacts,
-            choice=DeviceChoice(workers=workers),
-            listener=table.listener,
-        )
+        finished = search(files, site, DeviceChoice(workers=workers), table.listener)
     click.echo()
-    with where.open_to_read() as database:
+    with site.open_to_read() as database:
         for status in finished:
             best = describe_best(database, status.study)
             if best is not None:
@@ -68,7 +68,7 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
         "\nThe values are selection scores: the best epoch of the best of several trials. "
         "All films are SYNTHETIC: no number here says anything about patients."
     )
-    click.echo(f"Results: {where.home.storage}")
+    click.echo(f"Results: {site.home.storage}")
     click.echo("Next:")
     for command in (
         ("status",),

@@ -11,10 +11,10 @@ from rust_optuna.cli.next_step import print_next
 from rust_optuna.cli.options import (
     GOES_ON,
     common_options,
+    current_site,
     data_root_option,
     examples,
     if_interrupted,
-    settings,
     terminate_as_interrupt,
 )
 from rust_optuna.cli.output import counted, progress_bar
@@ -44,22 +44,22 @@ def build(study: str, data_root: Path | None) -> None:
 
     if_interrupted(GOES_ON)
     terminate_as_interrupt()
-    where = settings()
+    site = current_site()
     if study.endswith(".toml") and data_root is not None:
         raise click.UsageError("--data-root goes with a study's name; a study file's manifest says where films are")
-    root = where.data_root(data_root)
+    root = site.data_root(data_root)
     with (
         progress_bar("Hashing films") as hashing,
         progress_bar("Extracting features") as progress,
         ExitStack() as stack,
     ):
         if study.endswith(".toml"):
-            wanted = ahead.wanted_by_file(where.home.resolve(study), where.home, where.open_to_read, hashing)
+            wanted = ahead.wanted_by_file(site.home.resolve(study), site.home, site.open_to_read, hashing)
             following = ["search", study]
         else:
-            wanted = ahead.wanted_by_study(stack.enter_context(where.open_to_read()), study, where.home)
+            wanted = ahead.wanted_by_study(stack.enter_context(site.open_to_read()), study, site.home)
             following = ["worker", "run", study]
-        folders = ahead.build(wanted, where.home, progress, data_root=root, on_hashed=hashing)
+        folders = ahead.build(wanted, site.home, progress, data_root=root, on_hashed=hashing)
     for folder in folders:
         click.echo(f"{folder}: features of {counted(len(wanted.contents), 'film')} in 4 flips")
     print_next(*following)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rust_optuna.cli.options import given_options, settings
+from rust_optuna.cli.options import current_site, given_options
 from rust_optuna.errors import StudyError
 from rust_optuna.storage.states import StudyState
 
@@ -127,7 +127,7 @@ def study_file(manifest: Path | None = None) -> Path | None:
     """
     import tomllib
 
-    home = settings().home
+    home = current_site().home
     for path in sorted((home.root / "studies").glob("*.toml")):
         try:
             named = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("manifest")

@@ -8,20 +8,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rust_optuna.errors import PathError
-
 if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
+    from rust_optuna.storage.site import Site
 
-    from rust_optuna.paths import Home
-    from rust_optuna.storage.artifacts import ArtifactStore
-    from rust_optuna.storage.database import Database
 
 F = TypeVar("F", bound=Callable[..., Any])
 _META = "rust_optuna."
@@ -40,100 +34,10 @@ def examples(*commands: str) -> str:
     return listing("Examples:" if len(commands) > 1 else "Example:", *commands)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Where everything lies, as the options and the environment say."""
-
-    home: Home
-    storage: str | None
-    given_artifacts: str | None
-    password_file: str | None = None
-    storage_given_by: str = "--storage"
-
-    @property
-    def url(self) -> URL:
-        """The database's URL."""
-        return self._url(self.password_file)
-
-    @property
-    def password_path(self) -> Path | None:
-        """The password file, where it is what the URL has its password from."""
-        if self.password_file is None or self._url(None).password == self.url.password:
-            return None
-        return self.home.resolve(self.password_file)
-
-    def _url(self, password_file: str | None) -> URL:
-        from rust_optuna.storage.url import parse_url, sqlite_url
-
-        if self.storage is None:
-            return sqlite_url(self.home.database)
-        return parse_url(self.storage, self.home, password_file, given_by=self.storage_given_by)
-
-    @property
-    def artifacts(self) -> str:
-        """The artifact store of a new database."""
-        from rust_optuna.paths import ARTIFACTS
-
-        return self.given_artifacts or ARTIFACTS
-
-    def open_to_read(self) -> Database:
-        """Open the database for reading; it is never created."""
-        from rust_optuna.storage.database import open_database
-
-        return open_database(self.url, read_only=True)
-
-    def open_to_show(self) -> Database:
-        """Open the database for the dashboard, which brings the studies' notes up to date where it may."""
-        from rust_optuna.storage.backends import backend_of
-        from rust_optuna.storage.database import open_database
-
-        return open_database(self.url, read_only=not backend_of(self.url).may_write)
-
-    def open_to_write(self) -> Database:
-        """Open the database, which must exist, for writing."""
-        from rust_optuna.storage.database import open_database
-
-        return open_database(self.url)
-
-    def open_to_work(self) -> Database:
-        """Open the database, which must exist, for a worker, which outlives its restarts."""
-        from rust_optuna.storage.database import WORKER_PATIENCE_SECONDS, open_database
-
-        return open_database(self.url, patience=WORKER_PATIENCE_SECONDS)
-
-    def absolute(self, path: Path | None) -> Path | None:
-        """Return a path below the home; None stays None."""
-        return None if path is None else self.home.resolve(path)
-
-    def data_root(self, given: Path | None) -> Path | None:
-        """Return the folder that ``--data-root`` names, below the home; None where it is not given.
-
-        Raises:
-            PathError: there is no such folder. It is named even where no film would be looked for.
-        """
-        root = self.absolute(given)
-        if root is not None and not root.is_dir():
-            raise PathError(f"--data-root: there is no folder {root}")
-        return root
-
-    def store(self, database: Database) -> ArtifactStore:
-        """Open the artifact store: the one given, else the one recorded in the database."""
-        from rust_optuna.storage.artifacts import open_store
-
-        return open_store(self.given_artifacts or database.artifacts(), self.home)
-
-    def own_store(self, database: Database) -> ArtifactStore:
-        """Open the artifact store for those who change it; one that is not this storage's is refused."""
-        from rust_optuna.storage.artifacts import check_owner
-
-        store = self.store(database)
-        check_owner(store, database)
-        return store
-
-
-def settings() -> Settings:
-    """Return the current command's settings."""
+def current_site() -> Site:
+    """Return where everything lies for the current command: as its options and the environment say."""
     from rust_optuna.paths import Home
+    from rust_optuna.storage.site import Site
 
     meta = click.get_current_context().meta
 
@@ -142,7 +46,7 @@ def settings() -> Settings:
         return meta.get(_META + name) or os.environ.get(f"RUST_OPTUNA_{name.upper()}", "").rstrip("\r\n") or None
 
     given_by = "--storage" if meta.get(_META + "storage") else "RUST_OPTUNA_STORAGE"
-    return Settings(Home.find(value("home")), value("storage"), value("artifacts"), value("password_file"), given_by)
+    return Site(Home.find(value("home")), value("storage"), value("artifacts"), value("password_file"), given_by)
 
 
 def given_options() -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rust_optuna.cli.next_step import NO_STUDIES, no_complete_trial, print_next_step
-from rust_optuna.cli.options import NOTHING_WRITTEN, common_options, examples, if_interrupted, json_option, settings
+from rust_optuna.cli.options import NOTHING_WRITTEN, common_options, current_site, examples, if_interrupted, json_option
 from rust_optuna.cli.output import print_json
 from rust_optuna.config import KEYS, plain
 from rust_optuna.processes import ExitCode
@@ -31,7 +31,7 @@ def status(context: click.Context, as_json: bool) -> None:
     from rust_optuna.search.studies import load_studies
 
     if_interrupted(NOTHING_WRITTEN)
-    with settings().open_to_read() as database:
+    with current_site().open_to_read() as database:
         found = [read_status(database, study) for study in load_studies(database)]
         if not found and not as_json:
             click.echo(NO_STUDIES)
@@ -107,7 +107,7 @@ def best(name: str | None, as_json: bool) -> None:
     from rust_optuna.search.studies import load_studies, load_study
 
     if_interrupted(NOTHING_WRITTEN)
-    with settings().open_to_read() as database:
+    with current_site().open_to_read() as database:
         studies = [load_study(database, name)] if name else load_studies(database)
         found = [document for study in studies if (document := describe_best(database, study))]
         if name and not found:

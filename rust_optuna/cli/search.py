@@ -14,12 +14,12 @@ from rust_optuna.cli.next_step import print_next_line, print_next_step, program
 from rust_optuna.cli.options import (
     GOES_ON,
     common_options,
+    current_site,
     data_root_option,
     device_options,
     examples,
     if_interrupted,
     objective_option,
-    settings,
     terminate_as_interrupt,
 )
 from rust_optuna.cli.output import progress_bar
@@ -72,29 +72,19 @@ def search(
     logs.configure("text", level=logging.WARNING)
     if_interrupted(NO_SEARCH if dry_run else GOES_ON)
     terminate_as_interrupt()
-    where = settings()
+    site = current_site()
     paths = [study_path(file, "search") for file in files]
-    root = where.data_root(data_root)
+    root = site.data_root(data_root)
     _refuse_order(files, paths)
     choice = DeviceChoice(gpus, workers, per_gpu)
     if dry_run:
-        print_forecast(paths, where, choice, root)
+        print_forecast(paths, site, choice, root)
         print_next_line(_without_dry_run())
         return
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
-        finished = run_search(
-            paths,
-            where.home,
-            where.url,
-            where.given_artifacts,
-            choice=choice,
-            objective=objective,
-            data_root=root,
-            listener=table.listener,
-            password_file=where.password_path,
-        )
+        finished = run_search(paths, site, choice, table.listener, objective=objective, data_root=root)
     print_statuses(finished)
-    with where.open_to_read() as database:
+    with site.open_to_read() as database:
         print_next_step(database, [each.study.name for each in finished])
     if any(each.open_holes for each in finished):
         context.exit(ExitCode.HOLES)

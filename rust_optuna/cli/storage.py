@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from rust_optuna.cli.next_step import command_line, print_next, print_next_step
-from rust_optuna.cli.options import common_options, examples, settings
+from rust_optuna.cli.options import common_options, current_site, examples
 
 if TYPE_CHECKING:
-    from rust_optuna.cli.options import Settings
+    from rust_optuna.storage.site import Site
 
 
 @click.group()
@@ -31,13 +31,13 @@ def backup(file: Path) -> None:
     from rust_optuna.storage.backup import backup
     from rust_optuna.storage.database import Database
 
-    where = settings()
-    path = where.home.resolve(file)
-    size = backup(where.url, path)
+    site = current_site()
+    path = site.home.resolve(file)
+    size = backup(site.url, path)
     click.echo(f"{path}: {size:,} bytes")
-    with Database(where.url, read_only=True) as database:
-        store = where.given_artifacts or database.artifacts()
-    click.echo(f"The trials' scores are not in it: copy {store if '://' in store else where.home.resolve(store)}, too")
+    with Database(site.url, read_only=True) as database:
+        store = site.given_artifacts or database.artifacts()
+    click.echo(f"The trials' scores are not in it: copy {store if '://' in store else site.home.resolve(store)}, too")
     click.echo(f"To restore it: {command_line('storage', 'restore', file)}")
 
 
@@ -59,23 +59,23 @@ def restore(file: Path, force: bool, workers_are_dead: bool) -> None:
     """
     from rust_optuna.storage.backup import restore
 
-    where = settings()
-    path = where.home.resolve(file)
-    restore(where.url, path, force=force, workers_are_dead=workers_are_dead)
+    site = current_site()
+    path = site.home.resolve(file)
+    restore(site.url, path, force=force, workers_are_dead=workers_are_dead)
     click.echo(f"Restored from {path}")
-    _print_missing_scores(where)
+    _print_missing_scores(site)
     print_next("status")
 
 
-def _print_missing_scores(where: Settings) -> None:
+def _print_missing_scores(site: Site) -> None:
     """Print how many complete trials' scores the artifact store lacks; the restoration itself is done."""
     from rust_optuna.errors import MissingExtraError, StorageError
     from rust_optuna.storage.artifacts import missing
     from rust_optuna.storage.database import Database
 
-    with Database(where.url, read_only=True) as database:
+    with Database(site.url, read_only=True) as database:
         try:
-            store = where.store(database)
+            store = site.store(database)
             lacking, scores = missing(store, database)
         except (StorageError, MissingExtraError, OSError) as error:
             click.echo(f"WARNING: whether the trials' scores are there could not be seen: {error}")
@@ -99,13 +99,13 @@ def upgrade() -> None:
     from rust_optuna.storage.database import Database
     from rust_optuna.storage.tables import SCHEMA_VERSION
 
-    where = settings()
-    with Database(where.url) as database:
+    site = current_site()
+    with Database(site.url) as database:
         version = database.upgrade()
         if version is None:
             raise NoDatabaseError(f"{database} holds no studies yet: rust-optuna study create STUDY.toml makes one")
         if version < TOKENS_SINCE:
-            adopt(where.store(database), database)
+            adopt(site.store(database), database)
         what = "was up to date" if version == SCHEMA_VERSION else f"came from version {version}"
         click.echo(f"{database} has tables of version {SCHEMA_VERSION}; it {what}")
     print_next("status")
@@ -121,9 +121,9 @@ def adopt_artifacts() -> None:
     """
     from rust_optuna.storage.artifacts import adopt
 
-    where = settings()
-    with where.open_to_write() as database:
-        store = where.store(database)
+    site = current_site()
+    with site.open_to_write() as database:
+        store = site.store(database)
         adopt(store, database)
         click.echo(f"{store} is the artifact store of {database}")
         print_next_step(database)

@@ -12,10 +12,10 @@ from rust_optuna.cli.options import (
     GOES_ON,
     NOTHING_WRITTEN,
     common_options,
+    current_site,
     examples,
     if_interrupted,
     json_option,
-    settings,
 )
 from rust_optuna.cli.output import counted, print_json, progress_bar
 from rust_optuna.storage.states import AttemptState
@@ -54,13 +54,13 @@ def create(file: Path) -> None:
     from rust_optuna.study_file import read_study_file
 
     if_interrupted(GOES_ON)
-    where = settings()
+    site = current_site()
     configuration = read_study_file(study_path(file, "study create"))
     with progress_bar("Hashing films") as progress:
-        refuse_before_database(where.url, configuration, where.home, where.artifacts, progress)
-    with create_database(where.url, where.artifacts) as database:
+        refuse_before_database(site.url, configuration, site.home, site.artifacts, progress)
+    with create_database(site.url, site.artifacts) as database:
         with progress_bar("Hashing films") as progress:
-            creation = create_study(database, configuration, where.home, progress, where.given_artifacts)
+            creation = create_study(database, configuration, site.home, progress, site.given_artifacts)
         points = len(load_parameters(database, creation.study.id))
         films = len(load_development(database, creation.study).content)
         state = "already exists" if creation.resumed else "created"
@@ -79,7 +79,7 @@ def list_(as_json: bool) -> None:
     from rust_optuna.search.studies import load_studies
 
     if_interrupted(NOTHING_WRITTEN)
-    with settings().open_to_read() as database:
+    with current_site().open_to_read() as database:
         studies = load_studies(database)
         if as_json:
             print_json([_listed(each) for each in studies])
@@ -112,7 +112,7 @@ def show(name: str, as_json: bool) -> None:
     from rust_optuna.study_file import to_document
 
     if_interrupted(NOTHING_WRITTEN)
-    with settings().open_to_read() as database:
+    with current_site().open_to_read() as database:
         found = load_study(database, name)
         now = status(database, found)
         failed, holes = failed_attempts(database, found), hole_numbers(database, found)
@@ -190,7 +190,7 @@ def extend(name: str, trials: int) -> None:
     """
     from rust_optuna.search.creation import extend_study
 
-    with settings().open_to_write() as database:
+    with current_site().open_to_write() as database:
         extended = extend_study(database, name, trials)
     click.echo(f"{extended.name} has {counted(trials, 'point')} now")
     print_next("worker", "run", extended.name)
@@ -208,7 +208,7 @@ def retry(name: str, holes: bool) -> None:
     from rust_optuna.search.ledger import Ledger
     from rust_optuna.search.studies import load_study
 
-    with settings().open_to_write() as database:
+    with current_site().open_to_write() as database:
         count = Ledger(database).retry_holes(load_study(database, name).id)
         waiting = f"{count} {'point waits' if count == 1 else 'points wait'} again in {name}"
         click.echo(waiting if count else _no_holes(database, name))
@@ -227,7 +227,7 @@ def accept_holes(name: str) -> None:
     from rust_optuna.search.ledger import Ledger
     from rust_optuna.search.studies import load_study
 
-    with settings().open_to_write() as database:
+    with current_site().open_to_write() as database:
         count = Ledger(database).accept_holes(load_study(database, name).id)
         accepted = f"{count} {'hole of' if count == 1 else 'holes of'} {name} {'is' if count == 1 else 'are'} accepted"
         click.echo(accepted if count else _no_holes(database, name))
@@ -242,7 +242,7 @@ def study_path(file: Path, command: str) -> Path:
     """
     from rust_optuna.errors import InvalidValueError
 
-    path = settings().home.resolve(file)
+    path = current_site().home.resolve(file)
     if path.is_file() or (file.suffix == ".toml" and not path.is_dir()):
         return path
     example = study_file() or Path("studies", "regime_1.toml")
@@ -262,7 +262,7 @@ def _is_study(name: str) -> bool:
     from rust_optuna.errors import RustOptunaError
     from rust_optuna.search.studies import find_study
 
-    with suppress(RustOptunaError), settings().open_to_read() as database:
+    with suppress(RustOptunaError), current_site().open_to_read() as database:
         return find_study(database, name) is not None
     return False
 
@@ -290,12 +290,12 @@ def delete(name: str, yes: bool, force: bool) -> None:
     from rust_optuna.search.creation import delete_study
     from rust_optuna.search.studies import load_study
 
-    where = settings()
-    with where.open_to_write() as database:
+    site = current_site()
+    with site.open_to_write() as database:
         load_study(database, name)
         if not yes:
             click.confirm(f"Delete {name} with all its trials from {database}?", abort=True)
-        artifacts = delete_study(database, name, where.own_store(database), force=force)
+        artifacts = delete_study(database, name, site.own_store(database), force=force)
     click.echo(f"{name} is deleted, with {counted(artifacts, 'artifact')}")
 
 
@@ -313,9 +313,9 @@ def export(name: str, directory: Path) -> None:
     from rust_optuna.search.results import best_point
     from rust_optuna.search.studies import load_study
 
-    where = settings()
-    with where.open_to_read() as database:
+    site = current_site()
+    with site.open_to_read() as database:
         if best_point(database, load_study(database, name)) is None:
             raise no_complete_trial(database, name)
-        table, trials = export_study(database, name, where.store(database), where.home.resolve(directory))
+        table, trials = export_study(database, name, site.store(database), site.home.resolve(directory))
     click.echo(f"{table}: {counted(trials, 'trial')}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rust_optuna.cli.options import NOTHING_WRITTEN, examples, home_option, if_interrupted, settings
+from rust_optuna.cli.options import NOTHING_WRITTEN, current_site, examples, home_option, if_interrupted
 from rust_optuna.errors import WeightsError
 from rust_optuna.study_file import toml_string
 
@@ -36,7 +36,7 @@ def check(context: click.Context, path: Path, as_json: bool) -> None:
 
     if_interrupted(NOTHING_WRITTEN)
     try:
-        report = check_weights(settings().home.resolve(path))
+        report = check_weights(current_site().home.resolve(path))
     except WeightsError as error:
         if not as_json:
             raise

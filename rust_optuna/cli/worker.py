@@ -17,6 +17,7 @@ from rust_optuna.cli.options import (
     GOES_ON,
     NOTHING_WRITTEN,
     common_options,
+    current_site,
     data_root_option,
     device_options,
     examples,
@@ -28,16 +29,15 @@ from rust_optuna.cli.options import (
     listing,
     log_format_option,
     objective_option,
-    settings,
 )
 from rust_optuna.cli.output import print_json, progress_bar
 
 if TYPE_CHECKING:
-    from rust_optuna.cli.options import Settings
     from rust_optuna.fleet.records import Record
     from rust_optuna.fleet.service import Workers
     from rust_optuna.paths import Home
     from rust_optuna.storage.roster import WorkerStatus
+    from rust_optuna.storage.site import Site
 
 
 @click.group(invoke_without_command=True)
@@ -85,23 +85,23 @@ def run(
 
     if_interrupted(GOES_ON)
     logs.configure(log_format)
-    where = settings()
+    site = current_site()
     with (
         _told_in(log_format, context),
-        where.open_to_work() as database,
+        site.open_to_work() as database,
         progress_bar("Hashing films") as hashing,
         progress_bar("Extracting features") as progress,
     ):
         this = Worker(
             database,
-            where.home,
-            where.store(database),
+            site.home,
+            site.store(database),
             objective=objective,
             progress=progress,
             on_hashed=hashing,
             forever=forever,
             grace=grace,
-            data_root=where.data_root(data_root),
+            data_root=site.data_root(data_root),
         )
         logs.configure(log_format, worker=this.id)
         stop_on_signals(this.stop_request)
@@ -113,7 +113,7 @@ def run(
                 error.exit_code = ExitCode.CANNOT_SERVE
             raise
     if log_format == "text":
-        with where.open_to_read() as database:
+        with site.open_to_read() as database:
             idle = None if finished else nothing_to_run(database, names)
             click.echo(idle or f"{finished} {'point' if finished == 1 else 'points'} finished")
             print_next_step(database, names)
@@ -197,7 +197,7 @@ def start(
     if address and engine != "ray":
         raise click.UsageError("--address is of a Ray cluster: --engine ray")
     if_interrupted(GOES_ON)
-    where = settings()
+    site = current_site()
     told_in = "text" if daemon else log_format  # who starts a daemon reads this terminal, programs its log
     logs.configure(told_in)
     with _told_in(told_in, context):
@@ -209,7 +209,7 @@ def start(
             forever=forever,
             log_format=log_format,
             # Ray's nodes have their own folders.
-            data_root=where.data_root(data_root) if engine == "local" else where.absolute(data_root),
+            data_root=site.data_root(data_root) if engine == "local" else site.absolute(data_root),
             objective=objective,
             echo=None if detached else sys.stderr,
             daemon=detached is not None,
@@ -217,32 +217,34 @@ def start(
             on_serving=teller(),
         )
         if detached is None:
-            _tell_of_others(where, names)
+            _tell_of_others(site, names)
         if daemon:
             devices = ["--gpus", gpus, "--engine", engine]
             devices += ["--per-gpu", str(per_gpu)] if per_gpu else []
             devices += ["--workers", str(workers)] if workers else []
             devices += ["--address", address] if address else []
-            _detach(where, names, how, devices)
+            _detach(site, names, how, devices)
             code = 0
         elif engine == "local":
-            code = _supervise(where, names, how, where.password_path)
+            code = _supervise(site, names, how)
         else:
             from rust_optuna.fleet.ray.cluster import ray_engine
 
-            with ray_engine(where.url, choice, address=address) as ray:
+            with ray_engine(site.url, choice, address=address) as ray:
                 # A node need not have the file: its workers are handed the password.
-                code = _supervise(where, names, replace(how, devices=ray.devices, make_slot=ray.make_slot), None)
+                code = _supervise(
+                    site, names, replace(how, devices=ray.devices, make_slot=ray.make_slot), password_file=False
+                )
     context.exit(code)
 
 
-def _tell_of_others(where: Settings, names: tuple[str, ...]) -> None:
+def _tell_of_others(site: Site, names: tuple[str, ...]) -> None:
     """Say which supervisors serve the same studies on this machine: all workers then share its devices."""
     import logging
 
     from rust_optuna.fleet import identity, records
 
-    for each in records.living(where.home):
+    for each in records.living(site.home):
         same = names if not each.studies else each.studies if not names else sorted({*names} & {*each.studies})
         if (same or not (names or each.studies)) and identity.elsewhere(each.process, each.name) is None:
             logging.getLogger(__name__).warning(
@@ -268,7 +270,7 @@ def _told_in(log_format: str, context: click.Context) -> Iterator[None]:
         context.exit(error.exit_code)
 
 
-def _supervise(where: Settings, names: tuple[str, ...], how: Workers, password_file: Path | None) -> int:
+def _supervise(site: Site, names: tuple[str, ...], how: Workers, *, password_file: bool = True) -> int:
     """Run workers in the foreground; return the exit code."""
     import signal
 
@@ -277,13 +279,12 @@ def _supervise(where: Settings, names: tuple[str, ...], how: Workers, password_f
     from rust_optuna.processes import ExitCode
 
     # Unlike a worker's, its database gives up soon: a supervisor waits in its own loop, where it hears signals.
-    with where.open_to_write() as database:
-        artifacts = where.given_artifacts or database.artifacts()
-        ended = start_workers(database, where.home, artifacts, names, how, password_file)
+    with site.open_to_write() as database:
+        ended = start_workers(database, site, names, how, password_file=password_file)
     if ended.stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
     if how.log_format == "text":
-        with where.open_to_read() as database:
+        with site.open_to_read() as database:
             if ended.statuses:
                 print_statuses(ended.statuses)
             elif idle := nothing_to_run(database, names):
@@ -292,22 +293,20 @@ def _supervise(where: Settings, names: tuple[str, ...], how: Workers, password_f
     return ExitCode.HOLES if ended.holes and ended.stopped_by is None else ExitCode.DONE
 
 
-def _detach(where: Settings, names: tuple[str, ...], how: Workers, devices: list[str]) -> None:
+def _detach(site: Site, names: tuple[str, ...], how: Workers, devices: list[str]) -> None:
     """Start the same command in the background."""
     from rust_optuna.fleet import daemon, records
-    from rust_optuna.fleet.service import child_environment
     from rust_optuna.search.studies import studies_to_serve
 
-    with where.open_to_write() as database:
+    with site.open_to_write() as database:
         studies_to_serve(database, names)  # what is wrong with the names is said here, not in a log
-        artifacts = where.given_artifacts or database.artifacts()
-        environment = child_environment(where.home, database.url, artifacts, where.password_path)
+        environment = site.environment(database)
     name = records.new_name()
     arguments = ["worker", "start", *devices, "--detached", name, *how.arguments(names)]
     click.echo("Waiting until a worker is ready ...", err=True)
-    there = daemon.detach(where.home, name, arguments, environment)
+    there = daemon.detach(site.home, name, arguments, environment)
     if there is None:
-        with where.open_to_read() as database:
+        with site.open_to_read() as database:
             click.echo(nothing_to_run(database, names) or "The daemon has ended.")
             print_next_step(database, names)
         return
@@ -331,7 +330,7 @@ def stop(pids: tuple[int, ...], all_: bool) -> None:
     from rust_optuna.fleet import daemon
 
     if_interrupted("Interrupted: daemons that were told to stop go on stopping; the same command waits for them.")
-    home = settings().home
+    home = current_site().home
     here, others = daemon.daemons(home)
     if away := [(each, where) for each, where in others if each.pid in pids and each.pid not in _pids(here)]:
         which = "; ".join(f"daemon {each.pid} runs {where}" for each, where in away)
@@ -404,15 +403,15 @@ def list_(all_: bool, as_json: bool) -> None:
     from rust_optuna.storage.roster import RECENT_SECONDS, list_workers
 
     if_interrupted(NOTHING_WRITTEN)
-    where = settings()
-    with where.open_to_read() as database:
+    site = current_site()
+    with site.open_to_read() as database:
         found = list_workers(database, recent_seconds=None if all_ else RECENT_SECONDS)
     if as_json:
         print_json([each.as_json() for each in found])
         return
     if not found:
         click.echo("No worker was heard of in the last ten minutes.")
-        _print_failure(where.home)
+        _print_failure(site.home)
         print_next("worker", "start")
         return
     rows = [("worker", "host", "process", "device", "heard of", "runs"), *(_row(each) for each in found)]

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from sqlalchemy.engine import URL
-
 from rust_optuna.errors import RustOptunaError, StorageError, StudyError
 from rust_optuna.fleet import records
 from rust_optuna.fleet.devices import Device
@@ -26,6 +24,7 @@ from rust_optuna.search.studies import Study, find_study, load_studies, studies_
 from rust_optuna.signals import Signals
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.outages import database_errors
+from rust_optuna.storage.site import Site
 from rust_optuna.storage.states import StudyState
 
 log = logging.getLogger(__name__)
@@ -78,27 +77,6 @@ class Workers:
         return [*words, *(["--", *names] if names else [])]
 
 
-def child_environment(home: Home, url: URL, artifacts: str, password_file: Path | None = None) -> dict[str, str]:
-    """Return the variables by which a child process finds home, storage and artifacts.
-
-    Args:
-        home: root of relative paths.
-        url: the database.
-        artifacts: where out-of-fold scores go.
-        password_file: what the URL has its password from: the child reads it there, and no variable holds it.
-    """
-    if password_file is not None:
-        url = url._replace(password=None)  # which URL.set takes for "as it was"
-    return {
-        "RUST_OPTUNA_HOME": str(home.root),
-        "RUST_OPTUNA_STORAGE": url.render_as_string(hide_password=False),
-        "RUST_OPTUNA_ARTIFACTS": artifacts,
-        # Its log is read as UTF-8, whatever this terminal is.
-        "PYTHONIOENCODING": "utf-8",
-        **({"RUST_OPTUNA_PASSWORD_FILE": str(password_file)} if password_file is not None else {}),
-    }
-
-
 def check_writable(home: Home) -> None:
     """Refuse a home in which a supervisor may not keep its record or its workers' logs, before anything costly begins.
 
@@ -125,21 +103,20 @@ class Served:
 
 def start_workers(
     database: Database,
-    home: Home,
-    artifacts: str,
+    site: Site,
     names: Sequence[str],
     workers: Workers,
-    password_file: Path | None = None,
+    *,
+    password_file: bool = True,
 ) -> Served:
     """Run workers of the named studies, or of all that are open, until these are done, or for ever.
 
     Args:
         database: opened for writing.
-        home: root of relative paths.
-        artifacts: where out-of-fold scores go.
+        site: where everything lies.
         names: the studies; none for those open now, or with workers that run for ever, whichever are open.
         workers: how they run.
-        password_file: see `child_environment`; the workers must find it where they run.
+        password_file: see `Site.environment`.
 
     Raises:
         RustOptunaError: logs cannot be written.
@@ -151,9 +128,9 @@ def start_workers(
     serving = names if workers.forever else [study.name for study in studies if study.state == StudyState.OPEN]
     stopped_by = None
     if serving or workers.forever:
-        check_writable(home)
-        environment = child_environment(home, database.url, artifacts, password_file)
-        stopped_by = supervise(database, home, serving, workers, environment)
+        check_writable(site.home)
+        environment = site.environment(database, password_file=password_file)
+        stopped_by = supervise(database, site.home, serving, workers, environment)
     left = (find_study(database, study.name) for study in studies)
     return Served([status(database, study) for study in left if study is not None], stopped_by)
 
@@ -173,7 +150,7 @@ def supervise(
         home: root of relative paths.
         names: the studies; none for all, those made later too, which only workers that run for ever can serve.
         workers: how they run.
-        environment: from `child_environment`.
+        environment: from `Site.environment`.
         on_status: called with each study twice a second.
 
     Raises:

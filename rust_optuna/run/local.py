@@ -8,16 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy.engine import URL
-
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.errors import ConfigurationError, RustOptunaError
 from rust_optuna.fleet import service as fleet
 from rust_optuna.fleet.devices import Device, DeviceChoice
-from rust_optuna.fleet.service import Workers, child_environment, supervise
+from rust_optuna.fleet.service import Workers, supervise
 from rust_optuna.fleet.slot import program
 from rust_optuna.learn.features import FeatureCache
-from rust_optuna.paths import ARTIFACTS, Home
+from rust_optuna.paths import Home
 from rust_optuna.processes import PART_OF
 from rust_optuna.search.creation import Creation, create_study, refuse_before_database
 from rust_optuna.search.mirror import Mirror
@@ -30,8 +28,9 @@ from rust_optuna.search.studies import (
     load_parameters,
     load_study,
 )
-from rust_optuna.storage.artifacts import check_writable, open_store
+from rust_optuna.storage.artifacts import check_writable
 from rust_optuna.storage.database import Database, create_database
+from rust_optuna.storage.site import Site
 from rust_optuna.storage.states import StudyState
 from rust_optuna.study_file import read_study_file
 
@@ -56,16 +55,13 @@ class Listener:
 
 def search(
     files: Sequence[Path],
-    home: Home,
-    url: URL,
-    artifacts: str | None,
-    *,
+    site: Site,
     choice: DeviceChoice = DeviceChoice(),  # noqa: B008 (frozen)
+    listener: Listener | None = None,
+    *,
     grace: float = GRACE_SECONDS,
     objective: str | None = None,
     data_root: Path | None = None,
-    listener: Listener | None = None,
-    password_file: Path | None = None,
 ) -> list[Status]:
     """Run studies, one after another, until every point of each is finished.
 
@@ -73,15 +69,12 @@ def search(
 
     Args:
         files: study files, in order.
-        home: root of relative paths.
-        url: the database; made where it is missing.
-        artifacts: where out-of-fold scores go; None for where the database says, or the default if it is new.
+        site: where everything lies; the database is made where it is missing.
         choice: on which devices the workers run.
+        listener: told how it goes.
         grace: seconds in which an interrupted worker may finish its point.
         objective: ``MODULE:FUNCTION`` of a stand-in.
         data_root: the folder of the films on this machine; None for where the manifest says.
-        listener: told how it goes.
-        password_file: what the URL has its password from.
 
     Returns:
         The final status of each study.
@@ -94,23 +87,25 @@ def search(
     configurations = [read_study_file(path) for path in files]
     # Of the later ones too: they are prepared only once the first has been run, hours from now.
     for configuration in configurations:
-        if problems := missing_files(configuration, home):
+        if problems := missing_files(configuration, site.home):
             raise ConfigurationError(configuration.source, problems)
     devices = choice.devices()
     how = Workers(devices, grace=grace, objective=objective, data_root=data_root)
-    fleet.check_writable(home)
-    refuse_before_database(url, configurations[0], home, artifacts or ARTIFACTS, listener.on_hashed, data_root)
-    with create_database(url, artifacts or ARTIFACTS) as database:
+    fleet.check_writable(site.home)
+    refuse_before_database(site.url, configurations[0], site.home, site.artifacts, listener.on_hashed, data_root)
+    with create_database(site.url, site.artifacts) as database:
         finished = []
         for configuration in configurations:
-            creation = create_study(database, configuration, home, listener.on_hashed, artifacts, data_root)
+            creation = create_study(
+                database, configuration, site.home, listener.on_hashed, site.given_artifacts, data_root
+            )
             listener.on_created(creation, devices)
             if creation.study.state != StudyState.DONE:
-                check_writable(open_store(artifacts or database.artifacts(), home))
-            environment = child_environment(home, database.url, artifacts or database.artifacts(), password_file)
+                check_writable(site.store(database))
+            environment = site.environment(database)
             if objective is None and creation.study.state != StudyState.DONE:
-                _build_features(database, creation.study, home, environment, devices[0], data_root)
-            _run_workers(database, creation.study, home, how, environment, listener)
+                _build_features(database, creation.study, site.home, environment, devices[0], data_root)
+            _run_workers(database, creation.study, site.home, how, environment, listener)
             finished.append(status(database, load_study(database, configuration.name)))
         return finished
 

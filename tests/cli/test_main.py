@@ -209,12 +209,12 @@ INTERRUPTED = [
         ": no study was created, and",
     ),
     (("demo",), "rust_optuna.run.demo.choose", f": {GOES_ON}"),
-    (("worker", "run"), "rust_optuna.cli.options.Settings.open_to_work", f": {GOES_ON}"),
-    (("worker", "start", "--gpus", "none"), "rust_optuna.cli.options.Settings.open_to_write", f": {GOES_ON}"),
-    (("features", "build", "regime-1"), "rust_optuna.cli.options.Settings.open_to_read", f": {GOES_ON}"),
+    (("worker", "run"), "rust_optuna.storage.site.Site.open_to_work", f": {GOES_ON}"),
+    (("worker", "start", "--gpus", "none"), "rust_optuna.storage.site.Site.open_to_write", f": {GOES_ON}"),
+    (("features", "build", "regime-1"), "rust_optuna.storage.site.Site.open_to_read", f": {GOES_ON}"),
     (("study", "create", "regime-1.toml"), "rust_optuna.search.creation.refuse_before_database", f": {GOES_ON}"),
     *(
-        (command, "rust_optuna.cli.options.Settings.open_to_read", f": {NOTHING}")
+        (command, "rust_optuna.storage.site.Site.open_to_read", f": {NOTHING}")
         for command in (("status",), ("best",), ("study", "list"), ("study", "show", "regime-1"), ("worker", "list"))
     ),
     (("data", "check", "manifest.csv"), "rust_optuna.data.check.check_manifest", f": {NOTHING}"),
@@ -224,7 +224,7 @@ INTERRUPTED = [
         "rust_optuna.data.synthetic.draw.synthesize",
         "the same command draws all films anew.",
     ),
-    (("study", "retry", "regime-1"), "rust_optuna.cli.options.Settings.open_to_write", "."),
+    (("study", "retry", "regime-1"), "rust_optuna.storage.site.Site.open_to_write", "."),
     (("storage", "upgrade"), "rust_optuna.storage.database.Database", "."),
 ]
 
@@ -244,7 +244,7 @@ def test_an_interrupted_command_says_what_is_true_of_it_once(home, monkeypatch, 
 
 def test_a_step_of_a_command_on_the_same_terminal_leaves_it_to_that_one_to_speak_of_an_interrupt(home, monkeypatch):
     monkeypatch.setattr("rust_optuna.cli.options.signal.signal", lambda *_: None)
-    monkeypatch.setattr("rust_optuna.cli.options.Settings.open_to_read", interrupt)
+    monkeypatch.setattr("rust_optuna.storage.site.Site.open_to_read", interrupt)
     done = invoke("--home", home.root, "features", "build", "regime-1", RUST_OPTUNA_PART_OF="search")
     assert (done.exit_code, done.output) == (130, "")
 

@@ -14,13 +14,13 @@ from types import SimpleNamespace
 import pytest
 
 from rust_optuna.errors import MissingExtraError, RetiredError, RustOptunaError
-from rust_optuna.fleet import service as fleet
 from rust_optuna.fleet.devices import DeviceChoice
 from rust_optuna.fleet.ray import cluster as ray_cluster
 from rust_optuna.fleet.ray import slots as ray_engine
 from rust_optuna.fleet.service import Workers, start_workers
 from rust_optuna.search.studies import load_study
 from rust_optuna.storage.roster import list_workers
+from rust_optuna.storage.site import Site
 from tests.stand_ins import GATE
 from tests.studies import (
     REPOSITORY,
@@ -29,6 +29,7 @@ from tests.studies import (
     make_study,
     points,
     random_document,
+    site_of,
     wait_until,
 )
 
@@ -130,7 +131,7 @@ def search_on(nodes, database, home, study, objective, *, workers, gpus="none", 
         database.url, DeviceChoice(gpus, workers, per_gpu), address=nodes.cluster.address
     ) as engine:
         how = Workers(engine.devices, make_slot=engine.make_slot, objective=f"tests.stand_ins:{objective}")
-        return start_workers(database, home, database.artifacts(), [study.name], how)
+        return start_workers(database, site_of(home, database.url), [study.name], how)
 
 
 def holders(database):
@@ -152,8 +153,8 @@ def test_a_node_killed_in_mid_search_costs_no_point(nodes, backend, request, hom
     gate.mkdir()
     study = make_study(database, home, random_document(16))
     # The nodes' environment was fixed when they started; a worker's is given to it.
-    given = fleet.child_environment
-    monkeypatch.setattr(fleet, "child_environment", lambda *about: {**given(*about), GATE: str(gate)})
+    given = Site.environment
+    monkeypatch.setattr(Site, "environment", lambda *about, **how: {**given(*about, **how), GATE: str(gate)})
     killed = []
 
     def disturb():
@@ -230,6 +231,7 @@ from rust_optuna import logs
 from rust_optuna.fleet.devices import DeviceChoice
 from rust_optuna.fleet.service import Workers, start_workers
 from rust_optuna.fleet.ray.cluster import ray_engine
+from rust_optuna.storage.site import Site
 from rust_optuna.storage.database import open_database
 from rust_optuna.storage.url import parse_url
 
@@ -238,7 +240,7 @@ home = Home.find()
 with open_database(parse_url(sys.argv[1], home)) as database:
     with ray_engine(database.url, DeviceChoice("none", 1)) as engine:
         how = Workers(engine.devices, make_slot=engine.make_slot, objective="tests.stand_ins:gated")
-        ended = start_workers(database, home, database.artifacts(), [], how)
+        ended = start_workers(database, Site(home, sys.argv[1]), [], how)
 print("stopped by", ended.stopped_by)
 """
 

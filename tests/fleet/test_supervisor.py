@@ -10,7 +10,7 @@ import pytest
 from rust_optuna.errors import CannotServeError, RetiredError, StorageError
 from rust_optuna.fleet import supervisor as module
 from rust_optuna.fleet.devices import Device
-from rust_optuna.fleet.service import Workers, child_environment
+from rust_optuna.fleet.service import Workers
 from rust_optuna.fleet.supervisor import Supervisor
 from rust_optuna.processes import ExitCode
 from rust_optuna.search.ledger import Ledger
@@ -18,7 +18,7 @@ from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.studies import load_study
 from rust_optuna.signals import Signals
 from tests import stand_ins
-from tests.studies import REPOSITORY, assert_in_step, attempts, make_study, points, random_document, wait_until
+from tests.studies import REPOSITORY, assert_in_step, attempts, make_study, points, random_document, site_of, wait_until
 
 
 class Clock:
@@ -58,7 +58,7 @@ def supervise(sqlite, home, gate, clock):
                 slots,
                 **{
                     "logs": lambda slot: home.log("test", slot),
-                    "environment": child_environment(home, sqlite.url, "storage/artifacts"),
+                    "environment": site_of(home, sqlite.url).environment(sqlite),
                     "arguments": lambda: ["regime-1", "--objective", f"tests.stand_ins:{objective}"],
                     "is_done": lambda: load_study(sqlite, "regime-1").state == "done",
                     "observe_seconds": 0.0,
@@ -186,7 +186,7 @@ def test_a_slot_whose_worker_met_the_same_error_again_and_again_is_given_up_at_o
 def test_a_worker_that_can_never_serve_is_started_once(sqlite, home, supervise):
     make_study(sqlite, home, random_document(4))
     # The artifact store of another storage: nothing that a further worker would find otherwise.
-    environment = child_environment(home, sqlite.url, "elsewhere")
+    environment = site_of(home, sqlite.url, "elsewhere").environment(sqlite)
     supervisor = supervise("peak", workers=2, environment=environment)
     supervisor.start()
     names = [slot.worker for slot in supervisor.slots]
