@@ -18,11 +18,11 @@ demo: $(VENV)/installed-$(EXTRA)
 	$(BIN)/rust-optuna demo
 
 test: $(VENV)/installed-$(EXTRA)-dev
-	$(BIN)/python -m pytest -n 2 $(ARGUMENTS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGUMENTS)
 
 # What `make test` plays once, on every database.
 test-long: $(VENV)/installed-$(EXTRA)-dev
-	$(BIN)/python -m pytest -n 2 -m "long or not long" $(ARGUMENTS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long or not long" $(ARGUMENTS)
 
 # make bench QUICK=1: under three minutes. ARGUMENTS="--only training": one section.
 bench: $(VENV)/installed-$(EXTRA)-bench
