@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
-import re
 import shutil
 import signal
 import uuid
@@ -48,23 +47,26 @@ ON_ONE_DATABASE = {
     "test_a_node_killed_in_mid_search_costs_no_point": "postgresql",
 }
 """Rounds that `make test` plays on one database and `make test-long` on every one."""
-ALIKE_ON_SERVERS = (
-    "tests/cli/",
-    "tests/run/",
-    "tests/search/test_foreign",
-    "tests/search/test_pins",
-    "tests/worker/test_serving",
-)
-"""Tests of what lies above the ledger, where MariaDB and PostgreSQL do not differ: `make test-long` plays them."""
+SERVERS = frozenset({"postgresql", "mariadb"})
+REPEATED = {
+    "tests/cli/": SERVERS,
+    "tests/run/": {"mariadb"},
+    "tests/search/test_foreign": {"mariadb"},
+    "tests/search/test_pins": SERVERS,
+    "tests/worker/test_serving": SERVERS,
+    "tests/worker/test_worker": {"mariadb"},
+}
+"""Tests of what lies above the ledger, with the databases on which `make test-long` alone repeats them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as long what repeats on one database what is tested on another."""
     for item in items:
-        databases = {"sqlite", "postgresql", "mariadb"} & set(re.findall(r"\w+", item.name.partition("[")[2]))
-        kept = ON_ONE_DATABASE.get(item.name.partition("[")[0])
-        repeats = kept is not None and databases and kept not in databases
-        if repeats or (databases == {"mariadb"} and item.nodeid.startswith(ALIKE_ON_SERVERS)):
+        given: dict[str, Any] = (getattr(item, "callspec", None) and item.callspec.params) or {}
+        database = next((given[name] for name in ("database", "database_url", "backend") if name in given), None)
+        repeated = next((found for start, found in REPEATED.items() if item.nodeid.startswith(start)), frozenset())
+        kept = ON_ONE_DATABASE.get(item.name.partition("[")[0], database)
+        if database is not None and (database in repeated or database != kept):
             item.add_marker(pytest.mark.long)
 
 

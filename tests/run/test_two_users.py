@@ -238,6 +238,7 @@ def test_a_whole_run_where_the_file_system_has_no_flock(gate):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.long
 def test_two_fill_one_cache_of_features(gate):
     pytest.importorskip("tensorflow")
     small = {"weights": "random", "output": "mixed0", "image_size": 75}
