@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rust_optuna.cli.output import counted
 from rust_optuna.run.local import Listener
 from rust_optuna.storage.states import PointState
 
@@ -50,7 +51,7 @@ class LiveTable:
         self._stop()
         name, verb = creation.study.name, "goes on" if creation.resumed else "is created"
         places = ", ".join(dict.fromkeys(device.name for device in devices))
-        click.echo(f"{name} {verb}: {len(devices)} worker{'s' if len(devices) > 1 else ''} on {places}", err=True)
+        click.echo(f"{name} {verb}: {counted(len(devices), 'worker')} on {places}", err=True)
         for note in creation.study.notes:
             click.echo(f"Note: {note}.", err=True)
 
@@ -81,10 +82,7 @@ class LiveTable:
         for name, status in self._statuses.items():
             rate, left = self._pace(name, status)
             best, baseline = ("" if v is None else f"{v:.4f}" for v in (status.best_value, status.best_baseline))
-            counts = [
-                str(status.counts[state])
-                for state in (PointState.WAITING, PointState.RUNNING, PointState.COMPLETE, PointState.HOLE)
-            ]
+            counts = [str(status.counts[state]) for state in COUNTED]
             title = f"{name} ({status.study.stand_in})" if status.study.stand_in else name
             table.add_row(title, *counts, best, baseline, rate, left)
         remarks = [f"{name}: {words}" for name, status in self._statuses.items() for words in _in_short(status)]

@@ -229,7 +229,7 @@ def accept_holes(name: str) -> None:
 
     with current_site().open_to_write() as database:
         count = Ledger(database).accept_holes(load_study(database, name).id)
-        accepted = f"{count} {'hole of' if count == 1 else 'holes of'} {name} {'is' if count == 1 else 'are'} accepted"
+        accepted = f"{counted(count, 'hole')} of {name} {'is' if count == 1 else 'are'} accepted"
         click.echo(accepted if count else _no_holes(database, name))
         print_next_step(database, [name])
 

@@ -30,7 +30,7 @@ from rust_optuna.cli.options import (
     log_format_option,
     objective_option,
 )
-from rust_optuna.cli.output import print_json, progress_bar
+from rust_optuna.cli.output import counted, print_json, progress_bar
 
 if TYPE_CHECKING:
     from rust_optuna.fleet.records import Record
@@ -115,7 +115,7 @@ def run(
     if log_format == "text":
         with site.open_to_read() as database:
             idle = None if finished else nothing_to_run(database, names)
-            click.echo(idle or f"{finished} {'point' if finished == 1 else 'points'} finished")
+            click.echo(idle or f"{counted(finished, 'point')} finished")
             print_next_step(database, names)
 
 
@@ -310,7 +310,7 @@ def _detach(site: Site, names: tuple[str, ...], how: Workers, devices: list[str]
             click.echo(nothing_to_run(database, names) or "The daemon has ended.")
             print_next_step(database, names)
         return
-    count = f"{len(how.devices)} {'worker' if len(how.devices) == 1 else 'workers'}" if how.devices else "Workers"
+    count = counted(len(how.devices), "worker") if how.devices else "Workers"
     told = "" if there.serves else ", none ready yet: they look for films and weights, or compute features"
     click.echo(f"{count} under process {there.pid}{told}. Log: {there.log}")
     print_next("worker", "list")
