@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, StatementError
 
 from rust_optuna.errors import StorageError
 from rust_optuna.paths import Home
@@ -17,6 +17,7 @@ from rust_optuna.search.studies import load_study
 from rust_optuna.storage import tables
 from rust_optuna.storage.database import Database, create_database, open_database
 from rust_optuna.storage.outages import passes
+from rust_optuna.storage.states import AttemptState, FaultKind, PointState, StudyState
 from rust_optuna.storage.url import parse_url
 from tests.deploy.server import NAME, ROLE, postgresql_with_password
 from tests.studies import make_study, wait_until
@@ -150,6 +151,27 @@ def test_a_lock_is_waited_for_however_short_the_url_lets_an_answer_take(mariadb)
             with engine.connect() as connection:
                 limits.append(connection.connection.driver_connection._read_timeout)
     assert limits == [7, None]
+
+
+def test_a_lock_that_is_not_given_is_an_error_and_what_it_was_to_guard_is_not_run(mariadb, monkeypatch):
+    """MariaDB says no by an ordinary answer, where others wait or fail."""
+    with open_database(mariadb.url) as other, mariadb.exclusive("one"):
+        monkeypatch.setattr(other.backend, "take_lock", "SELECT GET_LOCK('{key}', 0)")
+        with pytest.raises(StorageError, match="gave no lock one: SELECT GET_LOCK returned 0"), other.exclusive("one"):
+            pytest.fail("it was run")
+
+
+@pytest.mark.parametrize("states", [StudyState, PointState, AttemptState, FaultKind])
+def test_a_word_that_is_no_state_is_not_kept_and_one_that_is_comes_back_as_one(sqlite, states):
+    def through_the_database(word):
+        value = sa.literal(word, tables.State(states))
+        return sqlite.transact(lambda connection: connection.execute(sa.select(value)).scalar())
+
+    assert [through_the_database(str(state)) for state in states] == list(states)
+    assert {type(through_the_database(str(state))) for state in states} == {states}
+    assert through_the_database(None) is None
+    with pytest.raises(StatementError, match="'no such state'"):
+        through_the_database("no such state")
 
 
 def test_what_the_url_says_of_its_connections_stands(postgresql):
