@@ -12,7 +12,7 @@ from rust_optuna.errors import ManifestError, Problem, UnreadableManifestError
 
 DELIMITERS = ",;\t|"
 """What stands between the columns: spreadsheets of many languages save semicolons as CSV, databases vertical bars."""
-_SEP = re.compile(r'"?sep=(?P<delimiter>[,;\t|])"?[,;\t|]*', re.IGNORECASE)
+_SEP = re.compile(rf'"?sep=(?P<delimiter>[{DELIMITERS}])"?[{DELIMITERS}]*', re.IGNORECASE)
 """A first line that is for Excel alone: it names the delimiter."""
 _ZIP, _OLD_EXCEL = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 
