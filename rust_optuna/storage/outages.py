@@ -1,4 +1,4 @@
-"""What an error of a database means: that waiting helps, or what else does. Loads no Optuna."""
+"""What an error of a database means: that waiting helps, or what else does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REFUSED_BY_MARIADB = ((1044,), (1045,), (1698,))
 
 
 def database_errors() -> tuple[type[Exception], type[Exception]]:
-    """Return what the ledger's transactions and Optuna's storage raise when the database fails them."""
+    """Return what the ledger's transactions and Optuna's storage raise when the database fails them; loads Optuna."""
     import optuna
 
     return optuna.exceptions.StorageInternalError, SQLAlchemyError
