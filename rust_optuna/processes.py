@@ -52,8 +52,8 @@ def sleep_unless(reason: Callable[[], bool], seconds: float) -> None:
     could hang.
     """
     end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0 and not reason():
-        time.sleep(min(LOOK_SECONDS, left))
+    while (remaining := end - time.monotonic()) > 0 and not reason():
+        time.sleep(min(LOOK_SECONDS, remaining))
 
 
 @contextmanager
