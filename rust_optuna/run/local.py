@@ -11,9 +11,10 @@ from pathlib import Path
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.errors import ConfigurationError, RustOptunaError
 from rust_optuna.fleet import service as fleet
+from rust_optuna.fleet.commands import features_build, program
 from rust_optuna.fleet.devices import Device, DeviceChoice
-from rust_optuna.fleet.service import Workers, supervise
-from rust_optuna.fleet.slot import program
+from rust_optuna.fleet.service import supervise
+from rust_optuna.fleet.workers import Workers
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import Home
 from rust_optuna.processes import PART_OF
@@ -128,7 +129,7 @@ def _build_features(
         return
     # Its progress bar, on stderr, is this search's own; what it would print to a user is not.
     with subprocess.Popen(
-        program(["features", "build", study.name, *(["--data-root", str(data_root)] if data_root else [])]),
+        program(features_build(study.name, data_root)),
         env={**os.environ, **environment, **device.alone, PART_OF: "search"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
