@@ -61,12 +61,12 @@ def worker(context: click.Context) -> None:
 @click.pass_context
 def run(
     context: click.Context,
-    names: tuple[str, ...] = (),
-    forever: bool = False,
-    grace: float = 0.0,
-    log_format: str = "text",
-    data_root: Path | None = None,
-    objective: str | None = None,
+    names: tuple[str, ...],
+    forever: bool,
+    grace: float,
+    log_format: str,
+    data_root: Path | None,
+    objective: str | None,
 ) -> None:
     """Run one worker in this process, until no point is left.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rust_optuna.fleet.devices import DeviceChoice
+from rust_optuna.processes import GRACE_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class WorkerOptions:
         objective: ``MODULE:FUNCTION`` of a stand-in.
     """
 
-    grace: float = 0.0
+    grace: float = GRACE_SECONDS
     forever: bool = False
     log_format: str = "text"
     data_root: Path | None = None

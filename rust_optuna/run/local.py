@@ -17,7 +17,7 @@ from rust_optuna.fleet.service import supervise
 from rust_optuna.fleet.workers import Workers
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import Home
-from rust_optuna.processes import PART_OF
+from rust_optuna.processes import GRACE_SECONDS, PART_OF
 from rust_optuna.search.creation import Creation, create_study, refuse_before_database
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.preparation import missing_files
@@ -34,9 +34,6 @@ from rust_optuna.storage.database import Database, create_database
 from rust_optuna.storage.site import Site
 from rust_optuna.storage.states import StudyState
 from rust_optuna.study_file import read_study_file
-
-GRACE_SECONDS = 0.0
-"""Whoever stops a search wants it to stop; points that are given back cost their time again, and nothing else."""
 
 
 @dataclass

@@ -106,6 +106,6 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-def serve(database: Database, store: ArtifactStore, port: int, host: str = "127.0.0.1") -> WSGIServer:
+def serve(database: Database, store: ArtifactStore, port: int, host: str) -> WSGIServer:
     """Return a server on one address of this machine; ``serve_forever`` runs it. Port 0 picks a free one."""
     return make_server(host, port, application(database, store), _Server, _QuietHandler)

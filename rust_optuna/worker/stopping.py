@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from rust_optuna import signals
-from rust_optuna.processes import SUPERVISOR
+from rust_optuna.processes import GRACE_SECONDS, SUPERVISOR
 
 
 class StopRequestedError(Exception):
@@ -23,7 +23,7 @@ class StopRequest:
         grace: seconds that a running point may take to end once a stop is asked for.
     """
 
-    def __init__(self, grace: float = 0.0) -> None:
+    def __init__(self, grace: float = GRACE_SECONDS) -> None:
         self.grace = grace
         self.preparing = False
         """Whether the worker is at something that may take long while it holds no point."""

@@ -19,7 +19,7 @@ from rust_optuna.errors import (
     WrongStoreError,
 )
 from rust_optuna.paths import Home
-from rust_optuna.processes import WORKER_ID, new_worker_id, sleep_unless
+from rust_optuna.processes import GRACE_SECONDS, WORKER_ID, new_worker_id, sleep_unless
 from rust_optuna.search.ledger import Claim, Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.pins import FeaturePins
@@ -76,7 +76,7 @@ class Worker:
         progress: Progress | None = None,
         on_hashed: Progress | None = None,
         forever: bool = False,
-        grace: float = 0.0,
+        grace: float = GRACE_SECONDS,
         data_root: Path | None = None,
     ) -> None:
         self.id = os.environ.get(WORKER_ID) or new_worker_id()
