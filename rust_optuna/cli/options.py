@@ -157,7 +157,8 @@ forever_option = click.option("--forever", is_flag=True, help="Do not end when a
 data_root_option = click.option(
     "--data-root",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The folder that holds the films on this machine, if they lie elsewhere than where the study was created.",
+    help="The folder that holds the films on this machine, if they lie elsewhere than where the study was created, or "
+    "than its manifest says.",
 )
 
 
