@@ -55,7 +55,7 @@ def test_where_no_log_can_be_written_nothing_begins(home, sqlite_url, tmp_path, 
     monkeypatch.setattr("os.access", lambda path, mode: path != folder and allowed(path, mode))
     done = search(home, sqlite_url, write_study(home, random_document()), "--gpus", "none")
     (line,) = done.output.splitlines()
-    assert (done.exit_code, f"cannot be stored: {folder} cannot be written to" in line) == (1, True)
+    assert (done.exit_code, f"cannot be kept: {folder} cannot be written to" in line) == (1, True)
     assert not (tmp_path / "storage").exists()
 
 
