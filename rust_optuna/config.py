@@ -134,19 +134,33 @@ KEYS: Mapping[str, Key] = {
 HYPERPARAMETERS = tuple(name for name, key in KEYS.items() if key.default is None)
 """The keys without a default, which a study searches or fixes."""
 
+FOLDS = 6
+SEED = 1337
+"""Of folds, training, and all else that is drawn for a study, where no other seed is named."""
+LEASE_SECONDS = 120
+HOLDOUT = 0.15
+"""The share of films that is set aside where nothing else is asked for."""
+CONTRAST = 1.0
+"""How plainly drawn films show their scores, where nothing else is asked for: as real ones do."""
+
+
+def _default(name: str) -> Any:
+    """Return the default of a trial key, for the field that holds its value."""
+    return KEYS[name].default
+
 
 @dataclass(frozen=True)
 class BackboneConfiguration:
     """Everything that determines a film's features: the frozen backbone, its output layer and the preprocessing."""
 
     weights: str
-    weights_seed: int = 0
-    output: str = "mixed10"
-    pooling: str = "max"
-    image_size: int = 299
-    resize: str = "stretch"
-    extraction_precision: str = "float32"
-    bits: int = 16
+    weights_seed: int = _default("weights_seed")
+    output: str = _default("output")
+    pooling: str = _default("pooling")
+    image_size: int = _default("image_size")
+    resize: str = _default("resize")
+    extraction_precision: str = _default("extraction_precision")
+    bits: int = _default("bits")
 
 
 @dataclass(frozen=True)
@@ -158,12 +172,12 @@ class TrialConfiguration:
     learning_rate: float
     epsilon: float
     backbone: BackboneConfiguration
-    epochs: int = 20
-    standardize: bool = False
-    flips: str = "both"
-    hidden_units: tuple[int, ...] = (1024, 512, 256)
-    features: str = "cached"
-    training_precision: str = "float32"
+    epochs: int = _default("epochs")
+    standardize: bool = _default("standardize")
+    flips: str = _default("flips")
+    hidden_units: tuple[int, ...] = _default("hidden_units")
+    features: str = _default("features")
+    training_precision: str = _default("training_precision")
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> TrialConfiguration:
@@ -227,9 +241,9 @@ class StudyConfiguration:
     fixed: Mapping[str, Value] = field(default_factory=dict)
     from_best_of: str | None = None
     model: Mapping[str, Value] = field(default_factory=dict)
-    folds: int = 6
-    seed: int = 1337
-    lease_seconds: int = 120
+    folds: int = FOLDS
+    seed: int = SEED
+    lease_seconds: int = LEASE_SECONDS
     left_open: frozenset[str] = frozenset()
     source: str = field(default="", compare=False)
 

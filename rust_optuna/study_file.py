@@ -10,7 +10,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rust_optuna.config import HYPERPARAMETERS, KEYS, Key, Range, StudyConfiguration, Value, plain, plain_values
+from rust_optuna.config import (
+    FOLDS,
+    HYPERPARAMETERS,
+    KEYS,
+    LEASE_SECONDS,
+    SEED,
+    Key,
+    Range,
+    StudyConfiguration,
+    Value,
+    plain,
+    plain_values,
+)
 from rust_optuna.errors import ConfigurationError, PathError, Problem
 from rust_optuna.spelling import nearest
 
@@ -175,7 +187,7 @@ class _Reader:
         if name is not None and not NAME.fullmatch(name):
             self.problem("name", f"{name!r} may only hold letters, digits, dots, dashes and underscores (at most 100)")
         manifest = None if stored else self.take(top, "manifest", Key("", str))
-        lease = self.take(top, "lease_seconds", Key("", int, 120, low=2))
+        lease = self.take(top, "lease_seconds", Key("", int, LEASE_SECONDS, low=2))
         self.refuse_rest(top, "", (*TOP_LEVEL, *(f"[{s}]" for s in SECTIONS)))
         sampler, sampler_seed, n_trials = self.read_sampler()
         search_space = self.read_search_space(sampler)
@@ -330,8 +342,8 @@ class _Reader:
             if value is not None:
                 values[name] = value
         left_open = frozenset({"folds", "seed"} - set(tables["cross_validation"]))
-        folds = self.take(tables["cross_validation"], "cross_validation.folds", Key("", int, 6, low=2, high=1000))
-        seed = self.take(tables["cross_validation"], "cross_validation.seed", Key("", int, 1337, low=0, high=2**32 - 1))
+        folds = self.take(tables["cross_validation"], "cross_validation.folds", Key("", int, FOLDS, low=2, high=1000))
+        seed = self.take(tables["cross_validation"], "cross_validation.seed", Key("", int, SEED, low=0, high=2**32 - 1))
         names = {s: tuple(n for n, k in KEYS.items() if k.section == s) for s in tables}
         self.refuse_rest(tables["model"], "model.", names["model"])
         self.refuse_rest(tables["cross_validation"], "cross_validation.", ("folds", "seed", *names["cross_validation"]))
