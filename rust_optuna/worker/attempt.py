@@ -17,7 +17,7 @@ from rust_optuna.search.ledger import FINISHED_ELSEWHERE, Claim, Ledger
 from rust_optuna.storage.artifacts import ArtifactStore, remove
 from rust_optuna.storage.outages import database_errors
 from rust_optuna.storage.states import AttemptState, FaultKind
-from rust_optuna.worker.deletion import log_deleted, was_deleted
+from rust_optuna.worker.deletion import caused_by_deletion, log_deleted
 from rust_optuna.worker.faults import Fault, classify
 from rust_optuna.worker.lease import LeaseKeeper
 from rust_optuna.worker.objective import Outcome
@@ -151,7 +151,7 @@ class Attempt:
 
     def _study_was_deleted(self, error: BaseException) -> bool:
         """Return whether the deletion of the study ended the attempt, and log it if so."""
-        deleted = was_deleted(self._ledger.database, self.claim.study, self.claim.study_key, error)
+        deleted = caused_by_deletion(self._ledger.database, self.claim.study, self.claim.study_key, error)
         if deleted:
             log_deleted(self.claim.study)
         return deleted
