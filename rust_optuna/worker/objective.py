@@ -7,7 +7,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from rust_optuna.learn.extraction import Extractor, extraction_identity, extract
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.runtime import training_versions
 from rust_optuna.learn.sources import CachedFeatures, FeatureSource, LiveFeatures
+from rust_optuna.learn.trial_report import TrialReport
 from rust_optuna.learn.weights import weights_identity, weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search.ledger import Claim
@@ -45,12 +46,12 @@ class Outcome:
 
     Args:
         value: finite; None only for a trial that was pruned before its first intermediate value.
-        result: kept with the trial as one JSON attribute, None for a stand-in.
+        report: kept with the trial, None for a stand-in.
         artifact: the identifier of the stored out-of-fold scores, None for a stand-in.
     """
 
     value: float | None
-    result: dict[str, Any] | None = None
+    report: TrialReport | None = None
     artifact: str | None = None
 
 
@@ -185,8 +186,8 @@ class CrossValidationObjective:
         trained = len(self.development.folds) - int(validated.min())
         found = self._micro_batch.run(run, min(configuration.batch_size, trained))
         artifact = self._upload(found, claim, trial)
-        result = {**found.report(), "weights": weights_identity(configuration.backbone), "artifact": artifact}
-        return Outcome(found.value, result, artifact)
+        weights = weights_identity(configuration.backbone)
+        return Outcome(found.report.value, replace(found.report, weights=weights, artifact=artifact), artifact)
 
     def _upload(self, found: CrossValidation, claim: Claim, trial: optuna.Trial) -> str:
         """Store the out-of-fold scores, named in Optuna's trial; return their identifier."""
