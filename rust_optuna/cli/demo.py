@@ -44,7 +44,7 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     from rust_optuna.fleet.devices import DeviceChoice
     from rust_optuna.run import demo as story
     from rust_optuna.run.local import search
-    from rust_optuna.search.results import describe_best
+    from rust_optuna.search.results import best_trial
     from rust_optuna.study_file import read_study_file
 
     if_interrupted(GOES_ON)
@@ -62,7 +62,7 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     click.echo()
     with site.open_to_read() as database:
         for status in finished:
-            best = describe_best(database, status.study)
+            best = best_trial(database, status.study)
             if best is not None:
                 print_best(best)
     click.echo(

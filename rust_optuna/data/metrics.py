@@ -16,14 +16,6 @@ import numpy as np
 from rust_optuna.data.manifest import CORTICES, LABELS, SUBSCORES, VIEWS
 
 THRESHOLD = 0.5
-SCALARS = (
-    "average_precision",
-    "average_precision_16",
-    "roc_auc_macro",
-    "roc_auc_micro",
-    "precision",
-    "recall",
-)
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -222,8 +214,7 @@ def summarise(labels: np.ndarray, scores: np.ndarray, cortices: Mapping[str, Seq
             four subscores among the films whose view shows it, including films on which it is unreadable.
 
     Returns:
-        The `SCALARS` and ``per_cortex``; NaN for a number that is not defined. ``average_precision_16`` leaves out the
-        two view labels.
+        The numbers of `rust_optuna.data.scores.Scores` by name; NaN for a number that is not defined.
 
     Raises:
         ValueError: the arguments are invalid, as in `average_precision`.
@@ -283,23 +274,6 @@ def labels_without_positives(labels: np.ndarray) -> list[str]:
     return [LABELS[position] for position in np.flatnonzero(counts == 0)]
 
 
-def summarise_folds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the means over folds and, under ``folds``, the values of each fold; None for undefined numbers.
-
-    Args:
-        summaries: the results of `summarise` or `summarise_untied`, one per fold. A fold in which a number is undefined
-            is left out of its mean.
-    """
-    columns = {name: np.array([fold[name] for fold in summaries]) for name in SCALARS if name in summaries[0]}
-    means: dict[str, Any] = {name: _none_for_nan(macro(values)) for name, values in columns.items()}
-    lists: dict[str, Any] = {name: [_none_for_nan(v) for v in values] for name, values in columns.items()}
-    if "per_cortex" in summaries[0]:
-        of_cortex = {c: np.array([fold["per_cortex"][c] for fold in summaries]) for c in CORTICES}
-        means["per_cortex"] = {c: _none_for_nan(macro(values)) for c, values in of_cortex.items()}
-        lists["per_cortex"] = {c: [_none_for_nan(v) for v in values] for c, values in of_cortex.items()}
-    return {**means, "folds": lists}
-
-
 def _of_cortex(labels: np.ndarray, scores: np.ndarray, cortices: Mapping[str, Sequence[str]], cortex: str) -> float:
     shown = np.zeros(len(labels), dtype=bool)
     for position, view in enumerate(VIEWS):
@@ -342,7 +316,3 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     quotient = np.full(numerator.shape, np.nan)
     np.divide(numerator, denominator, out=quotient, where=denominator > 0)
     return quotient
-
-
-def _none_for_nan(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

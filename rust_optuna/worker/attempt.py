@@ -73,7 +73,7 @@ class Attempt:
                 trial = self._mirror.start(self.claim)
                 self._trial = trial.number
                 state, outcome = self._evaluate(trial, lease)
-                self._ledger.finish(self.claim, state, outcome.value, outcome.result, outcome.artifact)
+                self._ledger.finish(self.claim, state, outcome.value, outcome.report, outcome.artifact)
         except LeaseLostError as error:
             if outcome is not None and outcome.artifact is not None:
                 remove(self._store, [outcome.artifact])
@@ -120,7 +120,8 @@ class Attempt:
         if self._trial is None:
             return
         try:
-            self._mirror.tell(self._trial, state, outcome.value, outcome.result)
+            report = None if outcome.report is None else outcome.report.as_json()
+            self._mirror.tell(self._trial, state, outcome.value, report)
             self._ledger.mark_shown(self.claim.point_id, self.claim.attempt)
         except (RustOptunaError, *database_errors()) as error:
             name = type(error).__name__

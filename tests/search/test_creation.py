@@ -507,12 +507,12 @@ def test_what_the_other_study_fixed_fills_what_is_open(sqlite, home):
 def test_a_better_best_makes_the_study_built_on_it_stale_but_resumable(database, home):
     first = run_study(database, home, random_document(2))
     second = make_study(database, home, grid_document())
-    assert not status(database, second).stale
+    assert not status(database, second).caveats.stale
     extend_study(database, first.name, 12)
     make_worker(database, home).run([first.name])
     assert best_point(database, first).number >= 2, "the seed of this test must bring a better point"
-    assert status(database, second).stale
-    assert not status(database, first).stale
+    assert status(database, second).caveats.stale
+    assert not status(database, first).caveats.stale
     # Its own source stays what it was created with.
     again = create_study(database, configuration(grid_document()), home)
     assert again.resumed
@@ -526,7 +526,7 @@ def test_a_worse_extension_leaves_it_fresh(sqlite, home):
     claim = Ledger(sqlite).claim([first.id], "ann")
     Mirror(sqlite, first).start(claim)
     Ledger(sqlite).finish(claim, "complete", 0.01, None, None)
-    assert not status(sqlite, second).stale
+    assert not status(sqlite, second).caveats.stale
 
 
 # Deleting
