@@ -143,7 +143,7 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(database, home, monkey
 
     def lose_the_answer(function):
         found = transact(function)
-        if function.__name__ in ("enter", "extend") and not lost:
+        if function.__name__ in ("insert", "extend") and not lost:
             lost.append(function)
             return transact(function)
         return found
