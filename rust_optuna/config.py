@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, Literal
 
 Value = bool | int | float | str | tuple[int, ...]
@@ -133,6 +134,21 @@ HYPERPARAMETERS = tuple(name for name, key in KEYS.items() if key.default is Non
 """The keys without a default: a study searches them or fixes them."""
 
 
+class StudyKind(StrEnum):
+    """What the points of a study are."""
+
+    SEARCH = "search"
+    """Hyperparameters, each cross-validated."""
+    EVALUATION = "evaluation"
+    """The folds of one model's fresh cross-validation."""
+    SOURCES = "sources"
+    """The folds of a cross-validation that leaves out one hospital or earlier study at a time."""
+
+
+FOLD_KEYS: Mapping[str, Key] = {"repeat": Key("", int, low=0), "fold": Key("", int, low=0)}
+"""The parameters of a point that is one fold: which training seed, and which fold is left out."""
+
+
 @dataclass(frozen=True)
 class BackboneConfiguration:
     """All that determines a film's features: the frozen backbone, where it is tapped, and how a film enters it."""
@@ -211,6 +227,7 @@ class StudyConfiguration:
         folds: number of cross-validation folds.
         seed: seed of the folds and of all training.
         lease_seconds: how long a worker may be silent before its point goes to another.
+        kind: what its points are. A study file describes a search; other kinds are made by commands.
         left_open: those of ``folds`` and ``seed`` that the file does not name: ``from_best_of`` may give them another
             value than their default.
         source: what to call it in messages: the path of the file, as a rule.
@@ -228,6 +245,7 @@ class StudyConfiguration:
     folds: int = 6
     seed: int = 1337
     lease_seconds: int = 120
+    kind: StudyKind = StudyKind.SEARCH
     left_open: frozenset[str] = frozenset()
     source: str = field(default="", compare=False)
 
