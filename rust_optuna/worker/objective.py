@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import sys
@@ -184,15 +185,15 @@ class CrossValidationObjective:
         _, validated = np.unique(self.development.folds, return_counts=True)
         trained = len(self.development.folds) - int(validated.min())
         found = self._micro_batch.run(run, min(configuration.batch_size, trained))
-        artifact = self._upload(found, claim, trial)
+        artifact = self._upload(functools.partial(save_out_of_fold, result=found), claim, trial)
         result = {**found.report(), "weights": weights_identity(configuration.backbone), "artifact": artifact}
         return Outcome(found.value, result, artifact)
 
-    def _upload(self, found: CrossValidation, claim: Claim, trial: optuna.Trial) -> str:
-        """Store the out-of-fold scores, named in Optuna's trial; return their identifier."""
+    def _upload(self, save: Callable[[Path], None], claim: Claim, trial: optuna.Trial) -> str:
+        """Store the file that ``save`` writes, named in Optuna's trial; return its identifier."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"point-{claim.number}-attempt-{claim.attempt}.npz"
-            save_out_of_fold(path, found)
+            save(path)
             return self.patiently(
                 lambda: upload_artifact(artifact_store=self.store, file_path=str(path), study_or_trial=trial)
             )

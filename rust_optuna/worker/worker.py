@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from rust_optuna.config import StudyKind
 from rust_optuna.errors import (
     FingerprintError,
     RustOptunaError,
@@ -32,6 +33,7 @@ from rust_optuna.storage.tables import StudyKey
 from rust_optuna.worker.attempt import Attempt
 from rust_optuna.worker.deletion import log_deleted, was_deleted
 from rust_optuna.worker.faults import CircuitBreaker
+from rust_optuna.worker.folds import FoldObjective
 from rust_optuna.worker.lease import LAST_WORDS_SECONDS
 from rust_optuna.worker.objective import CrossValidationObjective, Objective, StandInObjective
 from rust_optuna.worker.serving import Served, Serving
@@ -260,7 +262,9 @@ class Worker:
 
             return progress
 
-        return CrossValidationObjective(
+        points_are_folds = study.configuration.kind != StudyKind.SEARCH
+        make = FoldObjective if points_are_folds else CrossValidationObjective
+        return make(
             study,
             load_development(self.database, study),
             self.home,
