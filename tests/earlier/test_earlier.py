@@ -27,7 +27,11 @@ VALUES_OF_TWO = {0.001: 0.3096075837742504, 0.01: 0.32765652557319225}
 def home(tmp_path):
     with tarfile.open(HOME) as archive:
         archive.extractall(tmp_path / "home", filter="data")
-    return Home(tmp_path / "home")
+    home = Home(tmp_path / "home")
+    refused = run_command(home, DATABASE, "status")
+    assert (refused.returncode, "storage upgrade" in refused.stderr) == (1, True), refused.stderr
+    run(home, "storage", "upgrade")
+    return home
 
 
 def run(home, *arguments):
