@@ -311,6 +311,10 @@ class StudyError(RustOptunaError):
     """A study that does not exist, exists with other contents, or is not in the state an operation needs."""
 
 
+class OpenedBeforeError(RustOptunaError):
+    """Other models have met the hold-out before, and nobody said that it is to be opened again."""
+
+
 class OpenHolesError(StudyError):
     """A study has holes that nobody accepted, and another one was to build on it."""
 

@@ -39,7 +39,7 @@ ONLY_IN = {
     "click": {"cli"},
     "rich": {"cli"},
     "ray": {"fleet"},
-    "sqlalchemy": {"storage", "search", "worker", "fleet", "run"},
+    "sqlalchemy": {"storage", "search", "worker", "fleet", "model", "run"},
     "alembic": {"storage"},
 }
 """Each library that not every layer may use, and those that may."""
