@@ -17,6 +17,7 @@ from rust_optuna.errors import NoDatabaseError, StudyError
 from rust_optuna.paths import Home
 from rust_optuna.search import design
 from rust_optuna.search.ledger import add_points
+from rust_optuna.search.manifests import remember_manifest
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.preparation import PreparedStudy, compare, prepare
 from rust_optuna.search.studies import Study, find_study, load_parameters, load_studies, load_study
@@ -114,6 +115,7 @@ def create_study(
             _refuse_twin(database, configuration.name)
             _insert(database, prepared)
         study = _open(database, configuration.name)
+    remember_manifest(home, study.name, home.resolve(str(configuration.manifest)))
     return Creation(study, resumed=known is not None and known.state != StudyState.DRAWING)
 
 

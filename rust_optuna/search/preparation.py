@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from rust_optuna.config import HYPERPARAMETERS, KEYS, StudyConfiguration, TrialConfiguration, Value, plain_values
+from rust_optuna.config import (
+    HYPERPARAMETERS,
+    KEYS,
+    StudyConfiguration,
+    StudyKind,
+    TrialConfiguration,
+    Value,
+    plain_values,
+)
 from rust_optuna.data.check import refuse_problems
 from rust_optuna.data.development import DevelopmentSet, development_differences, development_set
 from rust_optuna.data.film_index import FilmIndex
@@ -295,6 +303,8 @@ def prepare(
         prepared.refuse_missing_weights()
     if database is not None and best is not None and inheritance is not None:
         differences = _differences(prepared, best, load_development(database, best.study))
+        if configuration.kind != StudyKind.SEARCH:
+            differences = _refuse_other_data(prepared, best.study, differences)
         return replace(prepared, inheritance=replace(inheritance, differences=differences))
     return prepared
 
@@ -339,6 +349,8 @@ def _best_of(database: Database | None, configuration: StudyConfiguration) -> _B
     if study is None:
         there = ", ".join(other.name for other in load_studies(database)) or "none yet"
         raise StudyError(f"{takes}, which is not in {database} (there are: {there}): search that study first")
+    if study.configuration.kind != StudyKind.SEARCH:
+        raise StudyError(f"{takes}, which is no search: its points are folds, not hyperparameters")
     if study.state != StudyState.DONE:
         raise StudyError(f"{takes}, which is not done: run rust-optuna worker run {name} until it is")
     best = best_point(database, study)
@@ -384,6 +396,26 @@ def _differences(prepared: PreparedStudy, best: _Best, theirs: DevelopmentSet) -
     if here.get("weights", there["weights"]) == there["weights"] and not {*weights} <= {*allowed}:
         found.append(Difference(WEIGHTS_BYTES, ", ".join(weights), ", ".join(allowed)))
     return tuple(found)
+
+
+def _refuse_other_data(
+    prepared: PreparedStudy, source: Study, differences: Sequence[Difference]
+) -> tuple[Difference, ...]:
+    """Return the differences of an evaluation from its source that are not meant: none, or it is refused.
+
+    Folds, seed and the number of epochs are meant to differ.
+
+    Raises:
+        FingerprintError: the films, labels, patients or weights are not those of the search.
+    """
+    for difference in differences:
+        if difference.key in (FILMS, WEIGHTS_BYTES):
+            raise FingerprintError(
+                f"{source.name} cannot be evaluated here: {difference.words(source.name)}. Restore the manifest, the "
+                "films or the weights that it was searched with",
+                public=f"{source.name} cannot be evaluated: other films, labels, patients or weights",
+            )
+    return tuple(d for d in differences if d.key not in ("folds", "seed", "epochs"))
 
 
 def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rust_optuna.config import plain_values
+from rust_optuna.config import StudyKind, plain_values
 from rust_optuna.search.foreign import ForeignTrials, foreign_trials
 from rust_optuna.search.studies import Study, find_study
 from rust_optuna.storage.database import Database
@@ -194,7 +194,9 @@ def status(database: Database, study: Study, *, foreign: bool = True) -> Status:
     query = query.where(point.c.study_id == study.id).group_by(point.c.state)
     rows = database.transact(lambda connection: connection.execute(query).all())
     counts = dict.fromkeys(PointState, 0) | {row[0]: row[1] for row in rows}
-    best = best_point(database, study) if counts[PointState.COMPLETE] else None
+    # The highest of an evaluation's folds is not the best of anything.
+    searched = study.configuration.kind == StudyKind.SEARCH
+    best = best_point(database, study) if searched and counts[PointState.COMPLETE] else None
     accepted = next((int(row[2]) for row in rows if row[0] == PointState.HOLE), 0)
     others = foreign_trials(database, study.name, study.key) if foreign else ForeignTrials()
     kinds = arithmetic_of(database, study) if foreign else {}
