@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_a_directory_that_is_not_as_it_was_written_is_refused(folder, harm):
         (folder / "heads" / "more.keras").write_bytes(b"")
     else:
         (folder / "SHA256SUMS").unlink()
-    with pytest.raises(DataError, match="has changed|is missing|no model directory"):
+    with pytest.raises(DataError, match=r"has changed|is missing|no model directory"):
         load_model(folder)
 
 
@@ -91,9 +92,13 @@ def test_a_head_that_is_not_the_one_described_is_refused(folder, heads):
 
 
 def test_a_directory_is_there_whole_or_not_at_all(tmp_path, folder):
-    with pytest.raises(RuntimeError), files.new_directory(tmp_path / "models" / "n") as temporary:
-        (temporary / "model.json").write_text("{}")
-        raise RuntimeError
+    def half(folder):
+        with files.new_directory(folder) as temporary:
+            files.write_json(temporary / "model.json", {})
+            files.write_json(temporary / "metrics.json", math.nan)
+
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        half(tmp_path / "models" / "n")
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["m"]
     with pytest.raises(DataError, match="is there already"), files.new_directory(folder) as temporary:
         (temporary / "model.json").write_text("{}")
