@@ -13,6 +13,7 @@ from rust_optuna.cli.options import (
     NOTHING_WRITTEN,
     common_options,
     current_site,
+    data_root_option,
     examples,
     if_interrupted,
     json_option,
@@ -41,8 +42,9 @@ def study() -> None:
 
 @study.command(epilog=examples("rust-optuna study create studies/regime_1.toml"))
 @click.argument("file", type=click.Path(path_type=Path))
+@data_root_option
 @common_options
-def create(file: Path) -> None:
+def create(file: Path, data_root: Path | None) -> None:
     """Create the study that FILE describes.
 
     Reads the manifest, makes the folds and draws every point of the design. Afterwards workers need only the database
@@ -56,11 +58,12 @@ def create(file: Path) -> None:
     if_interrupted(GOES_ON)
     site = current_site()
     configuration = read_study_file(study_path(file, "study create"))
+    root = site.data_root(data_root)
     with progress_bar("Hashing films") as progress:
-        refuse_before_database(site.url, configuration, site.home, site.artifacts, progress)
+        refuse_before_database(site.url, configuration, site.home, site.artifacts, progress, root)
     with create_database(site.url, site.artifacts) as database:
         with progress_bar("Hashing films") as progress:
-            creation = create_study(database, configuration, site.home, progress, site.given_artifacts)
+            creation = create_study(database, configuration, site.home, progress, site.given_artifacts, root)
         points = len(load_parameters(database, creation.study.id))
         films = len(load_development(database, creation.study).content)
         state = "already exists" if creation.resumed else "created"

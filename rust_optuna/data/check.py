@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rust_optuna.config import FOLDS, SEED
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.folds import assign_folds, labels_missing
 from rust_optuna.data.manifest import (
@@ -86,7 +87,9 @@ class CheckReport:
         return {"passed": self.passed} | asdict(self) | {"problems": problems}
 
 
-def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progress | None = None) -> CheckReport:
+def check_manifest(
+    path: Path, *, folds: int = FOLDS, seed: int = SEED, progress: Progress | None = None
+) -> CheckReport:
     """Read a manifest and every film in it, and report what they are and what is wrong with them.
 
     The folds are those that a study with the same number of folds and seed uses.

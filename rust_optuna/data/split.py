@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rust_optuna.config import HOLDOUT
 from rust_optuna.data.folds import stratify
 from rust_optuna.data.manifest import (
     SPLITS,
@@ -18,9 +19,6 @@ from rust_optuna.data.manifest import (
 )
 from rust_optuna.data.patients import Settled, settle
 from rust_optuna.errors import DataError, DataValueError, ManifestError, Problem
-
-HOLDOUT = 0.15
-"""The share of films that is set aside where nothing else is asked for."""
 
 
 def split_manifest(

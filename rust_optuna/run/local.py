@@ -11,12 +11,13 @@ from pathlib import Path
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.errors import ConfigurationError, RustOptunaError
 from rust_optuna.fleet import service as fleet
+from rust_optuna.fleet.commands import features_build, program
 from rust_optuna.fleet.devices import Device, DeviceChoice
-from rust_optuna.fleet.service import Workers, supervise
-from rust_optuna.fleet.slot import program
+from rust_optuna.fleet.service import supervise
+from rust_optuna.fleet.workers import Workers
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import Home
-from rust_optuna.processes import PART_OF
+from rust_optuna.processes import GRACE_SECONDS, PART_OF
 from rust_optuna.search.creation import Creation, create_study, refuse_before_database
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.preparation import missing_files
@@ -33,9 +34,6 @@ from rust_optuna.storage.database import Database, create_database
 from rust_optuna.storage.site import Site
 from rust_optuna.storage.states import StudyState
 from rust_optuna.study_file import read_study_file
-
-GRACE_SECONDS = 0.0
-"""Whoever stops a search wants it to stop; points that are given back cost their time again, and nothing else."""
 
 
 @dataclass
@@ -128,7 +126,7 @@ def _build_features(
         return
     # Its progress bar, on stderr, is this search's own; what it would print to a user is not.
     with subprocess.Popen(
-        program(["features", "build", study.name, *(["--data-root", str(data_root)] if data_root else [])]),
+        program(features_build(study.name, data_root)),
         env={**os.environ, **environment, **device.alone, PART_OF: "search"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

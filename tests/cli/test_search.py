@@ -87,7 +87,9 @@ def test_files_that_take_the_best_of_each_other_are_refused(home, sqlite_url):
     [
         ("search", "regime-1.toml"),
         ("search", "regime-1.toml", "--dry-run"),
+        ("study", "create", "regime-1.toml"),
         ("features", "build", "regime-1"),
+        ("features", "build", "regime-1.toml"),
         ("worker", "run"),
         ("worker", "start", "--gpus", "none"),
         ("worker", "start", "--gpus", "none", "--daemon"),

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -38,6 +39,16 @@ def test_create_makes_the_database_and_says_what_it_made(run, home, database_url
     assert (again.exit_code, "regime-1 already exists" in again.output) == (0, True)
     with open_database(parse_url(database_url, home)) as database:
         assert database.artifacts() == "storage/artifacts"
+
+
+def test_the_films_of_a_study_that_is_created_may_lie_below_the_data_root(run, home, database_url):
+    write_study(home, random_document(2))
+    shutil.move(home.root / "films", home.root / "elsewhere")
+    assert "--data-root FOLDER" in run("study", "create", "regime-1.toml").output
+    done = run("study", "create", "regime-1.toml", "--data-root", "elsewhere")
+    assert done.exit_code == 0, done.output
+    again = run("study", "create", "regime-1.toml", "--data-root", "elsewhere")
+    assert (again.exit_code, "regime-1 already exists" in again.output) == (0, True)
 
 
 def test_create_reports_every_problem_of_a_file(run, home):

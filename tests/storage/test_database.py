@@ -129,7 +129,7 @@ def test_an_option_that_the_driver_does_not_know_is_named():
 
 def test_a_value_that_an_option_cannot_have_is_one_error():
     pytest.importorskip("pymysql")
-    with pytest.raises(StorageError, match=r"option that cannot be used: .*'soon'$"):
+    with pytest.raises(StorageError, match=r"option that cannot be used, correct or remove it: .*'soon'$"):
         Database(parse_url("mysql://user@host/name?connect_timeout=soon", HERE))
 
 
@@ -430,7 +430,7 @@ def test_a_password_that_was_changed_is_told_at_once_however_patient_a_worker_is
                 act()
             assert SECRET not in str(raised.value)
             assert len(str(raised.value).splitlines()) == 1
-            assert "must be escaped in a URL" in str(raised.value)
+            assert "escape special characters of the password" in str(raised.value)
             assert "% is %25" in str(raised.value)
 
 

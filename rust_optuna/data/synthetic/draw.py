@@ -19,6 +19,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from rust_optuna.config import CONTRAST
 from rust_optuna.data.manifest import CORTICES, Film, write_manifest
 from rust_optuna.data.synthetic.cohort import SyntheticFilm, draw_cohort, shuffle_readings
 from rust_optuna.data.synthetic.film import draw_film
@@ -46,7 +47,7 @@ def synthesize(
     *,
     patients: int,
     seed: int,
-    contrast: float = 1.0,
+    contrast: float = CONTRAST,
     shuffle_scores: bool = False,
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
