@@ -193,7 +193,7 @@ def test_without_sources_there_is_no_such_subgroup():
     assert set(subgroups(films, patient_weights(films.patients, 5))) == {"view", "films_of_visit"}
 
 
-def judged(films, resamples=100):
+def judged(films, resamples=60):
     return plain(label_numbers(films, fit_thresholds(films), patient_weights(films.patients, resamples)))
 
 
