@@ -16,7 +16,14 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 VIEWS, CORTICES = ("anteroposterior", "lateral"), ("medial", "lateral", "anterior", "posterior")
 LABELS = [f"view_{view}" for view in VIEWS] + [f"{cortex}_{score}" for cortex in CORTICES for score in (1, 2, 3, 4)]
@@ -151,6 +158,64 @@ def by_subgroup(kept):
     return {
         kind: {name: group_numbers(kept, names == name, range(2, 18)) for name in sorted(set(names.tolist()))}
         for kind, names in groups.items()
+    }
+
+
+def distributions(scores):
+    """Return how probable subscores 1 to 4 and unreadable are, (films, cortices, 5), from four independent scores."""
+    s = np.clip(scores[:, 2:].astype(float).reshape(-1, 4, 4), 1e-7, 1 - 1e-7)
+    parts = [s[..., k] * np.prod(np.delete(1 - s, k, axis=2), axis=2) for k in range(4)]
+    parts = np.stack([*parts, np.prod(1 - s, axis=2)], axis=2)
+    return parts / parts.sum(axis=2, keepdims=True)
+
+
+def classes(kept):
+    """Return the class of each cortex: 0 to 3 for subscores 1 to 4, 4 for unreadable."""
+    subscores = kept["labels"][:, 2:].reshape(-1, 4, 4)
+    return np.where(subscores.any(axis=2), subscores.argmax(axis=2), 4)
+
+
+def kappa(first, second):
+    """Return Cohen's kappa with quadratic weights; None where it is not defined."""
+    if len(set(first) | set(second)) < 2:
+        return None
+    return float(cohen_kappa_score(first, second, weights="quadratic", labels=range(4)))
+
+
+def share(part):
+    """Return the share that holds, or None of nothing."""
+    return float(np.mean(part)) if len(part) else None
+
+
+def cortex_numbers(labels, chances):
+    """Return the numbers of one cortex by one scorer."""
+    called, subscore, readable = chances.argmax(axis=1), chances[:, :4].argmax(axis=1), labels < 4
+    error = np.abs(labels - subscore)[readable]
+    return {
+        "confusion": confusion_matrix(labels, called, labels=range(5)).tolist(),
+        "exact": share(error == 0),
+        "within_one": share(error <= 1),
+        "quadratic_kappa": kappa(labels[readable], subscore[readable]),
+        "unreadable_found": share(called[~readable] == 4),
+        "called_unreadable": share(called[readable] == 4),
+    }
+
+
+def by_cortex(kept):
+    """Return the numbers of each cortex, and their means."""
+    of, labels, found = {s: distributions(kept[key]) for s, key in SCORERS.items()}, classes(kept), {}
+    for number, (cortex, shown) in enumerate(shown_cortices(kept).items()):
+        if shown.any():
+            found[cortex] = {
+                "films": int(shown.sum()),
+                "patients": len(set(kept["patients"][shown])),
+                "readable": int((labels[shown, number] < 4).sum()),
+                **{s: cortex_numbers(labels[shown, number], each[shown, number]) for s, each in of.items()},
+            }
+    names = ("exact", "within_one", "quadratic_kappa", "unreadable_found", "called_unreadable")
+    return {
+        "cortices": found,
+        "mean": {s: {name: mean([each[s][name] for each in found.values()]) for name in names} for s in SCORERS},
     }
 
 
