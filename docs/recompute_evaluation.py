@@ -28,6 +28,7 @@ from sklearn.metrics import (
 VIEWS, CORTICES = ("anteroposterior", "lateral"), ("medial", "lateral", "anterior", "posterior")
 LABELS = [f"view_{view}" for view in VIEWS] + [f"{cortex}_{score}" for cortex in CORTICES for score in (1, 2, 3, 4)]
 SCORERS = {"model": "scores", "frequencies": "frequencies", "view_only": "view_only"}
+CLASSES = ("1", "2", "3", "4", "unreadable")
 TOLERANCE = 1e-9
 
 
@@ -216,6 +217,96 @@ def by_cortex(kept):
     return {
         "cortices": found,
         "mean": {s: {name: mean([each[s][name] for each in found.values()]) for name in names} for s in SCORERS},
+    }
+
+
+def shares(patients):
+    """Return what each entry counts where each patient counts once."""
+    counts = Counter(patients.tolist())
+    return np.array([1 / counts[patient] for patient in patients.tolist()])
+
+
+def conformal_quantile(values, patients, coverage=0.9):
+    """Return the value up to which patients of weight 1/(m + 1) each make up the coverage; None: no value does."""
+    count, total = len(set(patients.tolist())), 0.0
+    for value, weight in sorted(zip(values.tolist(), shares(patients).tolist(), strict=True)):
+        total += weight / (count + 1)
+        if total >= coverage - 1e-12:
+            return value
+    return None
+
+
+def conformal_fit(kept, key, highest):
+    """Return each cortex's quantiles of 1 − probability by class, and on how many patients each rests."""
+    chances, labels, shown = distributions(kept[key]), classes(kept), shown_cortices(kept)
+    quantiles, patients = {}, {}
+    for number, cortex in enumerate(CORTICES):
+        of = {name: shown[cortex] & (labels[:, number] == kind) for kind, name in enumerate(CLASSES)}
+        quantiles[cortex] = {
+            name: conformal_quantile(1 - chances[films, number, kind], kept["patients"][films])
+            for kind, (name, films) in enumerate(of.items())
+        }
+        patients[cortex] = {name: len(set(kept["patients"][films])) for name, films in of.items()}
+    return {"scale": "modified_rust" if highest == 4 else "rust", "quantiles": quantiles, "patients": patients}
+
+
+def conformal_set(chances, quantiles, highest):
+    """Return the set of classes of one film's cortex."""
+    allowed = [*range(highest), 4]
+    found = {kind for kind in allowed if (q := quantiles[CLASSES[kind]]) is None or 1 - chances[kind] <= q + 1e-9} or {
+        max(allowed, key=lambda kind: chances[kind])
+    }
+    subscores = found - {4}
+    return found | set(range(min(subscores), max(subscores) + 1)) if subscores else found
+
+
+def conformal_numbers(kept, fitted, highest):
+    """Return coverage and mean size of the sets: of each cortex, of each class, of each class of a cortex."""
+    labels, shown = classes(kept), shown_cortices(kept)
+    judged = []  # film, cortex, class, and for each scorer whether the set holds the class, and its size
+    chances = {scorer: distributions(kept[key]) for scorer, key in SCORERS.items()}
+    for number, cortex in enumerate(CORTICES):
+        for film in np.flatnonzero(shown[cortex]):
+            kind = int(labels[film, number])
+            sets = {
+                s: conformal_set(chances[s][film, number], fitted[s]["quantiles"][cortex], highest) for s in SCORERS
+            }
+            judged.append((film, cortex, CLASSES[kind], {s: (kind in each, len(each)) for s, each in sets.items()}))
+
+    def of(rows):
+        weight = shares(kept["patients"][[film for film, *_ in rows]]) if rows else np.array([])
+
+        def average(scorer, place):
+            return float(np.average([row[3][scorer][place] for row in rows], weights=weight)) if rows else None
+
+        return {s: {"coverage": average(s, 0), "mean_size": average(s, 1)} for s in SCORERS}
+
+    def size(rows):
+        films = sorted({film for film, *_ in rows})
+        return {"films": len(films), "patients": len(set(kept["patients"][films])) if films else 0}
+
+    cortices = {}
+    for cortex in (cortex for cortex in CORTICES if shown[cortex].any()):
+        rows = [row for row in judged if row[1] == cortex]
+        by_class = {name: [row for row in rows if row[2] == name] for name in CLASSES}
+        calibrated = fitted["model"]["patients"][cortex]
+        cortices[cortex] = {
+            **of(rows),
+            "classes": {
+                name: {**size(each), "calibration_patients": calibrated[name], **of(each)}
+                for name, each in by_class.items()
+            },
+        }
+    by_class = {name: [row for row in judged if row[2] == name] for name in CLASSES}
+    means = {
+        s: {name: mean([each[s][name] for each in cortices.values()]) for name in ("coverage", "mean_size")}
+        for s in SCORERS
+    }
+    return {
+        "aim": 0.9,
+        "cortices": cortices,
+        "classes": {name: {**size(each), **of(each)} for name, each in by_class.items()},
+        "mean": means,
     }
 
 
