@@ -13,6 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,34 @@ def patient_weights(patients: Sequence[str], resamples: int = RESAMPLES, seed: i
         seed: of NumPy's PCG64.
 
     Returns:
-        (resamples, n) float64, whole numbers: how often each film's patient was drawn. The films themselves, weights of
-        one, are not among them.
+        (resamples, n) float64 in Fortran's order, whole numbers: how often each film's patient was drawn. The films
+        themselves, weights of one, are not among them.
     """
     names, patient_of = np.unique(np.asarray(patients), return_inverse=True)
     drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
-    return np.stack([np.bincount(row, minlength=len(names))[patient_of] for row in drawn]).astype(np.float64)
+    counts = np.array([np.bincount(row, minlength=len(names)) for row in drawn], dtype=np.float64)
+    return np.ascontiguousarray(counts.T)[patient_of].T
+
+
+@dataclass(frozen=True, eq=False)
+class Raised:
+    """Values of a statistic that resampling itself raises; its interval is shifted down by as much.
+
+    A resample holds some films twice. Average precision rewards that: in any ranking the copies stand together, so that
+    each positive film seems to be found among more of its kind than there are. A mean over 16 labels varies too little
+    to hide it: on 420 films whose subscores are ranked at random, the resamples' mean lies 0.012 above the value, more
+    than a standard error. Percentiles as they are then cover the truth in 74% of data sets and call one model in four
+    that knows nothing better than its baseline; with some skill they cover it in 87%. Shifted so that the resamples'
+    mean is the value, they cover it in 94 to 98%, and one such model in forty passes. The average precision of a single
+    label needs no shift: its interval covers as much without.
+
+    Args:
+        values: (B,) float64, NaN where not defined.
+        limits: between which the number lies; the interval ends there.
+    """
+
+    values: np.ndarray
+    limits: tuple[float, float] = (0.0, 1.0)
 
 
 def estimate(statistic: Callable[[np.ndarray], np.ndarray], weights: np.ndarray) -> Estimate:
@@ -61,7 +84,7 @@ def estimates(statistics: Callable[[np.ndarray], Mapping[str, Any]], weights: np
 
     Args:
         statistics: weights (B, n) → numbers by name, each (B,) float64, NaN where it is not defined; a value may be
-            a mapping of further numbers.
+            a mapping of further numbers, or `Raised`.
         weights: (resamples, n), of `patient_weights`.
 
     Returns:
@@ -83,6 +106,16 @@ def _estimates(values: Mapping[str, Any], chunks: Sequence[Mapping[str, Any]]) -
         of_name = [chunk[name] for chunk in chunks]
         if isinstance(value, Mapping):
             found[name] = _estimates(value, of_name)
+        elif isinstance(value, Raised):
+            found[name] = _shifted(value, np.concatenate([each.values for each in of_name]))
         else:
             found[name] = Estimate.of(value.item(), np.concatenate(of_name))
     return found
+
+
+def _shifted(value: Raised, resampled: np.ndarray) -> Estimate:
+    """Return the estimate of values whose mean over the resamples is made to be the value on the films themselves."""
+    if np.isnan(resampled).all():
+        return Estimate.of(value.values.item(), resampled)
+    shift = value.values.item() - np.nanmean(resampled)
+    return Estimate.of(value.values.item(), np.clip(resampled + shift, *value.limits))

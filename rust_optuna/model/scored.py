@@ -76,6 +76,11 @@ class ScoredFilms:
         return len(self.content)
 
     @property
+    def by_scorer(self) -> dict[str, np.ndarray]:
+        """The model's scores and those of the two trivial baselines, by name: the same films, three times scored."""
+        return {"model": self.scores, "frequencies": self.frequencies, "view_only": self.view_only}
+
+    @property
     def views(self) -> np.ndarray:
         """The view of each film, (n,) int: its position in `VIEWS`."""
         return np.asarray(self.labels[:, : len(VIEWS)].argmax(axis=1))
@@ -192,6 +197,15 @@ class Estimate:
     def to_json(self) -> dict[str, Any]:
         """Return the estimate as a JSON object."""
         return dataclasses.asdict(self)
+
+
+def plain(numbers: Any) -> Any:
+    """Return a document in which estimates are JSON objects."""
+    if isinstance(numbers, Estimate):
+        return numbers.to_json()
+    if isinstance(numbers, Mapping):
+        return {name: plain(value) for name, value in numbers.items()}
+    return numbers
 
 
 def _check_labels(labels: np.ndarray, count: int) -> None:

@@ -8,7 +8,6 @@ weights, the order of the scores above all, is computed once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -19,17 +18,19 @@ class Ranking:
 
     Args:
         order: (n,) positions of the films.
-        first: (r,) place in that order of the first film of each of the r runs that hold a positive film.
-        last: (r,) place of the last film of each.
+        bounds: (b,) places in that order, rising from 0, at which something is to be counted.
+        first: (r,) which of the bounds is the first place of each of the r runs that hold a positive film.
+        after: (r,) which of them is the place after the last of each run; b for the end.
         positives: (p,) positions of the positive films, in the same order.
-        last_positive: (r,) place among the positives of the last of each run.
+        first_positive: (r,) place among the positives of the first of each run.
     """
 
     order: np.ndarray
+    bounds: np.ndarray
     first: np.ndarray
-    last: np.ndarray
+    after: np.ndarray
     positives: np.ndarray
-    last_positive: np.ndarray
+    first_positive: np.ndarray
 
     @classmethod
     def of(cls, labels: np.ndarray, scores: np.ndarray) -> Ranking:
@@ -42,23 +43,33 @@ class Ranking:
         order = np.argsort(-scores, kind="stable")
         ranked, positive = scores[order], labels[order] == 1
         begins = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
-        ends = np.concatenate([begins[1:], [len(order)]]) - 1
-        through = positive.cumsum()
-        holds = np.add.reduceat(positive, begins, dtype=np.int64) > 0
-        return cls(order, begins[holds], ends[holds], order[positive], through[ends[holds]] - 1)
+        ends = np.concatenate([begins[1:], [len(order)]])
+        in_run = np.add.reduceat(positive, begins, dtype=np.int64)
+        holds = in_run > 0
+        bounds = np.unique(np.concatenate([[0], begins[holds], ends[holds]]))
+        bounds = bounds[bounds < len(order)]
+        first, after = np.searchsorted(bounds, begins[holds]), np.searchsorted(bounds, ends[holds])
+        return cls(order, bounds, first, after, order[positive], (in_run.cumsum() - in_run)[holds])
 
     def counts(self, weights: np.ndarray) -> Counts:
-        """Count the films of each run that holds a positive, and those above it, for each row of weights (B, n)."""
-        films = _running_sum(weights[:, self.order])
-        positives = _running_sum(weights[:, self.positives])
-        positives_through = positives[:, self.last_positive + 1]
+        """Count the films of each run that holds a positive, and those above it.
+
+        Args:
+            weights: (B, n); quick where the weights of a film lie side by side (Fortran's order).
+        """
+        films = _running_sum(np.add.reduceat(weights.T[self.order], self.bounds, axis=0))
+        in_run = np.zeros((0, len(weights)))
+        if len(self.positives):
+            in_run = np.add.reduceat(weights.T[self.positives], self.first_positive, axis=0)
+        positives = _running_sum(in_run)
         return Counts(
-            films=films[:, -1],
-            above=films[:, self.first],
-            through=films[:, self.last + 1],
-            positives=positives[:, -1],
-            positives_above=np.concatenate([positives[:, :1], positives_through[:, :-1]], axis=1),
-            positives_through=positives_through,
+            films=films[-1],
+            above=films[self.first],
+            through=films[self.after],
+            positives=positives[-1],
+            positives_above=positives[:-1],
+            positives_through=positives[1:],
+            in_run=in_run,
         )
 
 
@@ -68,11 +79,12 @@ class Counts:
 
     Args:
         films: (B,) all of them.
-        above: (B, r) films above each run.
-        through: (B, r) films above each run or in it.
+        above: (r, B) films above each run.
+        through: (r, B) films above each run or in it.
         positives: (B,) all that are positive.
-        positives_above: (B, r) positive films above each run.
-        positives_through: (B, r) positive films above each run or in it.
+        positives_above: (r, B) positive films above each run.
+        positives_through: (r, B) positive films above each run or in it.
+        in_run: (r, B) positive films of each run.
     """
 
     films: np.ndarray
@@ -81,24 +93,20 @@ class Counts:
     positives: np.ndarray
     positives_above: np.ndarray
     positives_through: np.ndarray
-
-    @cached_property
-    def in_run(self) -> np.ndarray:
-        """(B, r) the positive films of each run."""
-        return np.asarray(self.positives_through - self.positives_above)
+    in_run: np.ndarray
 
     def average_precision(self) -> np.ndarray:
         """Return the average precision, as `rust_optuna.data.metrics.average_precision` defines it."""
         # Where a row leaves out all films down to here, there are no positives either.
         precision = self.positives_through / np.maximum(self.through, 1)
-        return divide((self.in_run * precision).sum(axis=1), self.positives)
+        return divide((self.in_run * precision).sum(axis=0), self.positives)
 
     def roc_auc(self) -> np.ndarray:
         """Return the area under the receiver operating characteristic, as `rust_optuna.data.metrics.roc_auc`."""
         negatives = self.films - self.positives
         # Of the negatives that are tied with a positive, a half stands above it.
         above = ((self.above - self.positives_above) + (self.through - self.positives_through)) / 2
-        below = (self.in_run * (negatives[:, np.newaxis] - above)).sum(axis=1)
+        below = (self.in_run * (negatives - above)).sum(axis=0)
         return divide(below, self.positives * negatives)
 
     def expected_average_precision(self) -> np.ndarray:
@@ -115,7 +123,7 @@ class Counts:
         slope = np.maximum(self.in_run - 1, 0) / np.maximum(tied - 1, 1)
         steps = harmonic[self.through.astype(np.intp)] - harmonic[self.above.astype(np.intp)]
         rest = (self.positives_above + 1 - slope * (self.above + 1)) * steps / np.maximum(tied, 1)
-        return divide((self.in_run * (slope + rest)).sum(axis=1), self.positives)
+        return divide((self.in_run * (slope + rest)).sum(axis=0), self.positives)
 
 
 def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -132,7 +140,8 @@ def mean_of_defined(values: np.ndarray) -> np.ndarray:
 
 
 def _running_sum(values: np.ndarray) -> np.ndarray:
-    """Return the sums of the first 0, 1, … values of each row."""
-    sums = np.zeros((values.shape[0], values.shape[1] + 1))
-    np.cumsum(values, axis=1, out=sums[:, 1:])
+    """Return the sums of the first 0, 1, … rows."""
+    sums = np.zeros((len(values) + 1, values.shape[1]))
+    for row, value in enumerate(values):  # three times as quick as NumPy's cumsum over the first axis
+        np.add(sums[row], value, out=sums[row + 1])
     return sums
