@@ -29,7 +29,7 @@ def main() -> None:
     for number, point in enumerate(points(chosen.points)):
         for precision, seed in KINDS:
             trial = material.trial(**point, epochs=chosen.epochs, training_precision=precision)
-            value = cross_validate(films, source, trial, seed=seed, point=number, on_epoch=lambda *_: None).value
+            value = cross_validate(films, source, trial, seed=seed, point=number, on_epoch=lambda *_: None).report.value
             found.setdefault(f"{precision}, seed {seed}", []).append(value)
     print(json.dumps(found))
 

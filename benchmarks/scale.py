@@ -23,6 +23,9 @@ import sqlalchemy as sa
 
 from benchmarks.growth import create_made_up_study
 from benchmarks.sections import wait_for_the_others
+from rust_optuna.data.manifest import CORTICES
+from rust_optuna.data.scores import Score, Scores
+from rust_optuna.learn.trial_report import BatchSizes, Seeds, TrialReport
 from rust_optuna.paths import Home
 from rust_optuna.search.ledger import Claim
 from rust_optuna.storage.artifacts import open_store
@@ -34,6 +37,26 @@ from rust_optuna.worker.worker import Worker
 
 EPOCHS = 20
 SERVER = "RUST_OPTUNA_TEST_POSTGRESQL"
+SCORE = Score(0.5, (0.5,) * 6)
+SCORES = Scores(SCORE, SCORE, SCORE, SCORE, SCORE, SCORE, dict.fromkeys(CORTICES, SCORE))
+REPORT = TrialReport(
+    epoch=EPOCHS,
+    value=0.5,
+    curve=(0.5,) * EPOCHS,
+    fold_values=(0.5,) * 6,
+    diverged_folds=(),
+    scores=SCORES,
+    baseline=SCORES,
+    labels_left_out=((),) * 6,
+    batch_size=BatchSizes(32, (32,) * 6),
+    seeds=Seeds(0, 0, (0,) * 6),
+    features_sha256="",
+    device="",
+    host="",
+    versions={},
+    seconds=0.0,
+)
+"""As many numbers as a trial reports."""
 
 
 class Sleeper:
@@ -64,7 +87,7 @@ class Sleeper:
             time.sleep(self.seconds / EPOCHS)
             self.slept += time.perf_counter() - began
             on_epoch(epoch, epoch / EPOCHS)
-        return Outcome(1.0, {"curve": [0.5] * EPOCHS, "folds": [[0.5] * 18] * 6})
+        return Outcome(1.0, REPORT)
 
 
 def main() -> None:

@@ -24,14 +24,14 @@ def memory_left() -> int | None:
 
     Memory that the kernel would reclaim first (cached files that were not used lately) counts as free.
     """
-    left = []
+    remaining = []
     for group in _groups():
         limit, used = _read(group / "memory.max"), _read(group / "memory.current")
         if limit.isdigit() and used.isdigit():
             lines = (line.split() for line in _read(group / "memory.stat").splitlines())
             idle = sum(int(line[1]) for line in lines if line[0] == "inactive_file")
-            left.append(max(0, int(limit) - int(used) + idle))
-    return min(left, default=None)
+            remaining.append(max(0, int(limit) - int(used) + idle))
+    return min(remaining, default=None)
 
 
 def _groups() -> Iterator[Path]:

@@ -137,12 +137,12 @@ HYPERPARAMETERS = tuple(name for name, key in KEYS.items() if key.default is Non
 
 FOLDS = 6
 SEED = 1337
-"""Of folds, training, and all else that is drawn for a study, where no other seed is named."""
+"""The default seed of the folds, of training and of everything else that is drawn for a study."""
 LEASE_SECONDS = 120
 HOLDOUT = 0.15
-"""The share of films that is set aside where nothing else is asked for."""
+"""The default share of films that is set aside as hold-out."""
 CONTRAST = 1.0
-"""How plainly drawn films show their scores, where nothing else is asked for: as real ones do."""
+"""The default contrast of drawn films, with which they show their scores as clearly as real films do."""
 
 
 def _default(name: str) -> Any:

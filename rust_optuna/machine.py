@@ -54,8 +54,8 @@ def memory_available() -> int:
         available = int(lines["MemAvailable"].split()[0]) * 1024
     else:
         available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    left = cgroup.memory_left()
-    return available if left is None else min(available, left)
+    remaining = cgroup.memory_left()
+    return available if remaining is None else min(available, remaining)
 
 
 def instruction_set() -> str:

@@ -23,13 +23,13 @@ class Home:
     root: Path
 
     @classmethod
-    def find(cls, given: str | os.PathLike[str] | None = None) -> Home:
+    def find(cls, path: str | os.PathLike[str] | None = None) -> Home:
         """Return the home named by the option or the environment, else the current directory.
 
         Raises:
             PathError: the path cannot be resolved, as in `resolve`, or it is a file.
         """
-        root = _absolute(Path(), given or os.environ.get("RUST_OPTUNA_HOME") or ".")
+        root = _absolute(Path(), path or os.environ.get("RUST_OPTUNA_HOME") or ".")
         if root.is_file():
             raise PathError(f"{root} is a file, not a folder: --home names the folder that relative paths start from")
         return cls(root)

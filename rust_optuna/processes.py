@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from enum import IntEnum
 
 GRACE_SECONDS = 0.0
-"""How long a running point may take to finish once a stop is asked for, where nobody says otherwise. Whoever stops a
-search wants it to stop; points that are given back cost their time again, and nothing else."""
+"""How long a running point may take to finish after a stop is requested, by default. A user who stops a search wants it
+to stop, and a point that is given back costs only the time to run it again."""
 LOOK_SECONDS = 0.2
 """How long a sleeping process waits between checks for a reason to wake."""
 WORKER_ID = "RUST_OPTUNA_WORKER_ID"
@@ -55,8 +55,8 @@ def sleep_unless(reason: Callable[[], bool], seconds: float) -> None:
     could hang.
     """
     end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0 and not reason():
-        time.sleep(min(LOOK_SECONDS, left))
+    while (remaining := end - time.monotonic()) > 0 and not reason():
+        time.sleep(min(LOOK_SECONDS, remaining))
 
 
 @contextmanager

@@ -45,8 +45,8 @@ def read_study_file(path: Path) -> StudyConfiguration:
     except FileNotFoundError:
         raise ConfigurationError(str(path), [Problem("file", "does not exist")]) from None
     except UnicodeDecodeError as error:
-        what = f"is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}): save it as UTF-8"
-        raise ConfigurationError(str(path), [Problem("file", what)]) from None
+        description = f"is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}): save it as UTF-8"
+        raise ConfigurationError(str(path), [Problem("file", description)]) from None
     except IsADirectoryError:
         raise ConfigurationError(str(path), [Problem("file", "is a folder, not a study file (STUDY.toml)")]) from None
     except OSError as error:
@@ -149,8 +149,8 @@ class _Reader:
         self.document = document
         self.problems: list[Problem] = []
 
-    def problem(self, location: str, what: str) -> None:
-        self.problems.append(Problem(location, what))
+    def problem(self, location: str, description: str) -> None:
+        self.problems.append(Problem(location, description))
 
     def section(self, name: str, required: bool = False) -> dict[str, Any]:
         table = self.document.get(name)
@@ -250,8 +250,8 @@ class _Reader:
         for name, value in table.items():
             location = f"search_space.{name}"
             if name not in keys:
-                what = f"is not a key that can be searched{_meant(name, keys)}; those are {', '.join(keys)}"
-                self.problem(location, what)
+                description = f"is not a key that can be searched{_meant(name, keys)}; those are {', '.join(keys)}"
+                self.problem(location, description)
                 continue
             axis = self.read_axis(location, keys[name], value)
             if axis is None:

@@ -14,17 +14,18 @@ from rust_optuna.data.manifest import VIEWS
 from rust_optuna.data.metrics import (
     expected_average_precision,
     summarise,
-    summarise_folds,
     summarise_untied,
     view_only_scores,
 )
+from rust_optuna.data.scores import AveragePrecisions, Scores
 from rust_optuna.search.export import export_study
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
-from rust_optuna.search.results import describe_best, status
+from rust_optuna.search.results import best_trial, status
 from rust_optuna.search.studies import load_study
 from rust_optuna.storage.artifacts import open_store
 from tests.learn.material import SHOWN, make_labels
+from tests.reports import report
 from tests.studies import REPOSITORY, make_study, random_document
 
 SCRIPT = REPOSITORY / "docs" / "recompute.py"
@@ -79,12 +80,15 @@ def scored(seed, films=60):
         ours.append(summarise(labels[here], scores[here], SHOWN))
         tied.append(summarise(labels[here], trivial, SHOWN))
         untied.append(summarise_untied(labels[here], trivial))
-    result = {
-        **summarise_folds(ours),
-        "baseline_view_only": summarise_folds(tied),
-        "baseline_view_only_untied": summarise_folds(untied),
-    }
-    result |= {"epoch": 1, "diverged": False, "fold_values": result["folds"]["average_precision"]}
+    reported = Scores.over_folds(ours)
+    result = report(
+        epoch=1,
+        value=reported.average_precision.mean,
+        fold_values=reported.average_precision.folds,
+        scores=reported,
+        baseline=Scores.over_folds(tied),
+        untied_baseline=AveragePrecisions.over_folds(untied),
+    )
     return {"film": np.array(["f"] * films), "fold": fold, "labels": labels, "scores": scores}, result
 
 
@@ -98,11 +102,11 @@ def folder(sqlite, home, tmp_path):
         trial = Mirror(sqlite, study).start(claim)
         np.savez(tmp_path / "scores.npz", **arrays)
         artifact = upload_artifact(artifact_store=store, file_path=str(tmp_path / "scores.npz"), study_or_trial=trial)
-        Ledger(sqlite).finish(claim, "complete", result["average_precision"], result, artifact)
+        Ledger(sqlite).finish(claim, "complete", result.value, result, artifact)
     out = tmp_path / "out"
     export_study(sqlite, "regime-1", store, out)
     study = load_study(sqlite, "regime-1")
-    (out / "best.json").write_text(json.dumps(describe_best(sqlite, study)))
+    (out / "best.json").write_text(json.dumps(best_trial(sqlite, study).as_json()))
     (out / "status.json").write_text(json.dumps([status(sqlite, study).as_json()]))
     return out
 

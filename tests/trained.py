@@ -176,8 +176,8 @@ def run_trial(database: Database, home: Home, contents: Mapping[str, Any], value
     curve: list[float] = []
     with watching() as seen:
         outcome = objective(claim, mirror.start(claim), lambda epoch, value: curve.append(value), lambda: None)
-    ledger.finish(claim, "complete", outcome.value, outcome.result, outcome.artifact)
-    seeds = outcome.result["seeds"]["folds"]
+    ledger.finish(claim, "complete", outcome.value, outcome.report, outcome.artifact)
+    seeds = outcome.report.seeds.folds
     assert sorted(seen.epochs) == sorted(seeds)
     folds = [seen.epochs[seed] for seed in seeds]
     return Trained(values, study, claim, outcome, curve, folds, seen.extracted, development)

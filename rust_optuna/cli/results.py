@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from rust_optuna.cli.next_step import NO_STUDIES, no_complete_trial, print_next_step
 from rust_optuna.cli.options import NOTHING_WRITTEN, common_options, current_site, examples, if_interrupted, json_option
 from rust_optuna.cli.output import print_json
-from rust_optuna.config import KEYS, plain
+from rust_optuna.config import KEYS, plain, plain_values
 from rust_optuna.processes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rust_optuna.search.results import Status
+    from rust_optuna.search.results import BestTrial, Caveats, Status
 
 
 @click.command(epilog=examples("rust-optuna status"))
@@ -66,7 +66,7 @@ def print_statuses(found: Sequence[Status]) -> None:
             click.echo(f"{each.study.name}: {each.study.stand_in}: its values are no real scores")
         for words in each.best_words:
             click.echo(f"WARNING: the best trial of {each.study.name}: {words}")
-        _print_caveats(each.as_json())
+        _print_caveats(each.caveats)
         if each.open_holes:
             name = each.study.name
             click.echo(
@@ -77,18 +77,15 @@ def print_statuses(found: Sequence[Status]) -> None:
             click.echo(f"{each.study.name}: {each.accepted} of its holes are accepted")
 
 
-def _print_caveats(document: dict[str, Any]) -> None:
-    """Print what a reader must know before believing a study's values; ``document`` is its status or its best."""
-    from rust_optuna.search.foreign import foreign_words
-    from rust_optuna.search.inheritance import Difference
-    from rust_optuna.search.results import arithmetic_words
-
-    name, source = document["study"], document["source"]
-    if document["stale"]:
-        click.echo(f"{name} is stale: the best of {source} is no longer the one it was created from")
-    for difference in document["differences"]:
-        click.echo(f"{name} differs from its source: {Difference.from_json(difference).words(source)}")
-    for words in (foreign_words(document), arithmetic_words(document)):
+def _print_caveats(caveats: Caveats) -> None:
+    """Print what a reader must know before believing a study's values."""
+    name, source = caveats.study.name, caveats.study.source
+    if source is not None:
+        if caveats.stale:
+            click.echo(f"{name} is stale: the best of {source.study} is no longer the one it was created from")
+        for difference in source.differences:
+            click.echo(f"{name} differs from its source: {difference.words(source.study)}")
+    for words in (caveats.foreign.words(), caveats.arithmetic_words()):
         if words:
             click.echo(f"{name}: {words}")
 
@@ -103,56 +100,62 @@ def best(name: str | None, as_json: bool) -> None:
     Shows its parameters, and its value beside the baseline. The value is a selection score (the best epoch of the best
     of many trials), not an estimate of performance on other patients.
     """
-    from rust_optuna.search.results import describe_best
+    from rust_optuna.search.results import best_trial
     from rust_optuna.search.studies import load_studies, load_study
 
     if_interrupted(NOTHING_WRITTEN)
     with current_site().open_to_read() as database:
         studies = [load_study(database, name)] if name else load_studies(database)
-        found = [document for study in studies if (document := describe_best(database, study))]
+        found = [trial for study in studies if (trial := best_trial(database, study))]
         if name and not found:
             raise no_complete_trial(database, name)
         if not found and not as_json:
             click.echo("No study has a complete trial yet" if studies else "No studies yet")
             print_next_step(database)
     if as_json:
-        print_json(found[0] if name else found)
+        documents = [trial.as_json() for trial in found]
+        print_json(documents[0] if name else documents)
         return
-    for document in found:
-        print_best(document)
+    for trial in found:
+        print_best(trial)
 
 
-def print_best(document: dict[str, Any]) -> None:
+def print_best(best: BestTrial) -> None:
     """Print one study's best trial."""
     from rust_optuna.data.metrics import lift
 
-    head = f"{document['study']}: trial {document['number']} (point {document['point']})"
-    if "objective" in document:
-        click.echo(f"{head}: value {document['value']:.4f}  {document['objective']}: no real score")
+    study, point, report = best.study, best.point, best.point.report
+    head = f"{study.name}: trial {point.trial} (point {point.number})"
+    if report is None or study.stand_in:
+        click.echo(f"{head}: value {point.value:.4f}  {study.stand_in or 'STAND-IN'}: no real score")
     else:
-        click.echo(f"{head}, epoch {document['epoch']}, weights {document['weights']}")
-    for title in ("params", "fixed", "inherited"):
-        for key, value in document[title].items():
+        click.echo(f"{head}, epoch {report.epoch}, weights {best.weights}")
+    given = (("params", point.parameters), ("fixed", study.configuration.fixed), ("inherited", study.inherited))
+    for title, values in given:
+        for key, value in plain_values(values).items():
             # What is inherited is the whole model: a default is not worth a line.
             if title == "inherited" and value == plain(KEYS[key].default):
                 continue
             shown = f"{value:g}" if isinstance(value, float) else value
             click.echo(f"  {key} = {shown}" + (f"  ({title})" if title != "params" else ""))
-    for words in document["warnings"]:
+    for words in point.warnings:
         click.echo(f"  WARNING: {words}")
-    _print_caveats(document)
-    if "objective" in document:
+    _print_caveats(best.caveats)
+    if report is None or study.stand_in:
         return
-    ours, trivial = document["fold_values_16"], document["baseline_view_only_untied_fold_values_16"]
-    _print_score("18 labels", document["value"], document["fold_values"], document["baseline_view_only"])
-    _print_score("16 subscores", document["average_precision_16"], ours, document["baseline_view_only_16"])
-    found = lift(ours, trivial)
+    ours, baseline, untied = report.scores, report.baseline, report.untied_baseline
+    _print_score("18 labels", point.value, report.fold_values, baseline.average_precision.mean)
+    subscores = ours.average_precision_16
+    _print_score("16 subscores", subscores.mean, subscores.folds, baseline.average_precision_16.mean)
+    if untied is None:
+        return  # an earlier version's, which did not report it
+    found = lift(subscores.folds, untied.average_precision_16.folds)
     if found is None:
         click.echo("    lift not defined: fewer than two folds have a positive subscore")
         return
     click.echo(
         f"    lift {found[0]:+.4f} ± {found[1]:.4f} (standard error over folds) over that baseline "
-        f"with its ties broken at random ({document['baseline_view_only_untied_16']:.4f})"
+        f"with its ties broken at random ({untied.average_precision_16.mean:.4f})"
     )
 
 

@@ -290,16 +290,35 @@ def delete(name: str, yes: bool, force: bool) -> None:
 
     Films and features stay.
     """
-    from rust_optuna.search.creation import delete_study
+    from rust_optuna.search.creation import delete_study, refuse_running
     from rust_optuna.search.studies import load_study
 
     site = current_site()
     with site.open_to_write() as database:
-        load_study(database, name)
+        found = load_study(database, name)
+        if not force:
+            refuse_running(database, found)
         if not yes:
+            if at_work := _at_work(database, name):
+                click.echo(at_work, err=True)
             click.confirm(f"Delete {name} with all its trials from {database}?", abort=True)
         artifacts = delete_study(database, name, site.own_store(database), force=force)
     click.echo(f"{name} is deleted, with {counted(artifacts, 'artifact')}")
+
+
+def _at_work(database: Database, name: str) -> str | None:
+    """Say which workers a deletion of a study would meet; None where none was heard of lately."""
+    from rust_optuna.storage.roster import list_workers
+
+    alive = list_workers(database)
+    running = sum(each.study == name for each in alive)
+    if running:
+        workers = f"{counted(running, 'worker')} {'runs' if running == 1 else 'run'}"
+        return f"{workers} points of {name}, whose results will be refused."
+    if alive:
+        # Which studies a worker without a point serves, the ledger does not know.
+        return f"{counted(len(alive), 'worker')} of this storage may serve {name}: rust-optuna worker list shows them."
+    return None
 
 
 @study.command(epilog=examples("rust-optuna study export regime-1 storage/reports/regime-1"))

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,15 +23,16 @@ from rust_optuna.data.metrics import (
     labels_without_positives,
     macro_average_precision,
     summarise,
-    summarise_folds,
     summarise_untied,
     view_only_scores,
 )
+from rust_optuna.data.scores import AveragePrecisions, Scores
 from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.runtime import KERNEL_THREADS, describe_device, side_by_side_threads, versions
 from rust_optuna.learn.sources import FeatureSource
 from rust_optuna.learn.threads import SideBySide
 from rust_optuna.learn.training import FoldTrainer
+from rust_optuna.learn.trial_report import BatchSizes, Seeds, Threads, TrialReport
 from rust_optuna.paths import atomic_write
 
 SEED_BITS = 52
@@ -61,42 +61,12 @@ class CrossValidation:
     """The result of one trial.
 
     Args:
-        curve: the mean over the folds of average precision after each epoch.
-        epoch: the epoch, from 1, of the curve's highest point; the first one if several are equally high.
-        fold_values: each fold's average precision at that epoch.
-        out_of_fold: the scores at that epoch.
-        diverged_folds: the folds whose loss, scores or weights stopped being finite.
-        summary: every other reported number, as JSON can hold it.
+        report: every number that is stored with the trial, except those that the objective adds.
+        out_of_fold: the scores at the report's epoch.
     """
 
-    curve: tuple[float, ...]
-    epoch: int
-    fold_values: tuple[float, ...]
+    report: TrialReport
     out_of_fold: OutOfFold
-    diverged_folds: tuple[int, ...]
-    summary: dict[str, Any]
-
-    @property
-    def value(self) -> float:
-        """The trial's value: a selection score, because its epoch was chosen by it."""
-        return self.curve[self.epoch - 1]
-
-    @property
-    def diverged(self) -> bool:
-        """Whether any fold diverged."""
-        return bool(self.diverged_folds)
-
-    def report(self) -> dict[str, Any]:
-        """Return the report that is stored with the trial: a few kilobytes, as JSON can hold it."""
-        return {
-            "epoch": self.epoch,
-            "value": self.value,
-            "curve": list(self.curve),
-            "fold_values": list(self.fold_values),
-            "diverged": self.diverged,
-            "diverged_folds": list(self.diverged_folds),
-            **self.summary,
-        }
 
 
 def cross_validate(
@@ -157,29 +127,30 @@ def cross_validate(
             curve.append(float(np.mean(values)))
             best.offer(epoch, curve[-1], values, folds)
             on_epoch(epoch, curve[-1])
-    summary = {
-        **_metrics(development, best.scores),
-        "batch_size": {"asked": trial.batch_size, "trained": [fold.trainer.batch_size for fold in folds]},
-        "micro_batch": micro_batch if micro_batch and any(micro_batch < fold.at_once for fold in folds) else None,
-        "seeds": {"study": seed, "point": point, "folds": [fold.trainer.seed for fold in folds]},
-        "features_sha256": source.sha256,
-        "arithmetic": arithmetic(trial.training_precision),
-        "threads": {"operation": KERNEL_THREADS, "folds": threads},
-        "device": describe_device(),
-        "host": platform.node(),
-        "versions": versions(),
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    return CrossValidation(
-        curve=tuple(curve),
+    scores, baseline, untied_baseline, left_out = _metrics(development, best.scores)
+    report = TrialReport(
         epoch=best.epoch,
+        value=curve[best.epoch - 1],
+        curve=tuple(curve),
         fold_values=best.fold_values,
-        out_of_fold=OutOfFold(
-            np.array(development.content, dtype="U64"), development.folds, development.labels, best.scores
-        ),
         diverged_folds=tuple(fold.number for fold in folds if fold.diverged or not fold.trainer.finite),
-        summary=summary,
+        scores=scores,
+        baseline=baseline,
+        untied_baseline=untied_baseline,
+        labels_left_out=left_out,
+        batch_size=BatchSizes(trial.batch_size, tuple(fold.trainer.batch_size for fold in folds)),
+        micro_batch=micro_batch if micro_batch and any(micro_batch < fold.at_once for fold in folds) else None,
+        seeds=Seeds(seed, point, tuple(fold.trainer.seed for fold in folds)),
+        features_sha256=source.sha256,
+        arithmetic=arithmetic(trial.training_precision),
+        threads=Threads(KERNEL_THREADS, threads),
+        device=describe_device(),
+        host=platform.node(),
+        versions=versions(),
+        seconds=round(time.monotonic() - started, 3),
     )
+    films = np.array(development.content, dtype="U64")
+    return CrossValidation(report, OutOfFold(films, development.folds, development.labels, best.scores))
 
 
 def fold_seed(seed: int, point: int, fold: int) -> int:
@@ -264,8 +235,10 @@ class _Best:
             self.scores[fold.validation] = fold.scores
 
 
-def _metrics(development: DevelopmentSet, scores: np.ndarray) -> dict[str, Any]:
-    """Return the folds' metrics of the scores and of the view-only baseline, and the labels left out of each fold's."""
+def _metrics(
+    development: DevelopmentSet, scores: np.ndarray
+) -> tuple[Scores, Scores, AveragePrecisions, tuple[tuple[str, ...], ...]]:
+    """Return the scores' numbers, the view-only baseline's, tied and untied, and the labels left out of each fold's."""
     views = np.asarray(development.views)
     model, baseline, untied, left_out = [], [], [], []
     for fold in np.unique(development.folds):
@@ -275,10 +248,10 @@ def _metrics(development: DevelopmentSet, scores: np.ndarray) -> dict[str, Any]:
         model.append(summarise(labels, scores[inside], development.cortices))
         baseline.append(summarise(labels, trivial, development.cortices))
         untied.append(summarise_untied(labels, trivial))
-        left_out.append(labels_without_positives(labels))
-    return {
-        **summarise_folds(model),
-        "baseline_view_only": summarise_folds(baseline),
-        "baseline_view_only_untied": summarise_folds(untied),
-        "labels_left_out": left_out,
-    }
+        left_out.append(tuple(labels_without_positives(labels)))
+    return (
+        Scores.over_folds(model),
+        Scores.over_folds(baseline),
+        AveragePrecisions.over_folds(untied),
+        tuple(left_out),
+    )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rust_optuna.config import BackboneConfiguration
+from rust_optuna.config import BackboneConfiguration, StudyConfiguration
 from rust_optuna.errors import ConfigurationError, RustOptunaError
 from rust_optuna.fleet import service as fleet
 from rust_optuna.fleet.commands import features_build, program
@@ -33,7 +33,6 @@ from rust_optuna.storage.artifacts import check_writable
 from rust_optuna.storage.database import Database, create_database
 from rust_optuna.storage.site import Site
 from rust_optuna.storage.states import StudyState
-from rust_optuna.study_file import read_study_file
 
 
 @dataclass
@@ -52,7 +51,7 @@ class Listener:
 
 
 def search(
-    files: Sequence[Path],
+    configurations: Sequence[StudyConfiguration],
     site: Site,
     choice: DeviceChoice = DeviceChoice(),  # noqa: B008 (frozen)
     listener: Listener | None = None,
@@ -66,7 +65,7 @@ def search(
     Whatever stops it (an interrupt, a crash, power), the same call goes on where it stopped.
 
     Args:
-        files: study files, in order.
+        configurations: the studies, in order.
         site: where everything lies; the database is made where it is missing.
         choice: on which devices the workers run.
         listener: told how it goes.
@@ -82,7 +81,6 @@ def search(
         KeyboardInterrupt: passed on, once the workers are stopped and their points given back.
     """
     listener = listener or Listener()
-    configurations = [read_study_file(path) for path in files]
     # Of the later ones too: they are prepared only once the first has been run, hours from now.
     for configuration in configurations:
         if problems := missing_files(configuration, site.home):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from rust_optuna.config import Range, StudyConfiguration, StudyKind
 from rust_optuna.errors import StudyError
-from rust_optuna.search.results import best_point
-from rust_optuna.search.studies import Study, load_studies
+from rust_optuna.learn.fold_report import FoldReport
+from rust_optuna.search.results import best_point, complete_rows
+from rust_optuna.search.studies import Study
 from rust_optuna.storage.database import Database
 
 SUFFIX = "-evaluation"
@@ -48,7 +51,7 @@ def evaluation_of(database: Database, study: Study, manifest: str, *, folds: int
     if study.stand_in:
         raise StudyError(f"{study.name} was run by {study.stand_in}: there is no model to evaluate")
     best = best_point(database, study)
-    if best is None:
+    if best is None or best.report is None:
         raise StudyError(f"{study.name} has no complete point: there is nothing to evaluate")
     return StudyConfiguration(
         name=evaluation_name(study.name),
@@ -60,7 +63,7 @@ def evaluation_of(database: Database, study: Study, manifest: str, *, folds: int
             "repeat": Range("categorical", choices=tuple(range(seeds))),
             "fold": Range("categorical", choices=tuple(range(folds))),
         },
-        fixed={"epochs": int(best.result["epoch"])},
+        fixed={"epochs": best.report.epoch},
         from_best_of=study.name,
         folds=folds,
         seed=fresh_seed(study.configuration.seed),
@@ -86,6 +89,26 @@ def study_to_evaluate(studies: Sequence[Study]) -> Study:
     return next(study for study in searches if study.name == last[0])
 
 
-def evaluations(database: Database) -> list[Study]:
-    """Return the studies that evaluate others, oldest first."""
-    return [study for study in load_studies(database) if study.configuration.kind != StudyKind.SEARCH]
+@dataclass(frozen=True)
+class FoldPoint:
+    """A fold of a final model that a worker has trained.
+
+    Args:
+        repeat: which of the training seeds.
+        fold: the fold whose films its head did not see.
+        report: every number kept of it.
+    """
+
+    repeat: int
+    fold: int
+    report: FoldReport
+
+
+def fold_points(database: Database, study: Study) -> list[FoldPoint]:
+    """Return the trained folds of an evaluation, by training seed and fold."""
+    rows = database.transact(lambda connection: connection.execute(complete_rows(study)).all())
+    points = []
+    for row in rows:
+        parameters = json.loads(row.parameters)
+        points.append(FoldPoint(parameters["repeat"], parameters["fold"], FoldReport.from_json(json.loads(row.result))))
+    return sorted(points, key=lambda point: (point.repeat, point.fold))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from rust_optuna.config import plain_values
 from rust_optuna.data.metrics import deviation, lift
+from rust_optuna.data.scores import AveragePrecisions
 from rust_optuna.errors import StudyError
+from rust_optuna.learn.trial_report import TrialReport
 from rust_optuna.paths import atomic_write
-from rust_optuna.search.results import Point, complete_points
+from rust_optuna.search.results import complete_points
 from rust_optuna.search.studies import load_study
 from rust_optuna.storage.artifacts import ArtifactStore, download
 from rust_optuna.storage.database import Database
@@ -21,6 +22,8 @@ STUDY = "study"
 """The column that says whose export a table is."""
 NUMBERS = ("average_precision_16", "roc_auc_macro", "roc_auc_micro", "precision", "recall")
 UNTIED = ("average_precision", "average_precision_16")
+BASELINE, UNTIED_BASELINE = "baseline_view_only_", "baseline_view_only_untied_"
+"""What the columns of the two baselines begin with."""
 SPREADS = ("deviation", "deviation_16", "lift_16", "lift_16_standard_error")
 """Over folds: sample deviations of average precision, over 18 labels and over the 16 subscores; and the lift over the
 view-only baseline with its ties broken at random."""
@@ -51,17 +54,19 @@ def export_study(database: Database, name: str, store: ArtifactStore, folder: Pa
     keys = [*study.configuration.search_space, *same]
     folds = study.configuration.folds
     header = ["number", "point", "value", "epoch", *keys, *(f"fold_{fold}" for fold in range(folds)), *NUMBERS]
-    header += [f"baseline_view_only_{key}" for key in ("average_precision", *NUMBERS)]
-    header += [*(f"baseline_view_only_untied_{key}" for key in UNTIED), *SPREADS]
+    header += [f"{BASELINE}{key}" for key in ("average_precision", *NUMBERS)]
+    header += [*(f"{UNTIED_BASELINE}{key}" for key in UNTIED), *SPREADS]
     header += ["diverged", "seconds", "worker", "arithmetic", "objective", STUDY]
     table = folder / TABLE
     with atomic_write(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        objective = (study.runtime or {}).get("objective")
+        writer = csv.DictWriter(file, header, lineterminator="\n")
+        writer.writeheader()
         for point in points:
-            values = {**same, **point.parameters}
-            writer.writerow([*_row(point, [values[key] for key in keys], folds), objective, name])
+            # What a stand-in does not report stays empty.
+            reported = _reported(point.report) if point.report else {}
+            ran = {"number": point.trial, "point": point.number, "value": point.value, **same, **point.parameters}
+            by = {"seconds": round(point.seconds, 3), "worker": point.worker, "objective": study.objective}
+            writer.writerow({**ran, **reported, **by, STUDY: name})
     for left in stale:
         (folder / left).unlink(missing_ok=True)
     return table, len(points)
@@ -101,30 +106,23 @@ def _earlier_scores(table: Path, name: str) -> set[str]:
     return scores
 
 
-def _row(point: Point, values: Sequence[object], folds: int) -> list[object]:
-    result = point.result
-    baseline, untied = result.get("baseline_view_only", {}), result.get("baseline_view_only_untied", {})
-    return [
-        point.trial,
-        point.number,
-        point.value,
-        result.get("epoch"),
-        *values,
-        *result.get("fold_values", [None] * folds),
-        *(result.get(key) for key in NUMBERS),
-        *(baseline.get(key) for key in ("average_precision", *NUMBERS)),
-        *(untied.get(key) for key in UNTIED),
-        *_spreads(result, untied),
-        result.get("diverged"),
-        round(point.seconds, 3),
-        point.worker,
-        result.get("arithmetic"),
-    ]
+def _reported(report: TrialReport) -> dict[str, object]:
+    """Return the cells of a trial's report by column."""
+    scores, untied = report.scores, report.untied_baseline
+    of_16 = scores.average_precision_16.folds
+    over = lift(of_16, untied.average_precision_16.folds) if untied else None
+    return {
+        "epoch": report.epoch,
+        **{f"fold_{fold}": value for fold, value in enumerate(report.fold_values)},
+        **_means(scores, NUMBERS),
+        **_means(report.baseline, ("average_precision", *NUMBERS), BASELINE),
+        **(_means(untied, UNTIED, UNTIED_BASELINE) if untied else {}),
+        **dict(zip(SPREADS, (deviation(report.fold_values), deviation(of_16), *(over or (None, None))), strict=True)),
+        "diverged": report.diverged,
+        "arithmetic": report.arithmetic,
+    }
 
 
-def _spreads(result: Mapping[str, Any], untied: Mapping[str, Any]) -> list[float | None]:
-    """Return the `SPREADS`."""
-    of_18 = result.get("fold_values", [])
-    of_16 = result.get("folds", {}).get("average_precision_16", [])
-    of_baseline = untied.get("folds", {}).get("average_precision_16", [None] * len(of_16))
-    return [deviation(of_18), deviation(of_16), *(lift(of_16, of_baseline) or (None, None))]
+def _means(scores: AveragePrecisions, names: Sequence[str], prefix: str = "") -> dict[str, float | None]:
+    """Return the means of some numbers by column."""
+    return {f"{prefix}{name}": getattr(scores, name).mean for name in names}

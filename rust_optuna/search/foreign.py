@@ -8,7 +8,6 @@ to say so. Read by plain SQL: commands that only read do not load Optuna.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,16 +65,16 @@ class ForeignTrials:
         """Return it as a part of what ``status --json`` and ``best --json`` print."""
         return {"finished_by_others": self.finished, "optunas_best": self.best.as_json() if self.best else None}
 
-
-def foreign_words(document: Mapping[str, Any]) -> str | None:
-    """Say what ``ForeignTrials.as_json`` holds in one sentence without its stop, or None for nothing."""
-    finished, best = document["finished_by_others"], document["optunas_best"]
-    if not finished:
-        return None
-    words = f"{finished} of its trials in Optuna {'was' if finished == 1 else 'were'} finished by somebody else"
-    if best:
-        words += f"; the best that Optuna shows, trial {best['number']} ({best['value']}), is not this study's best"
-    return words
+    def words(self) -> str | None:
+        """Say it in one sentence without its stop, or None for nothing."""
+        if not self.finished:
+            return None
+        count = f"{self.finished} of its trials in Optuna {'was' if self.finished == 1 else 'were'}"
+        words = f"{count} finished by somebody else"
+        if self.best:
+            best = f"trial {self.best.number} ({self.best.value})"
+            words += f"; the best that Optuna shows, {best}, is not this study's best"
+        return words
 
 
 def foreign_trials(database: Database, name: str, key: StudyKey) -> ForeignTrials:

@@ -16,6 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rust_optuna.errors import LeaseLostError
+from rust_optuna.learn.fold_report import FoldReport
+from rust_optuna.learn.trial_report import TrialReport
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.states import UNFINISHED, AttemptState, FaultKind, PointState, StudyState
 from rust_optuna.storage.tables import StudyKey, attempt, database_now, point, study, worker
@@ -153,9 +155,9 @@ class Ledger:
             raise LeaseLostError(f"Point {claim.number} of {claim.study} is no longer this worker's")
 
     def finish(
-        self, claim: Claim, outcome: str, value: float | None, result: Mapping[str, Any] | None, artifact: str | None
+        self, claim: Claim, outcome: str, value: float | None, report: TrialReport | FoldReport | None, artifact: str | None
     ) -> None:
-        """End a point for good, ``complete`` or ``pruned``, with its value and result.
+        """End a point for good, ``complete`` or ``pruned``, with its value and report.
 
         Raises:
             LeaseLostError: the point is no longer this worker's; nothing was written.
@@ -168,9 +170,9 @@ class Ledger:
             if held.rowcount != 1:
                 # A commit whose answer was lost is repeated: then the attempt stands ended as it should.
                 return connection.execute(_outcome(claim)).scalar() == outcome
-            text = None if result is None else json.dumps(result)
-            values = {"outcome": outcome, "ended_at": database_now(), "result": text, "artifact": artifact}
-            values["arithmetic"] = (result or {}).get("arithmetic")
+            values = {"outcome": outcome, "ended_at": database_now(), "artifact": artifact}
+            if report is not None:
+                values |= {"result": json.dumps(report.as_json()), "arithmetic": report.arithmetic}
             connection.execute(attempt.update().where(_attempt_of(claim)).values(**values))
             _close(connection, claim.study_id)
             return True

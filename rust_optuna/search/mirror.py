@@ -155,7 +155,7 @@ class Mirror:
             number: the trial's number.
             outcome: the attempt's outcome in the ledger.
             value: its value where the outcome has one.
-            result: the trial's ``result`` attribute.
+            result: the trial's ``result`` attribute: the JSON of its report, as the ledger keeps it.
         """
         self._patiently(lambda: self._tell(number, outcome, value, result))
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rust_optuna.config import plain
-from rust_optuna.search.foreign import foreign_words
-from rust_optuna.search.results import Status, arithmetic_words
+from rust_optuna.search.results import Status
 
 if TYPE_CHECKING:
     import optuna
@@ -22,7 +21,7 @@ longer than all else that a worker does in the end."""
 
 def note_of(status: Status) -> str:
     """Return the note of a study, in Markdown."""
-    study, document = status.study, status.as_json()
+    study, caveats = status.study, status.caveats
     configuration, source = study.configuration, study.source
     lines = [f"{configuration.folds} folds, seed {configuration.seed}"]
     if study.stand_in:
@@ -35,11 +34,11 @@ def note_of(status: Status) -> str:
     if study.own_values:
         lines.append(f"model: {_listed(study.own_values)}")
     lines += [f"**the best trial**: {words}" for words in status.best_words]
-    if status.stale:
-        lines.append(f"**stale**: the best of {document['source']} is no longer the one it was created from")
-    if words := foreign_words(document):
+    if source is not None and caveats.stale:
+        lines.append(f"**stale**: the best of {source.study} is no longer the one it was created from")
+    if words := caveats.foreign.words():
         lines.append(f"**{words}**: `rust-optuna best {study.name}` shows the study's own")
-    if words := arithmetic_words(document):
+    if words := caveats.arithmetic_words():
         lines.append(words)
     head = [HEADING, "", "*(written by rust_optuna; notes of your own go above)*", ""]
     return "\n".join(head + [f"- {line}" for line in lines])

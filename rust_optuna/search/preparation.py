@@ -370,7 +370,6 @@ def _best_of(database: Database | None, configuration: StudyConfiguration) -> _B
 
 def _inherit(configuration: StudyConfiguration, best: _Best) -> Inheritance:
     """Return what a study takes of the best point of another, its differences left out."""
-    runtime = best.study.runtime or {}
     return Inheritance(
         study=best.study.name,
         trial=best.point.trial,
@@ -379,7 +378,7 @@ def _inherit(configuration: StudyConfiguration, best: _Best) -> Inheritance:
         values=inherited_values(configuration, best.settings),
         folds=best.settings.folds if "folds" in configuration.left_open else None,
         seed=best.settings.seed if "seed" in configuration.left_open else None,
-        objective=runtime.get("objective"),
+        objective=best.study.objective,
     )
 
 

@@ -60,10 +60,14 @@ class Study:
         return StudyKey(self.id, self.created_at)
 
     @property
+    def objective(self) -> str | None:
+        """What computed this study's values; None before a worker came."""
+        return None if self.runtime is None else self.runtime["objective"]
+
+    @property
     def stand_in(self) -> str | None:
         """The stand-in objective that computed this study's values, None for the real one."""
-        objective = str((self.runtime or {}).get("objective", ""))
-        return objective if objective.startswith("STAND-IN") else None
+        return self.objective if self.objective and self.objective.startswith("STAND-IN") else None
 
     @property
     def inherited(self) -> Mapping[str, Value]:

@@ -23,7 +23,7 @@ from rust_optuna.errors import StorageError, StorageValueError
 from rust_optuna.permissions import lack
 from rust_optuna.storage import sqlite_files, tables
 from rust_optuna.storage.encodings import holds_unicode
-from rust_optuna.storage.outages import denies, first_line, passes
+from rust_optuna.storage.outages import denies_statement, first_line, may_pass
 from rust_optuna.storage.refusal import check_file_system
 from rust_optuna.storage.sqlite_files import BUSY_SECONDS
 from rust_optuna.storage.url import hide_passwords
@@ -145,7 +145,9 @@ class SQLite(Backend):
 
     def check_permission(self, *, write: bool) -> None:
         """Check that the file can be read and, with ``write``, written or made."""
-        if message := lack(self.path, write=False) or (sqlite_files.lack_to_write(self.path) if write else None):
+        if message := lack(self.path, write=False) or (
+            sqlite_files.missing_write_permission(self.path) if write else None
+        ):
             raise StorageError(message)
 
     def engine_arguments(self) -> dict[str, Any]:
@@ -194,8 +196,8 @@ class SQLite(Backend):
 
     def missing_permission(self, error: BaseException) -> str | None:
         """Return a message about a file that this process may not write, if that may have caused SQLite's error."""
-        if not self.read_only and (denies(error) or passes(error)):
-            return sqlite_files.lack_to_write(self.path)
+        if not self.read_only and (denies_statement(error) or may_pass(error)):
+            return sqlite_files.missing_write_permission(self.path)
         return None
 
 
@@ -245,7 +247,7 @@ class Server(Backend):
 
     def missing_permission(self, error: BaseException) -> str | None:
         """Return a message about the statement that the user may not use; None for another error."""
-        if not denies(error):
+        if not denies_statement(error):
             return None
         return (
             f"{self} denies its user what this command does: {first_line(error)}. Reading needs SELECT on all tables "
@@ -343,7 +345,7 @@ class MariaDB(Server):
         known = inspect.signature(dialect.import_dbapi().connections.Connection.__init__).parameters
         if unknown := sorted(options.keys() - known.keys()):
             raise StorageValueError(
-                "The storage's URL has options, to be corrected or removed, that PyMySQL does not know: "
+                "The storage's URL has options that PyMySQL does not know; correct or remove them: "
                 + ", ".join(unknown)
             )
 

@@ -28,7 +28,7 @@ from rust_optuna.storage.backends import backend_of
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.outages import first_line
 from rust_optuna.storage.refusal import check_file_system
-from rust_optuna.storage.roster import at_work
+from rust_optuna.storage.roster import count_at_work
 from rust_optuna.storage.sqlite_files import BUSY_SECONDS
 
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
@@ -140,7 +140,7 @@ def _refuse_workers(url: URL) -> None:
         with _reading(url) as database:
             if database.version() is None:
                 return
-            count, seconds = at_work(database, HEARD_SECONDS)
+            count, seconds = count_at_work(database, HEARD_SECONDS)
     except StorageError:
         return  # no worker can use a database that cannot be read, and being unreadable is why it is restored
     if count:
@@ -201,12 +201,12 @@ def _version_in_sqlite(file: Path) -> int | None:
         try:
             damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if damage != "ok":
-                raise StorageError(f"{file} is damaged, use another backup: {damage}")
+                raise StorageError(f"{file} is damaged; use another backup: {damage}")
             return _first_number(connection.execute(f"SELECT version FROM {tables.schema.name}").fetchone())  # noqa: S608
         except sqlite3.OperationalError:
             return None
         except sqlite3.DatabaseError as error:
-            raise StorageError(f"{file} is damaged, use another backup: {error}") from error
+            raise StorageError(f"{file} is damaged; use another backup: {error}") from error
 
 
 def _version_in_dump(file: Path) -> int | None:

@@ -24,7 +24,7 @@ from rust_optuna.errors import MissingExtraError, NoDatabaseError, StorageError,
 from rust_optuna.processes import sleep_unless
 from rust_optuna.storage import migrations, tables
 from rust_optuna.storage.backends import backend_of
-from rust_optuna.storage.outages import first_line, is_missing, passes, refuses
+from rust_optuna.storage.outages import first_line, is_missing, may_pass, refuses_user
 from rust_optuna.storage.refusal import check_optuna
 from rust_optuna.storage.url import ESCAPE_HINT
 
@@ -78,7 +78,7 @@ class Database:
             ) from None
         except ValueError as error:
             raise StorageValueError(
-                f"The storage's URL has an option that cannot be used, correct or remove it: {error}"
+                f"The storage's URL has an option that cannot be used; correct or remove it: {error}"
             ) from None
         except ImportError as error:
             if self.backend.extra is None:
@@ -211,11 +211,11 @@ class Database:
             except Exception as error:
                 if is_missing(error):
                     raise StorageError(self.backend.missing_database()) from error
-                if refuses(error):
+                if refuses_user(error):
                     raise StorageError(f"{self} refuses its user: {first_line(error)}. {_REFUSED}") from error
                 if message := self.backend.missing_permission(error):
                     raise StorageError(message) from error
-                if not passes(error):
+                if not may_pass(error):
                     raise
                 late = time.monotonic() - began + wait > self.patience
                 if not late:

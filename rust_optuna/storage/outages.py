@@ -32,17 +32,22 @@ def database_errors() -> tuple[type[Exception], type[Exception]]:
     return optuna.exceptions.StorageInternalError, SQLAlchemyError
 
 
-def passes(error: BaseException) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Return whether a database's error may pass by itself, such as no connection, a deadlock or a full disk."""
     cause = _cause(error)
     if isinstance(cause, DBAPIError):
         # A statement after the one that broke the transaction raises InternalError.
         outage = isinstance(cause, OperationalError | InterfaceError | InternalError) or cause.connection_invalidated
-        return outage and not str(cause.orig).startswith("no such ") and not refuses(cause) and not denies(cause)
+        return (
+            outage
+            and not str(cause.orig).startswith("no such ")
+            and not refuses_user(cause)
+            and not denies_statement(cause)
+        )
     return isinstance(cause, PoolTimeoutError | PendingRollbackError)
 
 
-def refuses(error: BaseException) -> bool:
+def refuses_user(error: BaseException) -> bool:
     """Return whether the server refused to let the user in, for example for a wrong password."""
     orig = getattr(_cause(error), "orig", None)
     if orig is None:
@@ -53,7 +58,7 @@ def refuses(error: BaseException) -> bool:
     return by_code or by_message or orig.args[:1] in REFUSED_BY_MARIADB
 
 
-def denies(error: BaseException) -> bool:
+def denies_statement(error: BaseException) -> bool:
     """Return whether the database let its user in but did not permit the statement."""
     orig = getattr(_cause(error), "orig", None)
     if isinstance(orig, sqlite3.Error):

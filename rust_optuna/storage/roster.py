@@ -81,7 +81,7 @@ def any_serves(database: Database, worker_ids: Sequence[str]) -> bool:
     return database.transact(lambda connection: connection.execute(query).scalar_one() > 0)
 
 
-def at_work(database: Database, heard_seconds: float) -> tuple[int, float]:
+def count_at_work(database: Database, heard_seconds: float) -> tuple[int, float]:
     """Return how many workers seem to be at work, and after how many seconds none would if all of them were dead.
 
     A worker seems to be at work while it holds a point whose lease has not ended, or for ``heard_seconds`` after its

@@ -54,10 +54,10 @@ def make(path: Path) -> None:
 
 def may_write(path: Path) -> bool:
     """Return whether this process may write a database and the files that SQLite keeps beside it."""
-    return lack_to_write(path) is None
+    return missing_write_permission(path) is None
 
 
-def lack_to_write(path: Path) -> str | None:
+def missing_write_permission(path: Path) -> str | None:
     """Return a message about what keeps this process from writing or making a database; None if nothing does."""
     companions = [Path(name) for name in _companions(path) if os.path.exists(name)]
     messages = (lack(file, write=True) for file in (path, *companions, path.parent))

@@ -33,7 +33,7 @@ SCHEMA_VERSION = 4
 """The newest migration's number (`rust_optuna.storage.migrations`)."""
 
 HOLDS_UNICODE = "rust_optuna_holds_unicode"
-"""The attribute of an engine's dialect that holds whether its database can store every character."""
+"""The attribute of an engine's dialect that says whether its database can store every character."""
 
 
 class Words(TypeDecorator[str]):

@@ -21,7 +21,7 @@ from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.studies import load_studies
 from rust_optuna.storage.artifacts import ArtifactStore
 from rust_optuna.storage.database import Database
-from rust_optuna.storage.outages import denies
+from rust_optuna.storage.outages import denies_statement
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def _with_fresh_notes(inner: Application, database: Database) -> Application:
                     Mirror(database, study).write_note()
             # The page must be shown whatever fails here.
             except Exception as error:
-                if denies(error) or (error.__cause__ and denies(error.__cause__)):
+                if denies_statement(error) or (error.__cause__ and denies_statement(error.__cause__)):
                     may_write[0] = False  # the server lets this user only read
                     return
                 log.warning("The note of %s was not updated; the page shows the old one", study.name, exc_info=True)

@@ -17,7 +17,7 @@ from rust_optuna.search.ledger import FINISHED_ELSEWHERE, Claim, Ledger
 from rust_optuna.storage.artifacts import ArtifactStore, remove
 from rust_optuna.storage.outages import database_errors
 from rust_optuna.storage.states import AttemptState, FaultKind
-from rust_optuna.worker.deletion import log_deleted, was_deleted
+from rust_optuna.worker.deletion import caused_by_deletion, log_deleted
 from rust_optuna.worker.faults import Fault, classify
 from rust_optuna.worker.lease import LeaseKeeper
 from rust_optuna.worker.objective import Outcome
@@ -73,7 +73,7 @@ class Attempt:
                 trial = self._mirror.start(self.claim)
                 self._trial = trial.number
                 state, outcome = self._evaluate(trial, lease)
-                self._ledger.finish(self.claim, state, outcome.value, outcome.result, outcome.artifact)
+                self._ledger.finish(self.claim, state, outcome.value, outcome.report, outcome.artifact)
         except LeaseLostError as error:
             if outcome is not None and outcome.artifact is not None:
                 remove(self._store, [outcome.artifact])
@@ -120,7 +120,8 @@ class Attempt:
         if self._trial is None:
             return
         try:
-            self._mirror.tell(self._trial, state, outcome.value, outcome.result)
+            report = None if outcome.report is None else outcome.report.as_json()
+            self._mirror.tell(self._trial, state, outcome.value, report)
             self._ledger.mark_shown(self.claim.point_id, self.claim.attempt)
         except (RustOptunaError, *database_errors()) as error:
             name = type(error).__name__
@@ -151,7 +152,7 @@ class Attempt:
 
     def _study_was_deleted(self, error: BaseException) -> bool:
         """Return whether the deletion of the study ended the attempt, and log it if so."""
-        deleted = was_deleted(self._ledger.database, self.claim.study, self.claim.study_key, error)
+        deleted = caused_by_deletion(self._ledger.database, self.claim.study, self.claim.study_key, error)
         if deleted:
             log_deleted(self.claim.study)
         return deleted

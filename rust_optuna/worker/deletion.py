@@ -16,7 +16,7 @@ from rust_optuna.worker.stopping import StopRequestedError
 log = logging.getLogger(__name__)
 
 
-def was_deleted(database: Database, name: str, key: StudyKey, error: BaseException) -> bool:
+def caused_by_deletion(database: Database, name: str, key: StudyKey, error: BaseException) -> bool:
     """Return whether the deletion of a study caused an error in the work for it.
 
     The database is not asked if the error itself shows another cause: a request to stop, or a database that is away.

@@ -11,6 +11,7 @@ import optuna
 from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.cross_validation import fold_seed
 from rust_optuna.learn.fitting import FittedFold, fit_fold, save_fold
+from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.learn.runtime import describe_device, versions
 from rust_optuna.learn.weights import weights_identity
 from rust_optuna.search.ledger import Claim
@@ -51,20 +52,20 @@ class FoldObjective(CrossValidationObjective):
         trained = int((self.development.folds != fold).sum())
         fitted = self._micro_batch.run(run, min(configuration.batch_size, trained))
         artifact = self._upload(functools.partial(save_fold, result=fitted), claim, trial)
-        report = {
-            "epoch": configuration.epochs,
-            "value": fitted.value,
-            "curve": list(fitted.curve),
-            "micro_batch": used[-1],
-            "seeds": {"study": self.study.configuration.seed, "point": repeat, "folds": [seed]},
-            "head_sha256": fitted.head.sha256,
-            "features_sha256": source.sha256,
-            "arithmetic": arithmetic(configuration.training_precision),
-            "device": describe_device(),
-            "host": platform.node(),
-            "versions": versions(),
-            "seconds": round(time.monotonic() - started, 3),
-            "weights": weights_identity(configuration.backbone),
-            "artifact": artifact,
-        }
+        report = FoldReport(
+            epoch=configuration.epochs,
+            value=fitted.value,
+            curve=fitted.curve,
+            seed=seed,
+            head_sha256=fitted.head.sha256,
+            features_sha256=source.sha256,
+            arithmetic=arithmetic(configuration.training_precision),
+            device=describe_device(),
+            host=platform.node(),
+            versions=versions(),
+            seconds=round(time.monotonic() - started, 3),
+            weights=weights_identity(configuration.backbone),
+            artifact=artifact,
+            micro_batch=used[-1],
+        )
         return Outcome(fitted.value, report, artifact)

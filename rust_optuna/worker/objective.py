@@ -8,7 +8,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +26,8 @@ from rust_optuna.learn.extraction import Extractor, extraction_identity, extract
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.runtime import training_versions
 from rust_optuna.learn.sources import CachedFeatures, FeatureSource, LiveFeatures
+from rust_optuna.learn.fold_report import FoldReport
+from rust_optuna.learn.trial_report import TrialReport
 from rust_optuna.learn.weights import weights_identity, weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search.ledger import Claim
@@ -46,12 +48,12 @@ class Outcome:
 
     Args:
         value: a finite number; None only for a trial that was pruned before its first intermediate value.
-        result: the details that are stored with the trial as one JSON attribute; None for a stand-in.
+        report: the report that is stored with the trial; None for a stand-in.
         artifact: the identifier of the stored out-of-fold scores; None for a stand-in.
     """
 
     value: float | None
-    result: dict[str, Any] | None = None
+    report: TrialReport | FoldReport | None = None
     artifact: str | None = None
 
 
@@ -189,8 +191,9 @@ class CrossValidationObjective:
         trained = len(self.development.folds) - int(validated.min())
         validation = self._micro_batch.run(run, min(configuration.batch_size, trained))
         artifact = self._upload(functools.partial(save_out_of_fold, result=validation), claim, trial)
-        result = {**validation.report(), "weights": weights_identity(configuration.backbone), "artifact": artifact}
-        return Outcome(validation.value, result, artifact)
+        weights = weights_identity(configuration.backbone)
+        report = replace(validation.report, weights=weights, artifact=artifact)
+        return Outcome(report.value, report, artifact)
 
     def _upload(self, save: Callable[[Path], None], claim: Claim, trial: optuna.Trial) -> str:
         """Store the file that ``save`` writes as an artifact of the Optuna trial; return the artifact's identifier."""

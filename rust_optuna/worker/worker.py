@@ -31,7 +31,7 @@ from rust_optuna.storage.outages import database_errors
 from rust_optuna.storage.states import FaultKind, StudyState
 from rust_optuna.storage.tables import StudyKey
 from rust_optuna.worker.attempt import Attempt
-from rust_optuna.worker.deletion import log_deleted, was_deleted
+from rust_optuna.worker.deletion import caused_by_deletion, log_deleted
 from rust_optuna.worker.faults import CircuitBreaker
 from rust_optuna.worker.folds import FoldObjective
 from rust_optuna.worker.lease import LAST_WORDS_SECONDS
@@ -235,7 +235,7 @@ class Worker:
                 try:
                     self._serving.add(study)
                 except Exception as error:
-                    if was_deleted(self.database, study.name, study.key, error):
+                    if caused_by_deletion(self.database, study.name, study.key, error):
                         log_deleted(study.name)
                         continue
                     # A database that is away comes back, and a deleted study is not served again.

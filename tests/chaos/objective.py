@@ -15,6 +15,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from rust_optuna.search.ledger import Claim
 from rust_optuna.worker.objective import OnEpoch, Outcome
 from tests.chaos.truth import Truth, truth_of
+from tests.reports import report
 
 NAME = "tests.chaos.objective:run"
 ARTIFACTS = "CHAOS_ARTIFACTS"
@@ -51,17 +52,17 @@ class ChaosObjective:
     def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, *_: Callable[[], None]) -> Outcome:
         """Run the point."""
         value, artifact = _run(trial, lambda value, epoch: on_epoch(epoch, value))
-        return Outcome(value, {"artifact": artifact}, artifact)
+        return Outcome(value, report(artifact=artifact), artifact)
 
 
-def _run(trial: optuna.Trial, report: Callable[[float, int], None]) -> tuple[float, str]:
+def _run(trial: optuna.Trial, on_epoch: Callable[[float, int], None]) -> tuple[float, str]:
     distributions = trial.distributions
     truth = truth_of({name: value for name, value in trial.params.items() if not distributions[name].single()})
     point, attempt = trial.user_attrs["point"], trial.user_attrs["attempt"]
     if truth.may_fail and (truth.end == "hole" or attempt == 1):
         # A letter: a worker takes errors that differ in their numbers only for the same, and stops at the third.
         raise NoLuckError(f"at point {chr(ord('A') + point)}")
-    _train(truth, report)
+    _train(truth, on_epoch)
     if truth.value is None:
         raise optuna.TrialPruned
     with tempfile.TemporaryDirectory() as folder:

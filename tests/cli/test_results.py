@@ -9,7 +9,7 @@ from rust_optuna.search.ledger import MAX_FAILURES, Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.results import status
 from tests.cli.test_main import invoke
-from tests.search.test_results import RESULT
+from tests.reports import flat, report, scores
 from tests.studies import claim_point, grid_document, make_study, make_worker, random_document, run_study, write_study
 
 
@@ -19,16 +19,16 @@ def run(database, home):
     return lambda *arguments: invoke("--home", home.root, "--storage", url, *arguments)
 
 
-def complete_one(database, study, value, result):
+def complete_one(database, study, value, reported):
     ledger = Ledger(database)
     claim = ledger.claim([study.id], "ann")
     Mirror(database, study).start(claim)
-    ledger.finish(claim, "complete", value, result, None)
+    ledger.finish(claim, "complete", value, reported, None)
 
 
 def test_status_counts_points(database, home, run):
     study = make_study(database, home, random_document(3))
-    complete_one(database, study, 0.75, RESULT)
+    complete_one(database, study, 0.75, report())
     Ledger(database).claim([study.id], "bob")
     (document,) = json.loads(run("status", "--json").output)
     counts = {name: document[name] for name in ("points", "complete", "pruned", "running", "waiting", "holes")}
@@ -125,7 +125,7 @@ def test_a_source_with_open_holes_is_refused_by_every_command(sqlite, home, comm
 
 def test_best_shows_parameters_value_spread_and_baseline(database, home, run):
     study = make_study(database, home, random_document(2))
-    complete_one(database, study, 0.7, RESULT)
+    complete_one(database, study, 0.7, report())
     text = run("best", "regime-1").output
     assert "regime-1: trial 0 (point 0), epoch 2" in text
     assert "batch_size = " in text
@@ -134,6 +134,18 @@ def test_best_shows_parameters_value_spread_and_baseline(database, home, run):
     assert "+0.2000 ± 0.0577" in text
     document = json.loads(run("best", "regime-1", "--json").output)
     assert (document["value"], document["epoch"], document["fold_values"]) == (0.7, 2, [0.6, 0.7, 0.8])
+
+
+def test_best_shows_what_an_earlier_version_reported(sqlite, home):
+    """It knew no baseline with its ties broken at random, so there is no lift."""
+    study = make_study(sqlite, home, random_document(2))
+    complete_one(sqlite, study, 0.7, report(untied_baseline=None))
+    where = ("--home", home.root, "--storage", sqlite.url.render_as_string())
+    done = invoke(*where, "best", "regime-1")
+    assert (done.exit_code, "lift" in done.output) == (0, False)
+    assert "16 subscores: 0.5000 ± 0.1000 (deviation over folds); view-only baseline 0.3000" in done.output
+    document = json.loads(invoke(*where, "best", "regime-1", "--json").output)
+    assert document["baseline_view_only_untied_fold_values_16"] is None
 
 
 def test_best_without_a_name_lists_every_study_that_has_one(database, home, run):
@@ -155,31 +167,29 @@ def test_stand_ins_are_shown_wherever_values_are(database, home, run):
         assert "STAND-IN tests.stand_ins:peak" in run(*command, "--json").output, command
 
 
-NO_BETTER = {
-    **RESULT,
-    "average_precision_16": 0.1764,
-    "folds": {"average_precision_16": [0.1764] * 3},
-}
+NO_BETTER = {"scores": scores(average_precision_16=flat(0.1764))}
 PAIR = "on the 16 subscores 0.1764 is no better than the view-only baseline's 0.3000 (ties broken at random)"
-DIVERGED = {**RESULT, "diverged_folds": [0, 2]}
+DIVERGED = {"diverged_folds": (0, 2)}
 
 
 @pytest.mark.parametrize(
-    ("result", "in_full", "in_short"),
+    ("reported", "in_full", "in_short"),
     [
         (NO_BETTER, f"{PAIR}: a model that sees nothing but", [PAIR]),
         (DIVERGED, "training diverged in 2 of its 3 folds: the loss", ["training diverged in 2 of its 3 folds"]),
-        ({**NO_BETTER, **{"diverged_folds": [1]}}, PAIR, ["training diverged in 1 of its 3 folds", PAIR]),
+        ({**NO_BETTER, "diverged_folds": (1,)}, PAIR, ["training diverged in 1 of its 3 folds", PAIR]),
         (
-            {**NO_BETTER, "curve": [0.7, 0.7]},
+            {**NO_BETTER, "curve": (0.7, 0.7)},
             "the same after each of its 2 epochs",
             [PAIR, "its value is the same after each of its 2 epochs"],
         ),
     ],
 )
-def test_a_best_trial_below_its_baseline_or_diverged_is_said_in_words(sqlite, home, result, in_full, in_short, capsys):
+def test_a_best_trial_below_its_baseline_or_diverged_is_said_in_words(
+    sqlite, home, reported, in_full, in_short, capsys
+):
     study = make_study(sqlite, home, random_document(2))
-    complete_one(sqlite, study, 0.7, result)
+    complete_one(sqlite, study, 0.7, report(**reported))
     where = ("--home", home.root, "--storage", sqlite.url.render_as_string())
     for command in (("status",), ("best",), ("best", "regime-1"), ("study", "show", "regime-1")):
         assert in_full in invoke(*where, *command).output
@@ -195,7 +205,7 @@ def test_a_best_trial_below_its_baseline_or_diverged_is_said_in_words(sqlite, ho
 
 def test_a_baseline_stands_beside_every_best_value_and_a_good_one_is_not_warned_of(sqlite, home, capsys):
     study = make_study(sqlite, home, random_document(2))
-    complete_one(sqlite, study, 0.7, RESULT)
+    complete_one(sqlite, study, 0.7, report())
     where = ("--home", home.root, "--storage", sqlite.url.render_as_string())
     header, row = invoke(*where, "status").output.splitlines()
     shown = dict(zip(header.split(), row.split(), strict=True))
@@ -212,7 +222,7 @@ def test_a_baseline_stands_beside_every_best_value_and_a_good_one_is_not_warned_
 
 def test_the_live_table_names_the_pair_that_speaks_against_a_best_trial(sqlite, home, capsys):
     study = make_study(sqlite, home, random_document(2))
-    complete_one(sqlite, study, 0.7, NO_BETTER)
+    complete_one(sqlite, study, 0.7, report(**NO_BETTER))
     table = LiveTable()
     table.show(status(sqlite, study, foreign=False))
     capsys.readouterr()

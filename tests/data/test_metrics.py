@@ -20,7 +20,6 @@ from rust_optuna.data.metrics import (
     precision_and_recall,
     roc_auc,
     summarise,
-    summarise_folds,
     summarise_untied,
     view_only_scores,
 )
@@ -163,28 +162,6 @@ def test_a_fold_is_summarised_as_scikit_learn_would():
     assert found["roc_auc_micro"] == pytest.approx(roc_auc_score(labels, scores, average="micro"))
 
 
-def test_folds_are_averaged_over_those_where_a_number_is_defined():
-    labels, scores = random_fold(2)
-    lateral_only = labels[:, 1] == 1
-    folds = [summarise(labels, scores, PUBLISHED)]
-    folds.append(summarise(labels[lateral_only], scores[lateral_only], PUBLISHED))
-    found = summarise_folds(folds)
-    assert found["folds"]["per_cortex"]["anterior"][1] is None
-    assert found["per_cortex"]["anterior"] == folds[0]["per_cortex"]["anterior"]
-    assert found["recall"] == pytest.approx((folds[0]["recall"] + folds[1]["recall"]) / 2)
-
-
-def test_the_mean_over_one_fold_is_that_fold():
-    fold = summarise(*random_fold(5), PUBLISHED)
-    found = summarise_folds([fold])
-    lists = found.pop("folds")
-    assert found == fold
-    assert lists == {
-        **{name: [value] for name, value in fold.items() if name != "per_cortex"},
-        "per_cortex": {cortex: [value] for cortex, value in fold["per_cortex"].items()},
-    }
-
-
 def test_labels_without_positives_are_named():
     labels, _ = random_fold(3)
     labels[:, LABELS.index("posterior_4")] = 0
@@ -221,7 +198,6 @@ def test_a_baselines_fold_is_summarised_with_its_ties_broken_at_random():
     assert found["average_precision"] == pytest.approx(np.nanmean(each))
     assert found["average_precision_16"] == pytest.approx(np.nanmean(each[2:]))
     assert found["average_precision"] > summarise(labels, tied, PUBLISHED)["average_precision"]
-    assert summarise_folds([found, found]) == {**found, "folds": {name: [value] * 2 for name, value in found.items()}}
 
 
 def test_lift_is_the_mean_of_the_folds_differences_with_its_standard_error():

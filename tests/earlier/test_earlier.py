@@ -3,14 +3,17 @@
 ``home.tar.xz`` was made by the commands of that version: ``search one.toml``, then ``study create two.toml``.
 """
 
+import contextlib
 import csv
 import json
+import sqlite3
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from rust_optuna.learn.arithmetic import arithmetic
+from rust_optuna.learn.trial_report import TrialReport
 from rust_optuna.paths import Home
 from tests.studies import run_command
 
@@ -52,6 +55,15 @@ def test_its_results_are_read(home):
     assert states == {"one": ("done", 3), "two": ("open", 0)}
     assert "3 trials" in run(home, "study", "export", "one", "exported")
     assert "from_best_of" in run(home, "study", "show", "two")
+
+
+def test_its_reports_are_the_documents_that_this_version_writes(home):
+    with contextlib.closing(sqlite3.connect(home.root / "storage" / "rust_optuna.db")) as connection:
+        stored = [json.loads(text) for (text,) in connection.execute("SELECT result FROM rust_optuna_attempt")]
+    assert len(stored) == 3
+    for document in stored:
+        again = TrialReport.from_json(document).as_json()
+        assert (again, list(again)) == (document, list(document))
 
 
 @pytest.mark.tensorflow

@@ -11,6 +11,7 @@ from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.manifest import LABELS
 from rust_optuna.learn.cross_validation import cross_validate, fold_seed, load_out_of_fold, save_out_of_fold
 from rust_optuna.learn.training import FoldTrainer
+from rust_optuna.learn.trial_report import BatchSizes
 from tests.learn.material import SHOWN, hashes, make_development, make_labels
 
 pytestmark = pytest.mark.tensorflow
@@ -29,12 +30,12 @@ def test_the_value_is_the_highest_point_of_the_mean_over_folds_curve(validate):
     reported = []
     began = time.monotonic()
     result = validate(on_epoch=lambda *given: reported.append(given), epochs=6, learning_rate=1e-2)
-    assert 0 < result.report()["seconds"] <= time.monotonic() - began + 0.001
-    assert reported == list(enumerate(result.curve, start=1))
-    assert len(result.curve) == 6
-    assert result.value == max(result.curve)
-    assert result.curve.index(result.value) == result.epoch - 1
-    assert np.mean(result.fold_values) == pytest.approx(result.value, abs=1e-15)
+    assert 0 < result.report.seconds <= time.monotonic() - began + 0.001
+    assert reported == list(enumerate(result.report.curve, start=1))
+    assert len(result.report.curve) == 6
+    assert result.report.value == max(result.report.curve)
+    assert result.report.curve.index(result.report.value) == result.report.epoch - 1
+    assert np.mean(result.report.fold_values) == pytest.approx(result.report.value, abs=1e-15)
 
 
 def test_what_is_raised_after_an_epoch_ends_the_trial_and_passes_through(validate):
@@ -56,9 +57,9 @@ def test_what_is_raised_after_an_epoch_ends_the_trial_and_passes_through(validat
 def test_every_number_can_be_recomputed_from_the_artifact_with_scikit_learn(validate, tmp_path):
     # Enough films that every fold has every label, as scikit-learn's averages need.
     result = validate(development=make_development(hashes(240)), learning_rate=1e-2)
-    assert result.report()["labels_left_out"] == [[], [], []]
+    assert result.report.labels_left_out == ((), (), ())
     save_out_of_fold(tmp_path / "out-of-fold.npz", result)
-    report = json.loads(json.dumps(result.report()))
+    report = json.loads(json.dumps(result.report.as_json()))
 
     kept = np.load(tmp_path / "out-of-fold.npz", allow_pickle=False)
     fold, labels, scores = kept["fold"], kept["labels"], kept["scores"]
@@ -96,7 +97,7 @@ def test_every_number_can_be_recomputed_from_the_artifact_with_scikit_learn(vali
 
 
 def test_the_report_is_small_json_and_complete(validate):
-    report = validate().report()
+    report = validate().report.as_json()
     assert len(json.dumps(report, allow_nan=False)) < 20_000
     assert {
         "epoch", "value", "curve", "fold_values", "average_precision_16", "per_cortex", "roc_auc_macro",
@@ -130,7 +131,7 @@ def test_scores_are_those_of_the_best_epoch(validate, development, random_source
             replace(trial, learning_rate=1e-2),
             fold_seed(1, 0, fold),
         )
-        for epoch in range(1, result.epoch + 1):
+        for epoch in range(1, result.report.epoch + 1):
             trainer.train_epoch(epoch)
         here = np.flatnonzero(development.folds == fold)
         np.testing.assert_array_equal(trainer.predict(here), result.out_of_fold.scores[here])
@@ -140,33 +141,33 @@ def test_the_same_point_gives_the_same_bits_after_another_trial(validate):
     first = validate()
     other = validate(point=1, batch_size=16, dropout_rate=0.1, learning_rate=1e-2)
     again = validate()
-    assert again.curve == first.curve
+    assert again.report.curve == first.report.curve
     np.testing.assert_array_equal(again.out_of_fold.scores, first.out_of_fold.scores)
-    assert other.curve != first.curve
-    assert validate(point=1).curve != first.curve
-    assert validate(seed=2).curve != first.curve
+    assert other.report.curve != first.report.curve
+    assert validate(point=1).report.curve != first.report.curve
+    assert validate(seed=2).report.curve != first.report.curve
 
 
 def test_both_batch_sizes_are_stored(validate, development):
-    training = [int((development.folds != fold).sum()) for fold in range(3)]
-    assert validate(batch_size=7).report()["batch_size"] == {"asked": 7, "trained": [7, 7, 7]}
-    assert validate(batch_size=2048).report()["batch_size"] == {"asked": 2048, "trained": training}
+    training = tuple(int((development.folds != fold).sum()) for fold in range(3))
+    assert validate(batch_size=7).report.batch_size == BatchSizes(7, (7, 7, 7))
+    assert validate(batch_size=2048).report.batch_size == BatchSizes(2048, training)
 
 
 @pytest.mark.parametrize("standardize", [False, True])
 def test_a_learning_rate_that_explodes_completes_with_finite_scores(validate, random_source, standardize):
     result = validate(learning_rate=1e30, epsilon=1e-8, epochs=4, source=random_source(), standardize=standardize)
-    assert result.diverged
-    assert len(result.curve) == 4
+    assert result.report.diverged
+    assert len(result.report.curve) == 4
     assert np.isfinite(result.out_of_fold.scores).all()
-    assert np.isfinite(result.curve).all()
-    json.dumps(result.report(), allow_nan=False)
+    assert np.isfinite(result.report.curve).all()
+    json.dumps(result.report.as_json(), allow_nan=False)
 
 
 def test_a_learning_rate_of_a_thousand_completes_with_finite_scores(validate):
     result = validate(learning_rate=1e3, epochs=4)
     assert np.isfinite(result.out_of_fold.scores).all()
-    assert np.isfinite(result.curve).all()
+    assert np.isfinite(result.report.curve).all()
 
 
 def test_a_fold_that_diverges_keeps_its_last_finite_scores_and_trains_no_more(validate, monkeypatch, development):
@@ -180,7 +181,7 @@ def test_a_fold_that_diverges_keeps_its_last_finite_scores_and_trains_no_more(va
     undisturbed = validate(epochs=1)
     monkeypatch.setattr(FoldTrainer, "train_epoch", diverging)
     result = validate(epochs=3)
-    assert result.diverged_folds == (1,)
+    assert result.report.diverged_folds == (1,)
     assert [epoch for seed, epoch in trained if seed == fold_seed(1, 0, 1)] == [1, 2]
     here = development.folds == 1
     np.testing.assert_array_equal(result.out_of_fold.scores[here], undisturbed.out_of_fold.scores[here])
@@ -199,7 +200,7 @@ def test_a_fold_whose_weights_alone_are_not_finite_has_diverged(validate, monkey
     undisturbed = validate(epochs=1)
     monkeypatch.setattr(FoldTrainer, "predict", breaking)
     result = validate(epochs=1)
-    assert (undisturbed.diverged_folds, result.diverged_folds) == ((), (1,))
+    assert (undisturbed.report.diverged_folds, result.report.diverged_folds) == ((), (1,))
     np.testing.assert_array_equal(result.out_of_fold.scores, undisturbed.out_of_fold.scores)
 
 
@@ -207,9 +208,9 @@ def test_without_any_finite_scores_a_fold_scores_the_prevalence(validate, monkey
     monkeypatch.setattr(FoldTrainer, "train_epoch", lambda self, epoch: math.inf)
     result = validate()
     assert (result.out_of_fold.scores == 0.5).all()
-    assert result.diverged_folds == (0, 1, 2)
-    assert result.epoch == 1
-    for fold, value in enumerate(result.fold_values):
+    assert result.report.diverged_folds == (0, 1, 2)
+    assert result.report.epoch == 1
+    for fold, value in enumerate(result.report.fold_values):
         labels = development.labels[development.folds == fold]
         prevalence = labels.mean(axis=0)
         assert value == pytest.approx(prevalence[prevalence > 0].mean())
@@ -219,9 +220,9 @@ def test_a_label_that_a_fold_lacks_is_left_out_there_and_named(validate, develop
     labels = development.labels.copy()
     labels[development.folds == 2, LABELS.index("posterior_4")] = 0
     thinned = DevelopmentSet(development.content, development.patients, development.views, labels, development.folds)
-    report = validate(development=thinned).report()
-    assert "posterior_4" in report["labels_left_out"][2]
-    assert "posterior_4" not in report["labels_left_out"][0]
+    left_out = validate(development=thinned).report.labels_left_out
+    assert "posterior_4" in left_out[2]
+    assert "posterior_4" not in left_out[0]
 
 
 def test_features_of_other_films_are_refused(validate, random_source):
@@ -246,6 +247,5 @@ def test_it_learns_what_features_tell_and_beats_the_baseline(validate):
     table += 0.1 * np.random.default_rng(0).standard_normal(table.shape).astype(np.float32)
     source = CachedFeatures(Features(table, "of no file"))
     result = validate(development=development, source=source, epochs=20, learning_rate=1e-2, hidden_units=(32,))
-    report = result.report()
-    assert report["average_precision_16"] > 0.9
-    assert report["baseline_view_only"]["average_precision_16"] < 0.4
+    assert result.report.scores.average_precision_16.mean > 0.9
+    assert result.report.baseline.average_precision_16.mean < 0.4

@@ -32,7 +32,7 @@ def trained(monkeypatch, development, trial):
         source = CachedFeatures(Features(table, hashlib.sha256(table.data).hexdigest()))
         settings = replace(trial, **changes)
         found = cross_validate(development, source, settings, seed=1, point=0, on_epoch=lambda *_: None)
-        return [folds[seed] for seed in found.summary["seeds"]["folds"]], found.out_of_fold.scores
+        return [folds[seed] for seed in found.report.seeds.folds], found.out_of_fold.scores
 
     return run
 

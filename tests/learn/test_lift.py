@@ -25,7 +25,7 @@ def test_the_lift_is_over_the_baseline_whose_ties_are_broken_at_random(random_so
     development = make_development(hashes(120))
     settings = replace(trial, epochs=1, batch_size=16)
     found = cross_validate(development, random_source(120), settings, seed=1, point=0, on_epoch=lambda *_: None)
-    report = found.report()
+    report = found.report
     save_out_of_fold(tmp_path / "scores.npz", found)
     kept = load_out_of_fold(tmp_path / "scores.npz")
     ours, tied, broken, generator = [], [], [], np.random.default_rng(0)
@@ -39,13 +39,13 @@ def test_the_lift_is_over_the_baseline_whose_ties_are_broken_at_random(random_so
         broken.append([precision(labels, frequencies + one) for one in noise])
     broken = np.array(broken)
     expected, spread = broken.mean(axis=1), broken.std(axis=1) / np.sqrt(DRAWS)
-    untied = report["baseline_view_only_untied"]["folds"]["average_precision_16"]
-    assert report["folds"]["average_precision_16"] == pytest.approx(ours, abs=1e-12)
-    assert report["baseline_view_only"]["folds"]["average_precision_16"] == pytest.approx(tied, abs=1e-12)
+    untied = report.untied_baseline.average_precision_16.folds
+    assert report.scores.average_precision_16.folds == pytest.approx(ours, abs=1e-12)
+    assert report.baseline.average_precision_16.folds == pytest.approx(tied, abs=1e-12)
     assert (np.abs(untied - expected) < 5 * spread).all()
     # By far more than chance leaves open, the tied baseline is another one.
     assert (expected - tied > 6 * spread).all()
 
     by_hand = np.subtract(ours, untied)
-    reported = lift(report["folds"]["average_precision_16"], untied)
+    reported = lift(report.scores.average_precision_16.folds, untied)
     assert reported == pytest.approx((by_hand.mean(), by_hand.std(ddof=1) / np.sqrt(3)), abs=1e-12)

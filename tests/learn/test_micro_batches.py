@@ -171,9 +171,9 @@ def test_a_trial_in_micro_batches_agrees_with_the_plain_one_within_the_noise_of_
         )
 
     plain, parts = curve(1), curve(1, micro=5)
-    assert (plain.report()["micro_batch"], parts.report()["micro_batch"]) == (None, 5)
-    seeds = np.std([curve(seed).value for seed in (1, 2, 3, 4)])
-    assert abs(parts.value - plain.value) < seeds
+    assert (plain.report.micro_batch, parts.report.micro_batch) == (None, 5)
+    seeds = np.std([curve(seed).report.value for seed in (1, 2, 3, 4)])
+    assert abs(parts.report.value - plain.report.value) < seeds
     assert np.abs(parts.out_of_fold.scores - plain.out_of_fold.scores).max() < 1e-3
 
 

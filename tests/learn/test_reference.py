@@ -107,7 +107,7 @@ def test_a_whole_trial_scores_as_keras_does_within_the_spread_of_seeds(random_so
     source = random_source(width=WIDTH)
 
     def value(seed):
-        return cross_validate(development, source, point, seed=seed, point=0, on_epoch=lambda *_: None).value
+        return cross_validate(development, source, point, seed=seed, point=0, on_epoch=lambda *_: None).report.value
 
     values = [value(seed) for seed in range(5)]
     assert abs(values[0] - keras_value(source, development, point, seed=0)) <= max(values) - min(values)

@@ -15,6 +15,7 @@ MUTATED = (
     "rust_optuna/learn/*.py",
     "rust_optuna/data/folds.py",
     "rust_optuna/data/metrics.py",
+    "rust_optuna/data/scores.py",
     "rust_optuna/data/split.py",
     "rust_optuna/search/ledger.py",
     "rust_optuna/worker/objective.py",
@@ -24,6 +25,7 @@ MUTATED = (
 TESTS: dict[str, tuple[str, ...]] = {
     "rust_optuna/data/folds.py": ("tests/data/test_folds.py", "tests/data/test_split.py"),
     "rust_optuna/data/metrics.py": ("tests/data/test_metrics.py",),
+    "rust_optuna/data/scores.py": ("tests/data/test_scores.py",),
     "rust_optuna/data/split.py": ("tests/data/test_split.py", "tests/data/test_patients.py"),
     "rust_optuna/learn/arithmetic.py": ("tests/learn/test_arithmetic.py",),
     "rust_optuna/learn/backbone.py": ("tests/learn/test_backbone.py", "tests/learn/test_extraction.py"),
@@ -73,6 +75,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/learn/test_reference.py",
         "tests/worker/test_trained_values.py",
     ),
+    "rust_optuna/learn/trial_report.py": ("tests/learn/test_trial_report.py",),
     "rust_optuna/learn/weights.py": ("tests/learn/test_backbone.py",),
     "rust_optuna/search/ledger.py": ("tests/search/test_ledger.py", "tests/search/test_mirror.py"),
     "rust_optuna/worker/objective.py": (

@@ -62,7 +62,7 @@ def run_way(home, url, commands):
         stored = home.root / "storage" / "artifacts" / point.artifact
         with np.load(io.BytesIO(stored.read_bytes()), allow_pickle=False) as kept:
             scores = kept["scores"].tobytes()
-        found[point.number] = (point.result["features_sha256"], point.value, scores)
+        found[point.number] = (point.report.features_sha256, point.value, scores)
     return found, points
 
 
@@ -80,8 +80,8 @@ def test_every_way_to_run_a_study_gives_the_same_bits(request, home, tmp_path):
         expected = expected or found
         assert found == expected, name
         for point in points:
-            assert point.result["threads"]["operation"] == 1
-            assert point.result["arithmetic"] == points[0].result["arithmetic"]
+            assert point.report.threads.operation == 1
+            assert point.report.arithmetic == points[0].report.arithmetic
 
 
 def set_up(**variables):

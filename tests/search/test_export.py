@@ -6,30 +6,28 @@ import numpy as np
 import pytest
 from optuna.artifacts import upload_artifact
 
+from rust_optuna.data.scores import AveragePrecisions, Score
 from rust_optuna.errors import DataError, StudyError
 from rust_optuna.search.creation import create_study
 from rust_optuna.search.export import export_study
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.storage.artifacts import open_store, remove
+from tests.reports import flat, report, scores
 from tests.s3 import BUCKET, keys
 from tests.studies import configuration, grid_document, make_study, points, random_document, run_command, run_study
 
 NUMBERS = {"average_precision_16": 0.5, "roc_auc_macro": 0.6, "roc_auc_micro": 0.7, "precision": 0.8, "recall": 0.9}
-RESULT = {
-    "epoch": 2,
-    "fold_values": [0.4, 0.5, 0.6],
-    **NUMBERS,
-    "folds": {"average_precision_16": [0.5, None, 0.7]},
-    "baseline_view_only": {"average_precision": 0.25, **{name: value / 10 for name, value in NUMBERS.items()}},
-    "baseline_view_only_untied": {
-        "average_precision": 0.2,
-        "average_precision_16": 0.15,
-        "folds": {"average_precision_16": [0.3, 0.1, 0.1]},
-    },
-    "diverged": False,
-    "arithmetic": "AVX2 1",
-}
+REPORT = report(
+    fold_values=(0.4, 0.5, 0.6),
+    scores=scores(
+        **{name: flat(value) for name, value in NUMBERS.items()}
+        | {"average_precision_16": Score(0.5, (0.5, None, 0.7))}
+    ),
+    baseline=scores(average_precision=flat(0.25), **{name: flat(value / 10) for name, value in NUMBERS.items()}),
+    untied_baseline=AveragePrecisions(flat(0.2), Score(0.15, (0.3, 0.1, 0.1))),
+    arithmetic="AVX2 1",
+)
 
 
 def with_scores(database, study, store, folder):
@@ -40,7 +38,7 @@ def with_scores(database, study, store, folder):
     path = folder / "scores.npz"
     np.savez(path, film=np.array(["a", "b"]), scores=np.eye(2))
     artifact = upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
-    ledger.finish(claim, "complete", 0.5, RESULT, artifact)
+    ledger.finish(claim, "complete", 0.5, REPORT, artifact)
     return artifact
 
 
@@ -80,7 +78,7 @@ def test_a_study_is_written_as_a_table_and_its_scores(database, home, store, stu
     ]
     assert (first["number"], first["point"], float(first["value"]), first["epoch"]) == ("0", "0", 0.5, "2")
     assert {(row["learning_rate"], row["epsilon"]) for row in (first, second)} == {("0.001", "1e-07")}
-    assert [float(first[f"fold_{fold}"]) for fold in range(3)] == RESULT["fold_values"]
+    assert [float(first[f"fold_{fold}"]) for fold in range(3)] == [0.4, 0.5, 0.6]
     assert {name: float(first[name]) for name in NUMBERS} == NUMBERS
     assert float(first["baseline_view_only_average_precision"]) == 0.25
     untied = [

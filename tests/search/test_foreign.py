@@ -11,11 +11,11 @@ from optuna.trial import TrialState
 
 from rust_optuna.config import KEYS
 from rust_optuna.search.creation import create_study
-from rust_optuna.search.foreign import ForeignTrials, OptunasBest, foreign_trials, foreign_words
+from rust_optuna.search.foreign import ForeignTrials, OptunasBest, foreign_trials
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.note import HEADING, note_of, write_note
-from rust_optuna.search.results import best_point, describe_best, status
+from rust_optuna.search.results import best_point, best_trial, status
 from rust_optuna.search.studies import load_study
 from tests.studies import (
     claim_point,
@@ -120,7 +120,7 @@ def test_our_own_trials_are_nobody_elses_however_they_end(database, home, monkey
     for number, outcome in ((0, "complete"), (1, "pruned")):
         claim = claim_point(ledger, study.id, number)
         mirror.start(claim)
-        ledger.finish(claim, outcome, 0.5, {}, None)
+        ledger.finish(claim, outcome, 0.5, None, None)
     ledger.fail(claim_point(ledger, study.id, 2), "no luck")
     ledger.release(claim_point(ledger, study.id, 3), "asked to stop")
     # The maker of the second attempt's trial dies before it notes it.
@@ -147,10 +147,10 @@ def test_a_waiting_trial_that_somebody_elses_optimize_took_is_told(database, hom
     best = best_point(database, study)
     assert best.value < 0.99
     assert optunas(database, study).best_value == 0.99
-    for document in (status(database, study).as_json(), describe_best(database, study)):
+    for document in (status(database, study).as_json(), best_trial(database, study).as_json()):
         assert document["finished_by_others"] == 1
         assert document["optunas_best"] == {"number": 0, "value": 0.99}
-    said = foreign_words(status(database, study).as_json())
+    said = status(database, study).caveats.foreign.words()
     assert said.startswith(
         "1 of its trials in Optuna was finished by somebody else; the best that Optuna shows, trial 0"
     )
@@ -163,7 +163,7 @@ def test_trials_that_somebody_else_added_are_told_and_hide_nothing_while_they_ar
         theirs.add_trial(optuna.create_trial(value=value))
     theirs.add_trial(optuna.create_trial(state=TrialState.FAIL))
     assert looked(database, study) == ForeignTrials(3, None)
-    assert "were finished by somebody else" in foreign_words(looked(database, study).as_json())
+    assert "were finished by somebody else" in looked(database, study).words()
     theirs.add_trial(optuna.create_trial(value=math.inf))
     assert looked(database, study) == ForeignTrials(4, OptunasBest(5, math.inf))
     json.dumps(status(database, study).as_json(), allow_nan=False)
@@ -176,8 +176,8 @@ def test_another_value_told_to_a_running_trial_is_told(database, home):
     trial = mirror.start(claim)
     optunas(database, study).tell(trial.number, 0.9)
     assert looked(database, study) == ForeignTrials(1, OptunasBest(trial.number, 0.9))
-    ledger.finish(claim, "complete", 0.4, {}, None)
-    mirror.tell(trial.number, "complete", 0.4, {})
+    ledger.finish(claim, "complete", 0.4, None, None)
+    mirror.tell(trial.number, "complete", 0.4, None)
     assert looked(database, study) == ForeignTrials(1, OptunasBest(trial.number, 0.9))
 
 

@@ -25,7 +25,10 @@ from rust_optuna.search.ledger import MAX_FAILURES, MAX_LOSSES, Claim, Ledger, a
 from rust_optuna.storage import tables
 from rust_optuna.storage.database import Database, open_database
 from rust_optuna.storage.url import parse_url
+from tests.reports import report
 from tests.studies import claim_point, end_leases
+
+REPORT = report()
 
 
 def enter_study(database, points, *, name="a-study", state="open", lease_seconds=60):
@@ -93,9 +96,9 @@ def test_nothing_is_left_to_claim_in_the_end(ledger, study):
 
 def test_a_finished_point_never_changes(database, ledger, study):
     claim = ledger.claim([study], "ann")
-    ledger.finish(claim, "complete", 0.7, {"epoch": 3}, "an-artifact")
+    ledger.finish(claim, "complete", 0.7, REPORT, "an-artifact")
     before = rows(database)[0], rows(database, tables.attempt)[0]
-    ledger.finish(claim, "complete", 0.7, {"epoch": 3}, "an-artifact")  # as after a lost answer
+    ledger.finish(claim, "complete", 0.7, REPORT, "an-artifact")  # as after a lost answer
     ledger.fail(claim, "late")
     ledger.release(claim, "later")
     ledger.abandon("ann", "latest")
@@ -108,7 +111,8 @@ def test_a_finished_point_never_changes(database, ledger, study):
             stale()
     assert (rows(database)[0], rows(database, tables.attempt)[0]) == before
     assert (before[0].state, before[0].value) == ("complete", 0.7)
-    assert (before[1].outcome, before[1].result, before[1].artifact) == ("complete", '{"epoch": 3}', "an-artifact")
+    assert (before[1].outcome, before[1].artifact) == ("complete", "an-artifact")
+    assert json.loads(before[1].result) == REPORT.as_json()
 
 
 def test_a_zombies_result_is_refused_once_its_lease_has_ended(database, ledger, study):
@@ -265,9 +269,9 @@ def test_whatever_an_error_says_its_end_is_recorded(database, ledger):
 
 
 def test_a_result_of_any_length_is_kept(database, ledger, study):
-    result = {"curve": [0.123456789] * 20_000}
-    ledger.finish(ledger.claim([study], "ann"), "complete", 0.5, result, None)
-    assert json.loads(rows(database, tables.attempt)[-1].result) == result
+    long = report(curve=(0.123456789,) * 20_000)
+    ledger.finish(ledger.claim([study], "ann"), "complete", 0.5, long, None)
+    assert json.loads(rows(database, tables.attempt)[-1].result) == long.as_json()
 
 
 def test_a_point_that_failed_waits_behind_those_that_did_not(ledger, study):

@@ -9,6 +9,7 @@ from rust_optuna.errors import LeaseLostError
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.storage.database import open_database
+from tests.reports import report
 from tests.studies import (
     Killed,
     assert_in_step,
@@ -21,6 +22,8 @@ from tests.studies import (
     random_document,
     shown,
 )
+
+REPORT = report()
 
 
 @pytest.fixture
@@ -54,16 +57,16 @@ def run_until(step, database, study, monkeypatch, worker="dead"):
     trial.report(0.4, 1)
     if step == "evaluated":
         return
-    ledger.finish(claim, "complete", 0.4, {"epoch": 1}, None)
+    ledger.finish(claim, "complete", 0.4, REPORT, None)
     if step == "finished":
         return
     if step == "half told":
         monkeypatch.setattr(mirror.storage, "set_trial_state_values", die)
         with pytest.raises(Killed):
-            mirror.tell(trial.number, "complete", 0.4, {"epoch": 1})
+            mirror.tell(trial.number, "complete", 0.4, REPORT.as_json())
         monkeypatch.undo()
         return
-    mirror.tell(trial.number, "complete", 0.4, {"epoch": 1})
+    mirror.tell(trial.number, "complete", 0.4, REPORT.as_json())
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
@@ -109,15 +112,14 @@ def test_the_result_is_shown_even_where_only_the_reconciler_tells_it(database, s
     Mirror(database, study).reconcile()
     trial = shown(database, study)[0]
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.4)
-    assert trial.user_attrs == {"point": 0, "attempt": 1, "result": {"epoch": 1}}
+    assert trial.user_attrs == {"point": 0, "attempt": 1, "result": REPORT.as_json()}
 
 
 def test_a_result_too_long_for_an_attribute_keeps_no_trial_from_its_end(database, study):
     mirror, ledger = Mirror(database, study), Ledger(database)
     claim = ledger.claim([study.id], "ann")
     trial = mirror.start(claim)
-    result = {"curve": [0.123456789] * 20_000}
-    ledger.finish(claim, "complete", 0.5, result, None)
+    ledger.finish(claim, "complete", 0.5, report(curve=(0.123456789,) * 20_000), None)
     mirror.reconcile()
     ended = shown(database, study)[trial.number]
     assert (ended.state, ended.value, "result" in ended.user_attrs) == (TrialState.COMPLETE, 0.5, False)

@@ -13,7 +13,7 @@ from rust_optuna.search.creation import create_study, delete_study
 from rust_optuna.search.inheritance import Difference, Inheritance
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.preparation import prepare
-from rust_optuna.search.results import describe_best, status
+from rust_optuna.search.results import best_trial, status
 from rust_optuna.search.studies import load_development, load_parameters, load_study
 from rust_optuna.storage import tables
 from rust_optuna.storage.artifacts import open_store
@@ -95,7 +95,7 @@ def test_what_the_file_names_is_its_own_even_where_it_is_the_default_and_is_list
         in second.notes
     )
     make_worker(sqlite, home).run([second.name])
-    assert describe_best(sqlite, load_study(sqlite, second.name))["differences"] == [difference]
+    assert best_trial(sqlite, load_study(sqlite, second.name)).as_json()["differences"] == [difference]
 
 
 def test_what_a_study_searches_is_no_difference(sqlite, home):

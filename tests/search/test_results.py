@@ -3,24 +3,12 @@ import pytest
 from rust_optuna.config import KEYS
 from rust_optuna.search.ledger import MAX_FAILURES, Ledger
 from rust_optuna.search.mirror import Mirror
-from rust_optuna.search.results import arithmetic_words, best_point, complete_points, describe_best, status
+from rust_optuna.search.results import best_point, best_trial, complete_points, status
 from rust_optuna.search.studies import load_study
+from tests.reports import report
 from tests.studies import claim_point, grid_document, make_study, random_document, run_study
 
-RESULT = {
-    "epoch": 2,
-    "fold_values": [0.6, 0.7, 0.8],
-    "average_precision_16": 0.5,
-    "folds": {"average_precision_16": [0.4, 0.5, 0.6]},
-    "baseline_view_only": {
-        "average_precision": 0.45,
-        "average_precision_16": 0.3,
-    },
-    "baseline_view_only_untied": {
-        "average_precision_16": 0.3,
-        "folds": {"average_precision_16": [0.3, 0.3, 0.3]},
-    },
-}
+REPORT = report()
 
 
 @pytest.fixture
@@ -28,10 +16,10 @@ def study(database, home):
     """Six points: two complete, one pruned, one hole, one running, one waiting."""
     study = make_study(database, home, random_document(6))
     ledger, mirror = Ledger(database), Mirror(database, study)
-    for outcome, value, result in [("complete", 0.6, {}), ("complete", 0.7, RESULT), ("pruned", 0.9, None)]:
+    for outcome, value, reported in [("complete", 0.6, None), ("complete", 0.7, REPORT), ("pruned", 0.9, None)]:
         claim = ledger.claim([study.id], "ann")
         mirror.start(claim)
-        ledger.finish(claim, outcome, value, result, f"artifact-{claim.number}")
+        ledger.finish(claim, outcome, value, reported, f"artifact-{claim.number}")
     for _ in range(MAX_FAILURES):
         ledger.fail(claim_point(ledger, study.id, 3, "bob"), "no luck")
     ledger.claim([study.id], "eve")
@@ -66,15 +54,16 @@ def test_kinds_of_arithmetic_are_counted_over_complete_points_and_mixed_ones_sai
     study = make_study(database, home, random_document(4))
     ledger = Ledger(database)
     for kind in ("AVX2 1", "AVX-512 2", "AVX2 1", None):
-        ledger.finish(ledger.claim([study.id], "ann"), "complete", 0.5, {"arithmetic": kind} if kind else None, None)
+        ledger.finish(ledger.claim([study.id], "ann"), "complete", 0.5, report(arithmetic=kind), None)
         if kind == "AVX2 1":
-            mixed = "AVX-512 2" in status(database, study).arithmetic
-            assert (arithmetic_words(status(database, study).as_json()) is not None) == mixed
+            mixed = "AVX-512 2" in status(database, study).caveats.arithmetic
+            assert (status(database, study).caveats.arithmetic_words() is not None) == mixed
     assert status(database, study).as_json()["arithmetic"] == {"AVX2 1": 2, "AVX-512 2": 1}
-    assert describe_best(database, study)["arithmetic"] == {"AVX2 1": 2, "AVX-512 2": 1}
-    assert describe_best(database, study)["computed_with"] == "AVX2 1"
+    best = best_trial(database, study)
+    assert best.as_json()["arithmetic"] == {"AVX2 1": 2, "AVX-512 2": 1}
+    assert best.as_json()["computed_with"] == "AVX2 1"
     words = "its values mix kinds of arithmetic, which round differently: 2 points by AVX2 1, 1 point by AVX-512 2"
-    assert arithmetic_words(describe_best(database, study)) == words
+    assert best.caveats.arithmetic_words() == words
 
 
 def test_a_pruned_point_is_never_the_best(database, study):
@@ -83,32 +72,40 @@ def test_a_pruned_point_is_never_the_best(database, study):
 
 def test_complete_points_come_in_order_with_all_that_is_kept(database, study):
     first, second = complete_points(database, study)
-    assert (first.number, first.trial, first.result, first.artifact) == (0, 0, {}, "artifact-0")
-    assert (second.number, second.value, second.result, second.worker) == (1, 0.7, RESULT, "ann")
+    assert (first.number, first.trial, first.report, first.artifact) == (0, 0, None, "artifact-0")
+    assert (second.number, second.value, second.report, second.worker) == (1, 0.7, REPORT, "ann")
     assert 0 <= second.seconds < 600
 
 
 def test_the_best_is_described_with_all_that_a_program_reads(database, study):
-    document = describe_best(database, study)
-    required = "study number point value epoch params fold_values baseline_view_only average_precision_16"
-    assert {*required.split(), "baseline_view_only_16", "weights"} <= set(document)
+    document = best_trial(database, study).as_json()
+    assert list(document) == [
+        *("study", "number", "point", "value", "epoch", "params", "fixed", "inherited", "model", "warnings"),
+        *("diverged_folds", "fold_values", "baseline_view_only", "average_precision_16", "fold_values_16"),
+        *("baseline_view_only_16", "baseline_view_only_untied_16", "baseline_view_only_untied_fold_values_16"),
+        *("weights", "computed_with", "stale", "source", "differences", "finished_by_others", "optunas_best"),
+        "arithmetic",
+    ]
     assert (document["study"], document["number"], document["point"], document["value"]) == ("regime-1", 1, 1, 0.7)
     assert (document["epoch"], document["fold_values"], document["weights"]) == (2, [0.6, 0.7, 0.8], "random")
     assert (document["baseline_view_only"], document["baseline_view_only_16"]) == (0.45, 0.3)
+    assert (document["average_precision_16"], document["fold_values_16"]) == (0.5, [0.4, 0.5, 0.6])
+    untied = "baseline_view_only_untied_16", "baseline_view_only_untied_fold_values_16"
+    assert [document[name] for name in untied] == [0.3, [0.3, 0.3, 0.3]]
     assert set(document["params"]) == {"batch_size", "dropout_rate"}
     assert "objective" not in document
 
 
 def test_nothing_is_described_while_nothing_is_complete(database, home):
     study = make_study(database, home)
-    assert describe_best(database, study) is None
+    assert best_trial(database, study) is None
     assert (status(database, study).best_value, complete_points(database, study)) == (None, [])
 
 
 def test_what_was_inherited_is_described_apart(sqlite, home):
     run_study(sqlite, home, random_document(2))
     second = run_study(sqlite, home, grid_document())
-    document = describe_best(sqlite, second)
+    document = best_trial(sqlite, second).as_json()
     assert set(document["params"]) == {"learning_rate", "epsilon"}
     given = ("params", "fixed", "inherited", "model")
     assert sum(len(document[title]) for title in given) == len(KEYS)
@@ -119,6 +116,6 @@ def test_what_was_inherited_is_described_apart(sqlite, home):
 
 def test_values_of_a_stand_in_are_marked(sqlite, home):
     study = run_study(sqlite, home, random_document(2))
-    for document in (describe_best(sqlite, study), status(sqlite, study).as_json()):
+    for document in (best_trial(sqlite, study).as_json(), status(sqlite, study).as_json()):
         assert document["objective"] == "STAND-IN tests.stand_ins:peak"
     assert load_study(sqlite, study.name).stand_in == "STAND-IN tests.stand_ins:peak"

@@ -18,6 +18,7 @@ from rust_optuna.storage.database import Database, open_database
 from rust_optuna.storage.url import parse_url
 from tests.cli.test_main import invoke
 from tests.conftest import BACKENDS, new_postgresql
+from tests.reports import report
 from tests.studies import (
     assert_each_once,
     assert_in_step,
@@ -66,8 +67,8 @@ def half_done(database, home):
     ledger, mirror = Ledger(database), Mirror(database, study)
     claim = ledger.claim([study.id], "ann")
     mirror.start(claim)
-    ledger.finish(claim, "complete", 0.5, {"epoch": 1}, None)
-    mirror.tell(0, "complete", 0.5, {"epoch": 1})
+    ledger.finish(claim, "complete", 0.5, report(epoch=1), None)
+    mirror.tell(0, "complete", 0.5, report(epoch=1).as_json())
     ledger.mark_shown(claim.point_id, 1)
     running = ledger.claim([study.id], "bob")
     mirror.start(running)

@@ -47,8 +47,8 @@ def main():
     with open("/proc/self/statm") as file:
         taken = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + SPARE, resource.RLIM_INFINITY))
-    report = MicroBatch().run(run, 6000).report()
-    print(report["micro_batch"], len(report["curve"]))
+    report = MicroBatch().run(run, 6000).report
+    print(report.micro_batch, len(report.curve))
 
 
 if __name__ == "__main__":

@@ -174,14 +174,14 @@ def test_micro_batches_give_the_curve_of_whole_batches(sqlite, study, worker, sm
 
     def curve(made):
         trial = Mirror(sqlite, study).shown.ask()
-        return made.stand_in(claim, trial, lambda epoch, value: said.append(epoch), lambda: None).result
+        return made.stand_in(claim, trial, lambda epoch, value: said.append(epoch), lambda: None).report
 
     plain = curve(whole)
     small_memory(4)
     parts = curve(worker())
-    assert (plain["micro_batch"], parts["micro_batch"]) == (None, 3)
-    assert parts["curve"] == pytest.approx(plain["curve"], abs=0.01)
-    assert parts["seeds"] == plain["seeds"]
+    assert (plain.micro_batch, parts.micro_batch) == (None, 3)
+    assert parts.curve == pytest.approx(plain.curve, abs=0.01)
+    assert parts.seeds == plain.seeds
     # Every epoch of every run is told of, so that a lease sees it advance.
     assert said == [1, 2, 3, 1, 1, 1, 2, 3]
 

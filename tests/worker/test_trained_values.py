@@ -226,7 +226,7 @@ def layers_have_the_units_asked_for(material, trial, values):
 
 
 def epochs_are_as_many(material, trial, values):
-    assert len(trial.curve) == len(trial.outcome.result["curve"]) == values["epochs"]
+    assert len(trial.curve) == len(trial.outcome.report.curve) == values["epochs"]
     for fold, calls in enumerate(trial.folds):
         films = int((trial.development.folds != fold).sum())
         assert sum(len(call.features) for call in calls) == values["epochs"] * films

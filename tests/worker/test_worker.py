@@ -41,6 +41,7 @@ from rust_optuna.worker.stopping import StopRequestedError, stop_on_signals
 from rust_optuna.worker.worker import Worker
 from tests import stand_ins
 from tests.chaos.proxy import Proxy
+from tests.reports import report
 from tests.studies import (
     REPOSITORY,
     assert_each_once,
@@ -84,7 +85,7 @@ class FakeObjective:
             self.between(epoch)
         if self.then is not None and self.only_at in (None, claim.number):
             raise self.then
-        return Outcome(max(self.values), {"epoch": 1})
+        return Outcome(max(self.values), report(epoch=1))
 
 
 def worker_with(database, home, objective):
