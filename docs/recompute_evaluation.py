@@ -102,7 +102,9 @@ def group_numbers(kept, which, columns):
     return {
         "films": int(which.sum()),
         "patients": len(set(kept["patients"][which])),
-        "average_precision": {"model": model, "view_only": view_only, "view_only_untied": untied},
+        "model": {"average_precision": model},
+        "view_only": {"average_precision": view_only},
+        "view_only_untied": {"average_precision": untied},
         "lift": None if model is None else model - untied,
     }
 
@@ -120,26 +122,23 @@ def by_label(kept, thresholds):
         scorer: [label_numbers(labels[:, c], kept[key][:, c], thresholds[scorer][c]) for c in range(18)]
         for scorer, key in SCORERS.items()
     }
-    micro = {s: micro_numbers(labels, kept[key], thresholds[s]) for s, key in SCORERS.items()}
-    names = each["model"][0]
     macro = {
-        start: {name: {s: mean([n[name] for n in of[start:]]) for s, of in each.items()} for name in names}
+        start: {s: {name: mean([n[name] for n in of[start:]]) for name in of[0]} for s, of in each.items()}
         for start in (0, 2)
     }
     whole = group_numbers(kept, np.ones(len(labels), dtype=bool), range(2, 18))
-    macro[2]["average_precision"]["view_only_untied"] = whole["average_precision"]["view_only_untied"]
     return {
         "by_label": {
             label: {
                 "positives": int(labels[:, c].sum()),
                 "prevalence": float(labels[:, c].mean()),
-                **{name: {s: of[c][name] for s, of in each.items()} for name in names},
+                **{s: of[c] for s, of in each.items()},
             }
             for c, label in enumerate(LABELS)
         },
         "macro_18": macro[0],
-        "macro_16": {**macro[2], "lift": whole["lift"]},
-        "micro": {name: {s: numbers[name] for s, numbers in micro.items()} for name in micro["model"]},
+        "macro_16": {**macro[2], **{name: whole[name] for name in ("view_only_untied", "lift")}},
+        "micro": {s: micro_numbers(labels, kept[key], thresholds[s]) for s, key in SCORERS.items()},
         "cortices": {
             cortex: group_numbers(kept, shown, range(2 + 4 * number, 6 + 4 * number))
             for number, (cortex, shown) in enumerate(shown_cortices(kept).items())
@@ -339,8 +338,8 @@ def two_intervals(kept, bootstrap):
     shifted = np.clip(precisions - precisions.mean() + value, 0, 1)
     recalls = np.array([r for _, r in found])
     return {
-        ("macro_16", "average_precision", "model"): np.percentile(shifted, (2.5, 97.5)).tolist(),
-        ("micro", "recall", "model"): np.percentile(recalls, (2.5, 97.5)).tolist(),
+        ("macro_16", "model", "average_precision"): np.percentile(shifted, (2.5, 97.5)).tolist(),
+        ("micro", "model", "recall"): np.percentile(recalls, (2.5, 97.5)).tolist(),
     }
 
 
