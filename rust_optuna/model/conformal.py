@@ -38,6 +38,8 @@ from rust_optuna.model.scored import UNREADABLE, ScoredFilms
 from rust_optuna.model.weighted import divide, mean_of_defined
 
 COVERAGE = 0.9
+FEWEST_PATIENTS = 9
+"""How many calibration patients a coverage of 90% needs: n/(n + 1) ≥ 0.9."""
 ROUNDING = 1e-9
 """Numbers that differ by less are equal but for rounding: a label at the very end of an interval is inside."""
 CLASS_NAMES = (*map(str, SUBSCORES), "unreadable")

@@ -21,6 +21,11 @@ class Scale(Enum):
         return cls.MODIFIED_RUST if (classes[classes != UNREADABLE] == len(SUBSCORES) - 1).any() else cls.RUST
 
     @property
+    def words(self) -> str:
+        """How people call it."""
+        return "modified RUST" if self is Scale.MODIFIED_RUST else "RUST"
+
+    @property
     def highest(self) -> int:
         """The highest subscore of a cortex."""
         return len(SUBSCORES) if self is Scale.MODIFIED_RUST else len(SUBSCORES) - 1
