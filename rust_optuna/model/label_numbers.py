@@ -73,14 +73,15 @@ def label_numbers(films: ScoredFilms, thresholds: Mapping[str, LabelThresholds],
         weights: (resamples, n), of `rust_optuna.model.bootstrap.patient_weights`.
 
     Returns:
-        - ``labels``: for each of `LABELS` its ``positives`` (films), ``prevalence`` and, for each scorer,
+        - ``by_label``: for each of `LABELS` its ``positives`` (films), its ``prevalence`` and, each by scorer,
           ``average_precision``, ``roc_auc``, ``precision`` and ``recall`` at 0.5, ``precision_at_threshold`` and
           ``recall_at_threshold``, ``brier``.
-        - ``macro_18`` and ``macro_16``: for each scorer the means of these over all labels and over the subscores.
-        - ``micro``: for each scorer ``roc_auc``, ``precision``, ``recall`` and the two at thresholds, all labels of all
-          films pooled: the numbers of the published study.
-        - ``subscores``: average precision over the 16 as `subgroups` gives it, with the lift; ``cortices``: the same
-          over the four subscores of each cortex, among the films whose view shows it, unreadable ones included.
+        - ``macro_18`` and ``macro_16``: the means of these over all labels and over the subscores, by scorer; the
+          latter with the baseline's ties broken at random and the lift, as `subgroups` has them.
+        - ``micro``: ``roc_auc``, ``precision``, ``recall`` and the two at thresholds, all labels of all films pooled,
+          by scorer: the numbers of the published study.
+        - ``cortices``: what `subgroups` gives of a group, over the four subscores of each cortex among the films whose
+          view shows it, unreadable ones included.
     """
     of_scorer = {
         name: _of_scorer(films.labels, scores, np.array(thresholds[name].values))
@@ -95,30 +96,32 @@ def label_numbers(films: ScoredFilms, thresholds: Mapping[str, LabelThresholds],
     overall = _average_precision(films, everywhere, SUBSCORE_LABELS)
 
     def statistics(weights: np.ndarray) -> dict[str, Any]:
-        found = {name: each(weights) for name, each in of_scorer.items()}
+        each = {scorer: numbers_of(weights) for scorer, numbers_of in of_scorer.items()}
+        metrics = _by_metric({scorer: of_labels for scorer, (of_labels, _) in each.items()})
         prevalence = divide(weights @ films.labels, weights.sum(axis=1, keepdims=True))
+        whole = overall(weights)
+        macro_16 = _macro(metrics, SUBSCORE_LABELS)
         return {
-            "labels": {
+            "by_label": {
                 label: {
                     "prevalence": prevalence[:, column],
-                    **{
-                        scorer: {name: values[:, column] for name, values in each["labels"].items()}
-                        for scorer, each in found.items()
-                    },
+                    **{m: {scorer: v[:, column] for scorer, v in of.items()} for m, of in metrics.items()},
                 }
                 for column, label in enumerate(LABELS)
             },
-            "macro_18": {scorer: _macro(each["labels"], slice(None)) for scorer, each in found.items()},
-            "macro_16": {scorer: _macro(each["labels"], SUBSCORE_LABELS) for scorer, each in found.items()},
-            "micro": {scorer: each["micro"] for scorer, each in found.items()},
-            "subscores": overall(weights),
+            "macro_18": _macro(metrics, slice(None)),
+            "macro_16": {
+                **macro_16,
+                "average_precision": {**macro_16["average_precision"], **whole["average_precision"]},
+                "lift": whole["lift"],
+            },
+            "micro": _by_metric({scorer: pooled for scorer, (_, pooled) in each.items()}),
             "cortices": {cortex: group(weights) for cortex, group in groups.items()},
         }
 
     numbers = estimates(statistics, weights)
     for label, positives in zip(LABELS, films.labels.sum(axis=0, dtype=int).tolist(), strict=True):
-        numbers["labels"][label] = {"positives": positives, **numbers["labels"][label]}
-    numbers["subscores"] = {**_size(films, everywhere), **numbers["subscores"]}
+        numbers["by_label"][label] = {"positives": positives, **numbers["by_label"][label]}
     for position, cortex in enumerate(CORTICES):
         if cortex in groups:
             numbers["cortices"][cortex] = {**_size(films, films.shown[:, position]), **numbers["cortices"][cortex]}
@@ -134,9 +137,9 @@ def subgroups(films: ScoredFilms, weights: np.ndarray) -> dict[str, Any]:
 
     Returns:
         for ``view``, ``films_of_visit`` (how many films the visit has) and, where it is known, ``source``: by the
-        group's name, its numbers of ``films`` and ``patients`` and the macro average precision of the ``model``, of the
-        baseline ``view_only``, of ``view_only_untied`` (the same with its ties broken at random: what a model reaches
-        that ranks at random within a view) and the ``lift``, which is the model's less that of ``view_only_untied``.
+        group's name, its numbers of ``films`` and ``patients``, the macro ``average_precision`` of the ``model``, of
+        the baseline ``view_only`` and of ``view_only_untied`` (the same with its ties broken at random: what a model
+        reaches that ranks at random within a view), and the ``lift``, the model's less that of ``view_only_untied``.
     """
     of_visit = Counter(films.visits)
     by = {
@@ -168,7 +171,7 @@ def words(numbers: Mapping[str, Any]) -> list[str]:
         numbers: of `label_numbers`, its estimates as JSON objects.
     """
     found = []
-    overall = numbers["subscores"]
+    overall = numbers["macro_16"]
     if _is_better(overall):
         cortices = [cortex for cortex, group in numbers["cortices"].items() if not _is_better(group)]
         if cortices:
@@ -178,7 +181,7 @@ def words(numbers: Mapping[str, Any]) -> list[str]:
             )
     else:
         found.append(_not_better(overall))
-    if absent := [label for label, each in numbers["labels"].items() if not each["positives"]]:
+    if absent := [label for label, each in numbers["by_label"].items() if not each["positives"]]:
         found.append(f"No film has {_listed(absent)}: macro averages leave such labels out.")
     return found
 
@@ -188,15 +191,15 @@ def _is_better(group: Mapping[str, Any]) -> bool:
 
 
 def _not_better(group: Mapping[str, Any]) -> str:
-    lift = group["lift"]
+    lift, precision = group["lift"], group["average_precision"]
     if lift["value"] is None:
         return "No film has a readable subscore, so nothing can be said of the model's average precision."
     worse = lift["high"] < 0
     return (
         f"The model is {'worse' if worse else 'not better'} than a baseline that sees only the view: over the 16 "
-        f"subscores its average precision is {group['model']['value']:.3f}, the baseline's "
-        f"{group['view_only_untied']['value']:.3f} (ties broken at random), and the 95% interval of the difference, "
-        f"{lift['low']:+.3f} to {lift['high']:+.3f}, {'lies below' if worse else 'reaches'} 0."
+        f"subscores its average precision is {precision['model']['value']:.3f}, the baseline's "
+        f"{precision['view_only_untied']['value']:.3f} (ties broken at random), and the 95% interval of the "
+        f"difference, {lift['low']:+.3f} to {lift['high']:+.3f}, {'lies below' if worse else 'reaches'} 0."
     )
 
 
@@ -215,8 +218,10 @@ def _highest_f1(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(ranked[last[np.argmax(2 * hits / (last + 1 + positives))]])
 
 
-def _of_scorer(labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray) -> Statistics:
-    """Return a function from weights to the numbers of one set of scores: ``labels`` (B, 18), ``micro`` (B,)."""
+def _of_scorer(
+    labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray
+) -> Callable[[np.ndarray], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Return a function from weights to the metrics of one set of scores: of each label (B, 18), and pooled (B,)."""
     rankings = [Ranking.of(*column) for column in zip(labels.T, scores.T, strict=True)]
     pooled = Ranking.of(labels.ravel(), scores.ravel())
     # Each entry of the pooled ranking weighs as much as its film.
@@ -227,7 +232,7 @@ def _of_scorer(labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray) -
     chosen = {name: each.astype(np.float64) for name, each in predicted.items()}
     squares = (scores.astype(np.float64) - labels) ** 2
 
-    def statistics(weights: np.ndarray) -> dict[str, Any]:
+    def statistics(weights: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         counts = [ranking.counts(weights) for ranking in rankings]
         positives = weights @ labels
         each = {
@@ -241,7 +246,7 @@ def _of_scorer(labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray) -
             micro[f"precision{name}"] = divide(found.sum(axis=1), claimed.sum(axis=1))
             micro[f"recall{name}"] = divide(found.sum(axis=1), positives.sum(axis=1))
         each["brier"] = divide(weights @ squares, weights.sum(axis=1, keepdims=True))
-        return {"labels": each, "micro": micro}
+        return each, micro
 
     return statistics
 
@@ -261,9 +266,11 @@ def _average_precision(films: ScoredFilms, which: np.ndarray, columns: slice) ->
         model = _mean([ranking.counts(weights).average_precision() for ranking in ours])
         untied = _mean([counts.expected_average_precision() for counts in trivial])
         return {
-            "model": Raised(model),
-            "view_only": Raised(_mean([counts.average_precision() for counts in trivial])),
-            "view_only_untied": Raised(untied),
+            "average_precision": {
+                "model": Raised(model),
+                "view_only": Raised(_mean([counts.average_precision() for counts in trivial])),
+                "view_only_untied": Raised(untied),
+            },
             "lift": Raised(model - untied, limits=(-1.0, 1.0)),
         }
 
@@ -279,9 +286,18 @@ def _columns_of(cortex: int) -> slice:
     return slice(start, start + len(SUBSCORES))
 
 
-def _macro(of_labels: Mapping[str, np.ndarray], columns: slice) -> dict[str, Any]:
-    means = {name: mean_of_defined(values[:, columns]) for name, values in of_labels.items()}
-    return {**means, "average_precision": Raised(means["average_precision"])}
+def _by_metric(of_scorers: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    """Return by metric and scorer what is given by scorer and metric."""
+    metrics = next(iter(of_scorers.values()))
+    return {metric: {scorer: found[metric] for scorer, found in of_scorers.items()} for metric in metrics}
+
+
+def _macro(metrics: Mapping[str, Mapping[str, np.ndarray]], columns: slice) -> dict[str, dict[str, Any]]:
+    means = {
+        metric: {scorer: mean_of_defined(values[:, columns]) for scorer, values in of_scorers.items()}
+        for metric, of_scorers in metrics.items()
+    }
+    return {**means, "average_precision": {s: Raised(values) for s, values in means["average_precision"].items()}}
 
 
 def _size(films: ScoredFilms, which: np.ndarray) -> dict[str, int]:

@@ -28,7 +28,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("name", "unweighted"), PAIRS, ids=[name for name, _ in PAIRS])
 @given(films=ranked_films())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_weight_is_that_many_copies(name, unweighted, films):
     labels, scores, weights = films
     weights[0] = 1
@@ -40,7 +40,7 @@ def test_a_weight_is_that_many_copies(name, unweighted, films):
 
 
 @given(films=ranked_films())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_weighted_metrics_are_those_of_scikit_learn(films):
     labels, scores, weights = films
     counts = Ranking.of(labels, scores).counts(weights)
