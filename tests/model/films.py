@@ -1,5 +1,7 @@
 """Scored films that were drawn, for the tests of numbers."""
 
+import dataclasses
+
 import numpy as np
 
 from rust_optuna.data.manifest import CORTICES, LABELS, SUBSCORES, VIEWS
@@ -62,3 +64,13 @@ def repeat_films(films, weights):
 def readable(films):
     """Return how many cortices of each film carry a subscore."""
     return (films.classes != UNREADABLE).sum(axis=1)
+
+
+def draw_readers(films, seed=0, readers=2):
+    """Return the films with further readers, who miss some films and are often a subscore away from the label."""
+    generator = np.random.default_rng(seed)
+    shape = (readers, len(films), len(CORTICES))
+    given = np.clip(films.classes + 1 + generator.integers(-1, 2, shape), 1, len(SUBSCORES)).astype(np.float64)
+    given[:, films.classes == UNREADABLE] = np.nan
+    given[generator.random(shape) < 0.2] = np.nan
+    return dataclasses.replace(films, readers=given)
