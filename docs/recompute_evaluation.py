@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
     average_precision_score,
     cohen_kappa_score,
@@ -28,6 +29,7 @@ from sklearn.metrics import (
 VIEWS, CORTICES = ("anteroposterior", "lateral"), ("medial", "lateral", "anterior", "posterior")
 LABELS = [f"view_{view}" for view in VIEWS] + [f"{cortex}_{score}" for cortex in CORTICES for score in (1, 2, 3, 4)]
 SCORERS = {"model": "scores", "frequencies": "frequencies", "view_only": "view_only"}
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 CLASSES = ("1", "2", "3", "4", "unreadable")
 TOLERANCE = 1e-9
 
@@ -102,7 +104,9 @@ def group_numbers(kept, which, columns):
     return {
         "films": int(which.sum()),
         "patients": len(set(kept["patients"][which])),
-        "average_precision": {"model": model, "view_only": view_only, "view_only_untied": untied},
+        "model": {"average_precision": model},
+        "view_only": {"average_precision": view_only},
+        "view_only_untied": {"average_precision": untied},
         "lift": None if model is None else model - untied,
     }
 
@@ -120,26 +124,23 @@ def by_label(kept, thresholds):
         scorer: [label_numbers(labels[:, c], kept[key][:, c], thresholds[scorer][c]) for c in range(18)]
         for scorer, key in SCORERS.items()
     }
-    micro = {s: micro_numbers(labels, kept[key], thresholds[s]) for s, key in SCORERS.items()}
-    names = each["model"][0]
     macro = {
-        start: {name: {s: mean([n[name] for n in of[start:]]) for s, of in each.items()} for name in names}
+        start: {s: {name: mean([n[name] for n in of[start:]]) for name in of[0]} for s, of in each.items()}
         for start in (0, 2)
     }
     whole = group_numbers(kept, np.ones(len(labels), dtype=bool), range(2, 18))
-    macro[2]["average_precision"]["view_only_untied"] = whole["average_precision"]["view_only_untied"]
     return {
         "by_label": {
             label: {
                 "positives": int(labels[:, c].sum()),
                 "prevalence": float(labels[:, c].mean()),
-                **{name: {s: of[c][name] for s, of in each.items()} for name in names},
+                **{s: of[c] for s, of in each.items()},
             }
             for c, label in enumerate(LABELS)
         },
         "macro_18": macro[0],
-        "macro_16": {**macro[2], "lift": whole["lift"]},
-        "micro": {name: {s: numbers[name] for s, numbers in micro.items()} for name in micro["model"]},
+        "macro_16": {**macro[2], **{name: whole[name] for name in ("view_only_untied", "lift")}},
+        "micro": {s: micro_numbers(labels, kept[key], thresholds[s]) for s, key in SCORERS.items()},
         "cortices": {
             cortex: group_numbers(kept, shown, range(2 + 4 * number, 6 + 4 * number))
             for number, (cortex, shown) in enumerate(shown_cortices(kept).items())
@@ -310,6 +311,153 @@ def conformal_numbers(kept, fitted, highest):
     }
 
 
+def fractures(kept, key, highest):
+    """Return the patient, the label's total and the expected total of each visit whose four cortices are readable.
+
+    Returns also how many visits are left out because the scale lacks one of their subscores.
+    """
+    subscores = np.where(classes(kept) < 4, classes(kept) + 1.0, np.nan)
+    chances, shown = distributions(kept[key]), shown_cortices(kept)
+    found, off_scale = [], 0
+    for visit in sorted(set(kept["visits"].tolist())):
+        films = kept["visits"] == visit
+        label, expected = 0.0, 0.0
+        for number, cortex in enumerate(CORTICES):
+            readable = films & ~np.isnan(subscores[:, number])
+            label += subscores[readable, number].mean() if readable.any() else np.nan
+            mean_chances = chances[films & shown[cortex], number].mean(axis=0) if readable.any() else np.full(5, np.nan)
+            expected += np.average(np.arange(1, highest + 1), weights=mean_chances[:highest])
+        if np.isnan(label):
+            continue
+        if (subscores[films] > highest).any():
+            off_scale += 1
+        else:
+            found.append((kept["patients"][films][0], label, expected))
+    patients, labels, expected = zip(*found, strict=True) if found else ((), (), ())
+    return np.array(patients), np.array(labels), np.array(expected), off_scale
+
+
+def total_fit(kept, key, highest, threshold):
+    """Return what out-of-fold totals missed, and what each residual counts."""
+    patients, labels, expected, _ = fractures(kept, key, highest)
+    return {
+        "scale": "modified_rust" if highest == 4 else "rust",
+        "threshold": threshold,
+        "residuals": (labels - expected).tolist(),
+        "shares": shares(patients).tolist(),
+    }
+
+
+def union_chances(expected, fitted, highest):
+    """Return the probability that each fracture's total is the threshold or more."""
+    lowest, top, m = 4, 4 * highest, round(sum(fitted["shares"]))
+    over = []
+    for e in expected:
+        totals = np.clip(np.floor(e + np.array(fitted["residuals"]) + 0.5 + 1e-9), lowest, top)
+        prior = np.mean(np.arange(lowest, top + 1) >= fitted["threshold"])
+        over.append((np.array(fitted["shares"])[totals >= fitted["threshold"]].sum() + prior) / (m + 1))
+    return np.round(over, 12)
+
+
+def icc(first, second):
+    """Return ICC(2,1) of two readers from its table of variances; None where it is not defined."""
+    x = np.stack([first, second], axis=1)
+    n, k = x.shape
+    if n < 2 or np.ptp(x) == 0:
+        return None
+    rows, columns = x.mean(axis=1, keepdims=True), x.mean(axis=0, keepdims=True)
+    msr = k * ((rows - x.mean()) ** 2).sum() / (n - 1)
+    msc = n * ((columns - x.mean()) ** 2).sum() / (k - 1)
+    mse = ((x - rows - columns + x.mean()) ** 2).sum() / ((n - 1) * (k - 1))
+    return float((msr - mse) / (msr + (k - 1) * mse + k * (msc - mse) / n))
+
+
+def logistic(p, outcomes):
+    """Return calibration slope and intercept; None where outcomes are all alike, or separated."""
+    if outcomes.all() or not outcomes.any():
+        return None, None
+    logits = np.log(p / (1 - p))
+    low, high = -50.0, 50.0  # the intercept with slope 1 makes the mean probability the share of outcomes
+    for _ in range(200):
+        middle = (low + high) / 2
+        too_high = (1 / (1 + np.exp(-middle - logits))).mean() > outcomes.mean()
+        low, high = (low, middle) if too_high else (middle, high)
+    yes, no = logits[outcomes], logits[~outcomes]
+    if no.max() <= yes.min() or yes.max() <= no.min():
+        return None, middle
+    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-13, max_iter=1000)
+    return float(model.fit(logits[:, None], outcomes).coef_[0, 0]), middle
+
+
+def net_benefit(called, outcomes, threshold):
+    """Return hits less false alarms, which count the odds of the threshold, per fracture."""
+    return float(((called & outcomes).sum() - (called & ~outcomes).sum() * threshold / (1 - threshold)) / len(called))
+
+
+def fracture_numbers(kept, fitted, highest):
+    """Return all numbers of fractures."""
+    patients, labels, _, off_scale = fractures(kept, "scores", highest)
+    threshold = fitted["model"]["threshold"]
+    size = {
+        "scale": fitted["model"]["scale"],
+        "threshold": threshold,
+        "fractures": len(labels),
+        "patients": len(set(patients.tolist())),
+        "calibration_patients": round(sum(fitted["model"]["shares"])),
+        "off_scale": off_scale,
+    }
+    if not len(labels):
+        return {**size, "total": None, "united": None, "net_benefit": None}
+    outcomes, counts = labels >= threshold, shares(patients)
+    total, united, benefit = {}, {"prevalence": float(outcomes.mean())}, {}
+    steps = [round(0.05 * step, 2) for step in range(1, 20)]
+    for scorer, key in SCORERS.items():
+        expected, fit = fractures(kept, key, highest)[2], fitted[scorer]
+        residuals, errors = np.abs(fit["residuals"]), expected - labels
+        reach = conformal_quantile(residuals, fit["patients"])
+        reach = np.inf if reach is None else reach
+        width = np.minimum(expected + reach, 4 * highest) - np.maximum(expected - reach, 4)
+        spread = 1.96 * errors.std(ddof=1) if len(errors) > 1 else None
+        total[scorer] = {
+            "mean_absolute_error": float(np.abs(errors).mean()),
+            "icc": icc(labels, expected),
+            "bias": float(errors.mean()),
+            "lower_limit": None if spread is None else float(errors.mean() - spread),
+            "upper_limit": None if spread is None else float(errors.mean() + spread),
+            "coverage": float(np.average(np.abs(errors) <= reach + 1e-9, weights=counts)),
+            "mean_width": float(np.average(width, weights=counts)),
+        }
+        p = union_chances(expected, fit, highest)
+        slope, intercept = logistic(p, outcomes)
+        bins, curve = np.minimum(np.floor(p * 10), 9), {}
+        for place in range(10):
+            inside = bins == place
+            curve[f"{place / 10:.1f} to {(place + 1) / 10:.1f}"] = {
+                "fractures": int(inside.sum()),
+                "predicted": share(p[inside]),
+                "observed": share(outcomes[inside]),
+            }
+        united[scorer] = {
+            "roc_auc": roc_auc_score(outcomes, p) if len(set(outcomes)) > 1 else None,
+            "brier": float(((p - outcomes) ** 2).mean()),
+            "calibration_slope": slope,
+            "calibration_intercept": intercept,
+            "calibration_curve": curve,
+            "probabilities": {
+                name: {f"{q:.2f}": float(np.quantile(part, q)) if len(part) else None for q in QUANTILES}
+                for name, part in (("united", p[outcomes]), ("not_united", p[~outcomes]))
+            },
+        }
+        benefit[scorer] = {f"{t:.2f}": net_benefit(p >= t, outcomes, t) for t in steps}
+    total["error_difference"] = total["model"]["mean_absolute_error"] - total["view_only"]["mean_absolute_error"]
+    every = np.ones(len(labels), dtype=bool)
+    benefit |= {
+        name: {f"{t:.2f}": net_benefit(called, outcomes, t) for t in steps}
+        for name, called in (("all", every), ("none", ~every))
+    }
+    return {**size, "total": total, "united": united, "net_benefit": benefit}
+
+
 def average_precision(labels, scores):
     """Return the average precision, as scikit-learn does, in a fiftieth of the time."""
     order = np.argsort(-scores, kind="stable")
@@ -339,8 +487,8 @@ def two_intervals(kept, bootstrap):
     shifted = np.clip(precisions - precisions.mean() + value, 0, 1)
     recalls = np.array([r for _, r in found])
     return {
-        ("macro_16", "average_precision", "model"): np.percentile(shifted, (2.5, 97.5)).tolist(),
-        ("micro", "recall", "model"): np.percentile(recalls, (2.5, 97.5)).tolist(),
+        ("macro_16", "model", "average_precision"): np.percentile(shifted, (2.5, 97.5)).tolist(),
+        ("micro", "model", "recall"): np.percentile(recalls, (2.5, 97.5)).tolist(),
     }
 
 

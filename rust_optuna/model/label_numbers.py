@@ -73,13 +73,13 @@ def label_numbers(films: ScoredFilms, thresholds: Mapping[str, LabelThresholds],
         weights: (resamples, n), of `rust_optuna.model.bootstrap.patient_weights`.
 
     Returns:
-        - ``by_label``: for each of `LABELS` its ``positives`` (films), its ``prevalence`` and, each by scorer,
+        - ``by_label``: for each of `LABELS` its ``positives`` (films), its ``prevalence`` and, for each scorer,
           ``average_precision``, ``roc_auc``, ``precision`` and ``recall`` at 0.5, ``precision_at_threshold`` and
           ``recall_at_threshold``, ``brier``.
-        - ``macro_18`` and ``macro_16``: the means of these over all labels and over the subscores, by scorer; the
-          latter with the baseline's ties broken at random and the lift, as `subgroups` has them.
-        - ``micro``: ``roc_auc``, ``precision``, ``recall`` and the two at thresholds, all labels of all films pooled,
-          by scorer: the numbers of the published study.
+        - ``macro_18`` and ``macro_16``: for each scorer the means of these over all labels and over the subscores; the
+          latter with ``view_only_untied`` and the ``lift``, as `subgroups` has them.
+        - ``micro``: for each scorer ``roc_auc``, ``precision``, ``recall`` and the two at thresholds, all labels of all
+          films pooled: the numbers of the published study.
         - ``cortices``: what `subgroups` gives of a group, over the four subscores of each cortex among the films whose
           view shows it, unreadable ones included.
     """
@@ -96,26 +96,23 @@ def label_numbers(films: ScoredFilms, thresholds: Mapping[str, LabelThresholds],
     overall = _average_precision(films, everywhere, SUBSCORE_LABELS)
 
     def statistics(weights: np.ndarray) -> dict[str, Any]:
-        each = {scorer: numbers_of(weights) for scorer, numbers_of in of_scorer.items()}
-        metrics = _by_metric({scorer: of_labels for scorer, (of_labels, _) in each.items()})
+        found = {scorer: numbers_of(weights) for scorer, numbers_of in of_scorer.items()}
         prevalence = divide(weights @ films.labels, weights.sum(axis=1, keepdims=True))
         whole = overall(weights)
-        macro_16 = _macro(metrics, SUBSCORE_LABELS)
         return {
             "by_label": {
                 label: {
                     "prevalence": prevalence[:, column],
-                    **{m: {scorer: v[:, column] for scorer, v in of.items()} for m, of in metrics.items()},
+                    **{scorer: {m: v[:, column] for m, v in each.items()} for scorer, (each, _) in found.items()},
                 }
                 for column, label in enumerate(LABELS)
             },
-            "macro_18": _macro(metrics, slice(None)),
+            "macro_18": {scorer: _macro(each, slice(None)) for scorer, (each, _) in found.items()},
             "macro_16": {
-                **macro_16,
-                "average_precision": {**macro_16["average_precision"], **whole["average_precision"]},
-                "lift": whole["lift"],
+                **{scorer: _macro(each, SUBSCORE_LABELS) for scorer, (each, _) in found.items()},
+                **{name: whole[name] for name in ("view_only_untied", "lift")},
             },
-            "micro": _by_metric({scorer: pooled for scorer, (_, pooled) in each.items()}),
+            "micro": {scorer: pooled for scorer, (_, pooled) in found.items()},
             "cortices": {cortex: group(weights) for cortex, group in groups.items()},
         }
 
@@ -191,15 +188,16 @@ def _is_better(group: Mapping[str, Any]) -> bool:
 
 
 def _not_better(group: Mapping[str, Any]) -> str:
-    lift, precision = group["lift"], group["average_precision"]
+    lift = group["lift"]
     if lift["value"] is None:
         return "No film has a readable subscore, so nothing can be said of the model's average precision."
+    model, baseline = (group[name]["average_precision"]["value"] for name in ("model", "view_only_untied"))
     worse = lift["high"] < 0
     return (
         f"The model is {'worse' if worse else 'not better'} than a baseline that sees only the view: over the 16 "
-        f"subscores its average precision is {precision['model']['value']:.3f}, the baseline's "
-        f"{precision['view_only_untied']['value']:.3f} (ties broken at random), and the 95% interval of the "
-        f"difference, {lift['low']:+.3f} to {lift['high']:+.3f}, {'lies below' if worse else 'reaches'} 0."
+        f"subscores its average precision is {model:.3f}, the baseline's {baseline:.3f} (ties broken at random), and "
+        f"the 95% interval of the difference, {lift['low']:+.3f} to {lift['high']:+.3f}, "
+        f"{'lies below' if worse else 'reaches'} 0."
     )
 
 
@@ -266,11 +264,9 @@ def _average_precision(films: ScoredFilms, which: np.ndarray, columns: slice) ->
         model = _mean([ranking.counts(weights).average_precision() for ranking in ours])
         untied = _mean([counts.expected_average_precision() for counts in trivial])
         return {
-            "average_precision": {
-                "model": Raised(model),
-                "view_only": Raised(_mean([counts.average_precision() for counts in trivial])),
-                "view_only_untied": Raised(untied),
-            },
+            "model": {"average_precision": Raised(model)},
+            "view_only": {"average_precision": Raised(_mean([counts.average_precision() for counts in trivial]))},
+            "view_only_untied": {"average_precision": Raised(untied)},
             "lift": Raised(model - untied, limits=(-1.0, 1.0)),
         }
 
@@ -286,18 +282,9 @@ def _columns_of(cortex: int) -> slice:
     return slice(start, start + len(SUBSCORES))
 
 
-def _by_metric(of_scorers: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
-    """Return by metric and scorer what is given by scorer and metric."""
-    metrics = next(iter(of_scorers.values()))
-    return {metric: {scorer: found[metric] for scorer, found in of_scorers.items()} for metric in metrics}
-
-
-def _macro(metrics: Mapping[str, Mapping[str, np.ndarray]], columns: slice) -> dict[str, dict[str, Any]]:
-    means = {
-        metric: {scorer: mean_of_defined(values[:, columns]) for scorer, values in of_scorers.items()}
-        for metric, of_scorers in metrics.items()
-    }
-    return {**means, "average_precision": {s: Raised(values) for s, values in means["average_precision"].items()}}
+def _macro(of_labels: Mapping[str, np.ndarray], columns: slice) -> dict[str, np.ndarray | Raised]:
+    means = {name: mean_of_defined(values[:, columns]) for name, values in of_labels.items()}
+    return {**means, "average_precision": Raised(means["average_precision"])}
 
 
 def _size(films: ScoredFilms, which: np.ndarray) -> dict[str, int]:

@@ -47,7 +47,9 @@ def slow_group(films, which, columns):
     untied = metrics.macro(metrics.expected_average_precision(labels, baseline))
     tied = metrics.macro_average_precision(labels, baseline)
     return {
-        "average_precision": {"model": ours, "view_only": tied, "view_only_untied": untied},
+        "model": {"average_precision": ours},
+        "view_only": {"average_precision": tied},
+        "view_only_untied": {"average_precision": untied},
         "lift": ours - untied,
     }
 
@@ -55,22 +57,22 @@ def slow_group(films, which, columns):
 def slow_numbers(films, thresholds):
     """Return the numbers of `label_numbers` for films as they are, without intervals."""
     of = {name: slow_scorer(films, scores, thresholds[name]) for name, scores in films.by_scorer.items()}
-    names, pooled = of["model"]
-    each = {name: {scorer: found[name] for scorer, (found, _) in of.items()} for name in names}
     whole = slow_group(films, np.ones(len(films), dtype=bool), slice(2, 18))
-    macro_16 = {name: {scorer: metrics.macro(v[2:]) for scorer, v in by.items()} for name, by in each.items()}
-    macro_16["average_precision"]["view_only_untied"] = whole["average_precision"]["view_only_untied"]
     return {
         "by_label": {
             label: {
                 "prevalence": films.labels[:, c].mean(),
-                **{name: {scorer: values[c] for scorer, values in by.items()} for name, by in each.items()},
+                **{name: {key: values[c] for key, values in each.items()} for name, (each, _) in of.items()},
             }
             for c, label in enumerate(LABELS)
         },
-        "macro_18": {name: {scorer: metrics.macro(v) for scorer, v in by.items()} for name, by in each.items()},
-        "macro_16": {**macro_16, "lift": whole["lift"]},
-        "micro": {name: {scorer: found[name] for scorer, (_, found) in of.items()} for name in pooled},
+        "macro_18": {name: {key: metrics.macro(v) for key, v in each.items()} for name, (each, _) in of.items()},
+        "macro_16": {
+            **{name: {key: metrics.macro(v[2:]) for key, v in each.items()} for name, (each, _) in of.items()},
+            "view_only_untied": whole["view_only_untied"],
+            "lift": whole["lift"],
+        },
+        "micro": {name: micro for name, (_, micro) in of.items()},
         "cortices": {
             cortex: slow_group(films, films.shown[:, position], slice(2 + 4 * position, 6 + 4 * position))
             for position, cortex in enumerate(CORTICES)
@@ -134,11 +136,10 @@ def test_a_label_that_no_film_has_defines_no_number_and_leaves_the_macro_average
     labels[:, LABELS.index("medial_2")] = 0
     films = dataclasses.replace(films, labels=labels)
     document = plain(label_numbers(films, fit_thresholds(films), patient_weights(films.patients, 20)))
-    of_label = document["by_label"]["medial_2"]
-    undefined = Estimate(None, None, None, 0).to_json()
-    assert of_label["average_precision"]["model"] == of_label["roc_auc"]["model"] == undefined
+    of_label = document["by_label"]["medial_2"]["model"]
+    assert of_label["average_precision"] == of_label["roc_auc"] == Estimate(None, None, None, 0).to_json()
     each = metrics.average_precision(films.labels, films.scores)[2:]
-    assert document["macro_16"]["average_precision"]["model"]["value"] == pytest.approx(np.nanmean(each))
+    assert document["macro_16"]["model"]["average_precision"]["value"] == pytest.approx(np.nanmean(each))
     assert "No film has medial_2: macro averages leave such labels out." in words(document)
 
 
@@ -179,11 +180,11 @@ def test_subgroups_are_judged_as_if_they_were_all_films():
         for name, mask in masks.items():
             alone = films.take(np.flatnonzero(mask))
             whole = label_numbers(alone, fit_thresholds(alone), weights[:, mask])["macro_16"]
-            del whole["average_precision"]["frequencies"]
+            precisions = ("model", "view_only", "view_only_untied")
             assert found[kind][name] == {
                 "films": mask.sum(),
                 "patients": len(set(alone.patients)),
-                "average_precision": whole["average_precision"],
+                **{scorer: {"average_precision": whole[scorer]["average_precision"]} for scorer in precisions},
                 "lift": whole["lift"],
             }
 
