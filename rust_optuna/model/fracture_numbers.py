@@ -30,7 +30,7 @@ from rust_optuna.model.weighted import Ranking, divide
 BLAND_ALTMAN = 1.96
 """How many standard deviations the limits of agreement lie from the bias."""
 DIGITS = 12
-"""Decimal places of probabilities: a sum of shares depends on its order in the last places of a float."""
+"""Decimal places of probabilities; what lies below depends on the order in which shares are summed."""
 BINS = 10
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 TREATMENT_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -154,10 +154,7 @@ class TotalCalibration:
         return np.maximum(expected - self.half_width, lowest), np.minimum(expected + self.half_width, highest)
 
     def distribution(self, expected: np.ndarray) -> np.ndarray:
-        """Return how probable each total of the scale is, from the lowest to the highest, (f, totals).
-
-        Fractures whose expected totals differ by rounding errors get the same probabilities, to the bit.
-        """
+        """Return how probable each total of the scale is, from the lowest to the highest, (f, totals)."""
         lowest, highest = self.scale.totals
         predicted = expected[:, np.newaxis] + np.array(self.residuals)
         # Half a point is rounded up, and so is what lies below it by rounding errors alone.
@@ -165,10 +162,13 @@ class TotalCalibration:
         shares = np.array(self.shares)
         totals = np.arange(lowest, highest + 1)
         weight = np.stack([(whole == total) @ shares for total in totals], axis=1)
-        return np.round((weight + 1 / len(totals)) / (self.patients + 1), DIGITS)
+        return np.asarray((weight + 1 / len(totals)) / (self.patients + 1))
 
     def united(self, expected: np.ndarray) -> np.ndarray:
-        """Return the probability that a fracture is united, (f,): that of all totals from the threshold on."""
+        """Return the probability that a fracture is united, (f,): that of all totals from the threshold on.
+
+        Probabilities that differ by rounding errors alone are made equal, to the bit: they are ties.
+        """
         lowest, highest = self.scale.totals
         from_threshold = np.arange(lowest, highest + 1) >= self.threshold
         return np.asarray(np.round(self.distribution(expected)[:, from_threshold].sum(axis=1), DIGITS))
@@ -234,11 +234,10 @@ def fracture_numbers(
         A. J. Vickers and E. B. Elkin, "Decision curve analysis", Medical Decision Making 26 (2006).
     """
     calibration = calibrations["model"]
-    scored = {
-        name: _Scored(Fractures.of(films.with_scores(scores), calibration.scale), calibrations[name])
-        for name, scores in films.by_scorer.items()
+    found = {
+        name: Fractures.of(films.with_scores(scores), calibration.scale) for name, scores in films.by_scorer.items()
     }
-    fractures = scored["model"].fractures
+    fractures = found["model"]
     size = {
         "scale": calibration.scale.value,
         "threshold": calibration.threshold,
@@ -249,6 +248,7 @@ def fracture_numbers(
     }
     if not len(fractures):
         return {**size, "total": None, "united": None, "net_benefit": None}
+    scored = {name: _Scored(of_scorer, calibrations[name]) for name, of_scorer in found.items()}
     outcomes = scored["model"].outcomes
 
     def statistics(weights: np.ndarray) -> dict[str, Any]:
@@ -272,8 +272,8 @@ def fracture_numbers(
     numbers = estimates(statistics, weights)
     for name, each in scored.items():
         curve = numbers["united"][name]["calibration_curve"]
-        for place, (interval, found) in enumerate(curve.items()):
-            curve[interval] = {"fractures": int((each.bins == place).sum()), **found}
+        for place, (interval, means) in enumerate(curve.items()):
+            curve[interval] = {"fractures": int((each.bins == place).sum()), **means}
         numbers["united"][name]["probabilities"] = {
             "united": _quantiles(each.probabilities[outcomes]),
             "not_united": _quantiles(each.probabilities[~outcomes]),
