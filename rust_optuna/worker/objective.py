@@ -106,7 +106,7 @@ def check_weights(study: Study, backbone: BackboneConfiguration) -> None:
         FingerprintError: they are others.
         WeightsError: they are missing.
     """
-    if weights_scheme(backbone) not in study.fingerprint["weights"]:
+    if weights_scheme(backbone) not in study.fingerprint.weights:
         raise FingerprintError(
             f"The weights {backbone.weights!r} here are not those that {study.name} was created with"
         )
