@@ -124,7 +124,7 @@ def show(name: str, as_json: bool) -> None:
         **now.as_json(),
         "configuration": to_document(found.configuration),
         "source": found.source.as_json() if found.source else None,
-        "fingerprint": found.fingerprint,
+        "fingerprint": found.fingerprint.as_json(),
         "runtime": found.runtime,
         "notes": list(found.notes),
         "failed_attempts": failed,

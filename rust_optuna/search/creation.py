@@ -219,7 +219,7 @@ def _insert(database: Database, prepared: PreparedStudy) -> None:
             name=configuration.name,
             state=StudyState.DRAWING,
             configuration=json.dumps(to_document(configuration)),
-            fingerprint=json.dumps(fingerprint),
+            fingerprint=json.dumps(fingerprint.as_json()),
             source=None if source is None else json.dumps(source.as_json()),
             notes=json.dumps(notes),
             lease_seconds=configuration.lease_seconds,

@@ -6,7 +6,6 @@ any line ``Mirror.reconcile`` brings Optuna's trials back in step. It may run an
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -95,9 +94,9 @@ class Mirror:
             "model": plain_values(study.own_values),
             "source": source and {name: source[name] for name in ("study", "number", "point", "value", "differences")},
             "cross_validation": {"folds": study.configuration.folds, "seed": study.configuration.seed},
-            "development": {**development, "fingerprint": study.fingerprint["films"]},
-            "weights": study.fingerprint["weights"],
-            "fingerprint": hashlib.sha256(json.dumps(study.fingerprint, sort_keys=True).encode()).hexdigest(),
+            "development": {**development, "fingerprint": study.fingerprint.films},
+            "weights": list(study.fingerprint.weights),
+            "fingerprint": study.fingerprint.sha256,
         }
         shown = self._patiently(lambda: self.storage.get_study_user_attrs(self.shown_id))
         for name, value in attributes.items():

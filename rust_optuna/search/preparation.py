@@ -40,6 +40,7 @@ from rust_optuna.learn.weights import NAMED as NAMED_WEIGHTS
 from rust_optuna.learn.weights import meant, weights_file, weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search import design
+from rust_optuna.search.fingerprint import Fingerprint
 from rust_optuna.search.inheritance import FILMS, WEIGHTS_BYTES, Difference, Inheritance, Settings
 from rust_optuna.search.results import Point, best_point, status
 from rust_optuna.search.studies import (
@@ -52,7 +53,7 @@ from rust_optuna.search.studies import (
 )
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.states import StudyState
-from rust_optuna.study_file import to_document, toml_value
+from rust_optuna.study_file import to_document
 
 Progress = Callable[[int, int], None]
 
@@ -105,13 +106,13 @@ class PreparedStudy:
             settings(self.configuration, point, inherited) for point in self.points for inherited in self.alternatives
         ]
 
-    def weights(self) -> list[str]:
+    def weights(self) -> tuple[str, ...]:
         """Return what the weights are that its points may use, whatever points it has or will have.
 
         Raises:
             WeightsError: the weights file is missing.
         """
-        return sorted({weights_scheme(trial.backbone) for (trial, *_) in self._trials_of_each_weights()})
+        return tuple(sorted({weights_scheme(trial.backbone) for (trial, *_) in self._trials_of_each_weights()}))
 
     def refuse_missing_weights(self) -> None:
         """Look whether the weights files are there, without reading them or asking the network.
@@ -130,17 +131,13 @@ class PreparedStudy:
         choices = [{"weights": choice} for choice in axis.choices] if axis else [{}]
         return self.trials([{**some, **choice} for choice in choices])
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> Fingerprint:
         """Return all that its numbers depend on.
 
         Raises:
             WeightsError: the weights file is missing.
         """
-        return {
-            "settings": self.fingerprint_settings(),
-            "films": self.development.fingerprint(),
-            "weights": self.weights(),
-        }
+        return Fingerprint(self.fingerprint_settings(), self.development.fingerprint(), self.weights())
 
     def notes(self) -> list[str]:
         """Return what a user should know about this study before it runs."""
@@ -391,7 +388,7 @@ def _differences(prepared: PreparedStudy, best: _Best, theirs: DevelopmentSet) -
     same = ours.content == theirs.content and ours.patients == theirs.patients
     if not same or not np.array_equal(ours.labels, theirs.labels):
         found.append(Difference(FILMS, len(ours.content), len(theirs.content)))
-    weights, allowed = prepared.weights(), best.study.fingerprint["weights"]
+    weights, allowed = prepared.weights(), best.study.fingerprint.weights
     if here.get("weights", there["weights"]) == there["weights"] and not {*weights} <= {*allowed}:
         found.append(Difference(WEIGHTS_BYTES, ", ".join(weights), ", ".join(allowed)))
     return tuple(found)
@@ -425,9 +422,9 @@ def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:
         StudyError: it asks for more points than the study has.
         WeightsError: the weights file is missing.
     """
-    other = _other_settings(prepared.fingerprint_settings(), known.fingerprint["settings"])
+    other = known.fingerprint.other_settings(prepared.fingerprint_settings())
     what, remedy = "settings", f"Give the study another name, or delete that one: rust-optuna study delete {known.name}"
-    if prepared.development.fingerprint() != known.fingerprint["films"]:
+    if prepared.development.fingerprint() != known.fingerprint.films:
         index, theirs = FilmIndex(prepared.home.film_index), load_development(database, known)
         films = development_differences(prepared.development, theirs, index, prepared.home.root)
         if not other:
@@ -440,7 +437,7 @@ def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:
             what = "settings, films or labels"
         other += films
     # Last, for they may have to be downloaded.
-    if not other and prepared.weights() != known.fingerprint["weights"]:
+    if not other and prepared.weights() != known.fingerprint.weights:
         what, other = "weights", ["the file's bytes, or the way in which random ones are drawn, are not the same"]
     if other:
         raise FingerprintError(
@@ -453,22 +450,3 @@ def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:
             f"{known.name} has {has} points, its file asks for {asked}: "
             f"rust-optuna study extend {known.name} --trials {asked}"
         )
-
-
-def _other_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return in words which settings of a file differ from those of the study of its name."""
-    ours, theirs = _by_key(ours), _by_key(theirs)
-    pairs = {key: (ours.get(key), theirs.get(key)) for key in sorted({*ours, *theirs})}
-    return [
-        f"{key} is {toml_value(here)} in the file and {toml_value(there)} in the study"
-        for key, (here, there) in pairs.items()
-        if here != there
-    ]
-
-
-def _by_key(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a fingerprint by the keys that a study file has for them."""
-    searched = {f"search_space.{key}": axis for key, axis in settings["search_space"].items()}
-    renamed = {"sampler": "sampler.type", "sampler_seed": "sampler.seed"}
-    others = {renamed.get(key, key): value for key, value in settings.items() if key != "search_space"}
-    return {"bits": KEYS["bits"].default, **others, **searched}

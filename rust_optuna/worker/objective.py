@@ -108,7 +108,7 @@ def check_weights(study: Study, backbone: BackboneConfiguration) -> None:
         FingerprintError: the weights differ.
         WeightsError: the weights are missing.
     """
-    if weights_scheme(backbone) not in study.fingerprint["weights"]:
+    if weights_scheme(backbone) not in study.fingerprint.weights:
         raise FingerprintError(
             f"The weights {backbone.weights!r} on this machine are not those that {study.name} was created with: put "
             "the same file here"

@@ -205,8 +205,10 @@ def test_show_is_for_people_and_begins_with_what_went_wrong(run_on, database, ho
         "folds = 3",
     ):
         assert f"\n  {line}\n" in text
-    assert not any(internal in text for internal in ("None", "arithmetic", "optunas_best", study.fingerprint["films"]))
-    assert json.loads(run_on("study", "show", "regime-1", "--json").output)["fingerprint"] == study.fingerprint
+    assert not any(internal in text for internal in ("None", "arithmetic", "optunas_best", study.fingerprint.films))
+    assert (
+        json.loads(run_on("study", "show", "regime-1", "--json").output)["fingerprint"] == study.fingerprint.as_json()
+    )
 
 
 def test_a_study_without_a_complete_trial_is_told_in_one_form_with_what_to_run(run_on, database, home):

@@ -73,10 +73,10 @@ def test_the_study_shows_what_is_the_same_for_all_its_trials(database, home):
     }
     assert everywhere == set(KEYS)
     assert attributes["cross_validation"] == {"folds": 3, "seed": 5}
-    films = {"films": 20, "patients": 10, "fingerprint": study.fingerprint["films"]}
+    films = {"films": 20, "patients": 10, "fingerprint": study.fingerprint.films}
     assert attributes["development"] == films
     assert attributes["weights"] == ["random-he-normal-1"]
-    text = json.dumps(study.fingerprint, sort_keys=True)
+    text = json.dumps(study.fingerprint.as_json(), sort_keys=True)
     assert attributes["fingerprint"] == hashlib.sha256(text.encode()).hexdigest()
     source = attributes["source"]
     assert (source["study"], source["point"]) == ("regime-1", study.source.point)
