@@ -155,7 +155,12 @@ class Ledger:
             raise LeaseLostError(f"Point {claim.number} of {claim.study} is no longer this worker's")
 
     def finish(
-        self, claim: Claim, outcome: str, value: float | None, report: TrialReport | FoldReport | None, artifact: str | None
+        self,
+        claim: Claim,
+        outcome: str,
+        value: float | None,
+        report: TrialReport | FoldReport | None,
+        artifact: str | None,
     ) -> None:
         """End a point for good, ``complete`` or ``pruned``, with its value and report.
 

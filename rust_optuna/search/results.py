@@ -324,6 +324,7 @@ def best_trial(database: Database, study: Study) -> BestTrial | None:
 
 
 def complete_rows(study: Study) -> sa.Select[Any]:
+    """Return the query of a study's complete points, each with the attempt that completed it."""
     columns = (attempt.c.result, attempt.c.artifact, attempt.c.started_at, attempt.c.ended_at, attempt.c.worker)
     newest = sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt)
     query = sa.select(point.c.number, point.c.trial, point.c.parameters, point.c.value, *columns).join(attempt, newest)

@@ -24,9 +24,9 @@ from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.cross_validation import CrossValidation, cross_validate, save_out_of_fold
 from rust_optuna.learn.extraction import Extractor, extraction_identity, extraction_versions
 from rust_optuna.learn.features import FeatureCache
+from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.learn.runtime import training_versions
 from rust_optuna.learn.sources import CachedFeatures, FeatureSource, LiveFeatures
-from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.learn.trial_report import TrialReport
 from rust_optuna.learn.weights import weights_identity, weights_scheme
 from rust_optuna.paths import Home
