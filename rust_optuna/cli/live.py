@@ -44,11 +44,11 @@ class LiveTable:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stop()
+        self.stop()
 
     def created(self, creation: Creation, devices: Sequence[Device]) -> None:
         """Say which study begins, and where."""
-        self._stop()
+        self.stop()
         name, verb = creation.study.name, "goes on" if creation.resumed else "is created"
         places = ", ".join(dict.fromkeys(device.name for device in devices))
         click.echo(f"{name} {verb}: {counted(len(devices), 'worker')} on {places}", err=True)
@@ -71,7 +71,8 @@ class LiveTable:
             remarks = "".join(f"; {words}" for words in _in_short(status))
             click.echo(f"{name}: {complete} of {status.points} complete{best}{against}{remarks}", err=True)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Take the table off the terminal; the next status shows it again."""
         if self.live.is_started:
             self.live.stop()
 

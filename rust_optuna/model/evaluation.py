@@ -538,7 +538,7 @@ def _write(
         "evaluation": models.study.name,
         "study": models.source.name,
         "inherited": models.study.source.as_json() if models.study.source else None,
-        "fingerprint": dict(models.study.fingerprint),
+        "fingerprint": models.study.fingerprint.as_json(),
         "seed": models.study.configuration.seed,
         "versions": versions(),
         "arithmetic": arithmetic(models.trial.training_precision),
