@@ -362,7 +362,7 @@ def test_missing_ray_names_the_extra(sqlite, monkeypatch):
 @pytest.mark.parametrize("greeting", [b"SSH-2.0-OpenSSH_9.6\r\n", b""], ids=["other words", "silence"])
 def test_a_port_on_which_something_else_listens_is_told_at_once(monkeypatch, greeting):
     monkeypatch.setattr(ray_cluster, "ANSWER_SECONDS", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("", 0)) as listener:  # Ray may take 127.0.0.1 for the outward address
 
         def answer():
             with listener.accept()[0] as caller, suppress(ConnectionResetError):
