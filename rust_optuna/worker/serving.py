@@ -111,8 +111,8 @@ class Serving:
             return False
         return True
 
-    def keep(self, keys: Collection[StudyKey]) -> None:
-        """Forget all studies but these: what a study needs is memory that others can use."""
+    def forget_all_but(self, keys: Collection[StudyKey]) -> None:
+        """Forget all other studies: what a study needs is memory that others can use."""
         for key in [key for key in self._served if key not in keys]:
             self._settle(self._served.pop(key))
         self._refused = {key: until for key, until in self._refused.items() if key in keys}
