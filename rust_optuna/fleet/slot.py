@@ -121,8 +121,8 @@ class Slot:
         return cause(code)
 
     @property
-    def blameless(self) -> bool:
-        """Whether the last worker's death says nothing about the worker: then it is not counted."""
+    def lost_its_node(self) -> bool:
+        """Whether the last worker died with its node, which says nothing about the worker: it is not counted."""
         return False
 
     @property

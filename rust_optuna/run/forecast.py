@@ -373,7 +373,7 @@ def _median(found: Sequence[TrainingTimes]) -> TrainingTimes:
         found[0],
         steps=tuple((size, float(np.median([t.steps[i][1] for t in found]))) for i, size in enumerate(sizes)),
         scoring=float(np.median([t.scoring for t in found])),
-        around=float(np.median([t.around for t in found])),
+        overhead=float(np.median([t.overhead for t in found])),
         memory_bytes=max(t.memory_bytes for t in found),
     )
 

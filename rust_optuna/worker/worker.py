@@ -200,7 +200,7 @@ class Worker:
             if (study := find_study(self.database, name)) is not None:
                 with suppress(StudyError):  # deleted meanwhile
                     Mirror(self.database, study).reconcile()
-        self._serving.keep(self.ledger.open_studies(drawing=True).values())
+        self._serving.forget_all_but(self.ledger.open_studies(drawing=True).values())
 
     def _run_one(self, studies: Sequence[StudyKey]) -> bool:
         """Claim a point and run it; return whether there was one."""

@@ -29,7 +29,11 @@ WORKER_BYTES = int(WORKER_GIGABYTES * 2**30)
 STORE_BYTES = 80 * 2**20
 """Ray's object store, about the smallest it takes: nothing is kept there."""
 ANSWER_SECONDS = 10.0
-"""How long a cluster's head may take to accept a connection."""
+"""How long a cluster's head may take to accept a connection, and to greet."""
+SETTINGS = b"\x04"
+"""The kind of the frame by which each side of HTTP/2, which Ray speaks by gRPC, greets the other."""
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + SETTINGS + b"\0" * 5
+"""A client's greeting: HTTP/2's preface, then settings of which none is given."""
 ADDRESS = "RAY_ADDRESS"
 """Ray's own variable for the address of a cluster."""
 
@@ -120,10 +124,10 @@ def _joined(address: str) -> Iterator[Any]:
 
 
 def _require_answer(address: str) -> None:
-    """Connect to a cluster's head once: Ray itself would try for many minutes, and say what it does in its own words.
+    """Greet a cluster's head once: Ray itself would try for many minutes, and say what it does in its own words.
 
     Raises:
-        OSError: nothing answers there, or ``auto`` finds no cluster.
+        OSError: nothing answers there, or something that does not speak gRPC; or ``auto`` finds no cluster.
         ValueError: the address is none.
     """
     if "://" in address:
@@ -135,7 +139,20 @@ def _require_answer(address: str) -> None:
         host, _, port = found.rpartition(":")
         if not port.isdecimal():
             raise ValueError(f"{port!r} is not a port")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as head:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                _require_greeting(head)
+
+
+def _require_greeting(head: socket.socket) -> None:
+    """Greet a server in HTTP/2, and read the first four bytes of its answer: a frame's length, and its kind."""
+    try:
+        head.sendall(GREETING)
+        answer = head.recv(4, socket.MSG_WAITALL)
+    except OSError:
+        answer = b""
+    if answer[3:] != SETTINGS:
+        raise ConnectionError("what listens there is no head of a Ray cluster")
 
 
 @contextmanager

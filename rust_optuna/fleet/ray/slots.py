@@ -69,8 +69,8 @@ class RaySlot(Slot):
         return lost or cause(code)
 
     @property
-    def blameless(self) -> bool:
-        """Whether the last worker's node died: another is started however often that happens."""
+    def lost_its_node(self) -> bool:
+        """Whether the last worker died with its node: another is started however often that happens."""
         return self._last is not None and self._last.node_died
 
     @property
