@@ -9,6 +9,7 @@ import click
 from rust_optuna.cli.next_step import NO_STUDIES, no_complete_trial, print_next_step
 from rust_optuna.cli.options import NOTHING_WRITTEN, common_options, current_site, examples, if_interrupted, json_option
 from rust_optuna.cli.output import print_json
+from rust_optuna.cli.tables import Side, print_table
 from rust_optuna.config import KEYS, plain, plain_values
 from rust_optuna.processes import ExitCode
 
@@ -47,20 +48,17 @@ def status(context: click.Context, as_json: bool) -> None:
 
 def print_statuses(found: Sequence[Status]) -> None:
     """Print a table of studies, and below it what needs attention."""
-    columns = ("study", "state", "points", "complete", "running", "waiting", "pruned", "holes")
-    click.echo(
-        f"{columns[0]:<20}{columns[1]:>9}"
-        + "".join(f"{name:>10}" for name in columns[2:])
-        + f"{'best':>9}{'baseline':>10}"
-    )
+    counts = ("points", "complete", "running", "waiting", "pruned", "holes")
+    columns: dict[str, Side] = {
+        **dict.fromkeys(("study", "state"), "left"),
+        **dict.fromkeys((*counts, "best", "baseline"), "right"),
+    }
+    rows = []
     for each in found:
-        row = each.as_json()
+        document = each.as_json()
         best, baseline = ("–" if value is None else f"{value:.4f}" for value in (each.best_value, each.best_baseline))
-        click.echo(
-            f"{row['study']:<20}{row['state']:>9}"
-            + "".join(f"{row[n]:>10}" for n in columns[2:])
-            + f"{best:>9}{baseline:>10}"
-        )
+        rows.append((each.study.name, document["state"], *(f"{document[name]:,}" for name in counts), best, baseline))
+    print_table(columns, rows)
     for each in found:
         if each.study.stand_in:
             click.echo(f"{each.study.name}: {each.study.stand_in}: its values are no real scores")
@@ -110,7 +108,7 @@ def best(name: str | None, as_json: bool) -> None:
         if name and not found:
             raise no_complete_trial(database, name)
         if not found and not as_json:
-            click.echo("No study has a complete trial yet" if studies else "No studies yet")
+            click.echo("No study has a complete trial yet" if studies else NO_STUDIES)
             print_next_step(database)
     if as_json:
         documents = [trial.as_json() for trial in found]
