@@ -2,6 +2,7 @@
 
 import fcntl
 import io
+import json
 import os
 import pty
 import re
@@ -13,14 +14,17 @@ import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from rust_optuna.cli import cli
+from rust_optuna.cli.live import LiveTable
 from rust_optuna.cli.tables import print_table
 from rust_optuna.data.check import CheckReport, Part
 from rust_optuna.data.manifest import LABELS
 from rust_optuna.fleet.devices import Device
 from rust_optuna.run.forecast import ExtractionForecast, Forecast, StudyForecast
 from rust_optuna.search.ledger import Ledger
+from rust_optuna.search.results import status
 from tests.cli.test_main import invoke
 from tests.cli.test_results import complete_one
 from tests.reports import report
@@ -88,6 +92,50 @@ def test_a_table_of_studies_fits_a_terminal_of_80_columns(sqlite, home, show, wo
     assert header.split()[:2] == ["study", "sampler" if "list" in words else "state"]
     assert row.split()[0] == "demo-regime-1"
     assert max(map(len, (header, row))) <= WIDTH
+
+
+def test_the_best_of_several_studies_stand_side_by_side(sqlite, home, show):
+    for name in ("demo-regime-1", "regime-1"):
+        complete_one(sqlite, make_study(sqlite, home, random_document(100, name=name)), 0.75, report())
+    url = sqlite.url.render_as_string()
+    lines = show("--storage", url, "best")
+    (document, _) = json.loads(invoke("--storage", url, "best", "--json").output)
+    header, first, second = rows_of(lines)
+    shown = dict(zip(header.split(), first.split(), strict=True))
+    expected = {"study": "demo-regime-1", "value": "0.7500", "baseline": "0.4500", "learning_rate": "0.001"}
+    sampled = {name: f"{value:g}" for name, value in document["params"].items()}
+    assert shown == {**expected, "epsilon": "1e-07", **sampled}
+    assert second.split()[0] == "regime-1"
+    scores = rows_of(lines[5:])[:3]
+    assert [line.split()[-4:] for line in scores[1:]] == [
+        ["0.7500", "±", "0.1000", "0.4500"],
+        ["0.5000", "±", "0.1000", "0.3000"],
+    ]
+    assert max(map(len, (header, first, second, *scores))) <= WIDTH
+    assert show("--storage", url, "best", "regime-1")[0].startswith("regime-1: trial 0")
+
+
+def test_the_live_table_fits_a_terminal_of_80_columns(sqlite, home):
+    study = study_of_ordinary_name(sqlite, home)
+    live = LiveTable()
+    live.console = Console(file=io.StringIO(), width=WIDTH)
+    live.show(status(sqlite, study, foreign=False))
+    live.console.print(live._table())
+    header, row = rows_of(live.console.file.getvalue().splitlines())[:2]
+    assert header.split() == [
+        "study",
+        "waiting",
+        "running",
+        "complete",
+        "holes",
+        "best",
+        "baseline",
+        "a",
+        "minute",
+        "time",
+        "left",
+    ]
+    assert row.split() == ["demo-regime-1", "99", "0", "1", "0", "0.7500", "0.4500"]
 
 
 def test_a_table_of_workers_fits_a_terminal_of_80_columns(sqlite, home, show):
