@@ -17,6 +17,7 @@ from rust_optuna.paths import Home
 from rust_optuna.run.forecast import forecast
 from rust_optuna.storage.database import open_database
 from rust_optuna.storage.url import sqlite_url
+from rust_optuna.study_file import read_study_file
 
 STUDIES = ("regime_1.toml", "regime_2.toml")
 PATIENTS = 1207
@@ -41,7 +42,11 @@ def main() -> None:
     files = [_study(home, name, chosen) for name in STUDIES]
     wait_for_the_others()
     # The index of films is made by the forecast; hashing them again is a second.
-    plan = forecast(files, home, lambda: open_database(sqlite_url(home.database), read_only=True))
+    plan = forecast(
+        [read_study_file(path) for path in files],
+        home,
+        lambda: open_database(sqlite_url(home.database), read_only=True),
+    )
     result: dict[str, object] = {
         "forecast": plan.seconds,
         "forecast_features": plan.extraction.startup + plan.extraction.seconds,

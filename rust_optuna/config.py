@@ -1,7 +1,7 @@
-"""The configuration of a study and of one trial: every key there is, its type, its range and its default.
+"""The configuration of a study and of one trial: every key with its type, range and default.
 
-``study_file`` reads these from TOML. A *trial key* (those of ``KEYS``) may stand in its own section, in ``[fixed]`` or
-in ``[search_space]``, in one of them only.
+``study_file`` reads these from TOML. A *trial key* (a key of ``KEYS``) stands in exactly one place: its own section,
+``[fixed]`` or ``[search_space]``.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Value = bool | int | float | str | tuple[int, ...]
-"""What a trial key can be."""
+"""The types that the value of a trial key can have."""
 
 
 def plain(value: Value | None) -> Any:
-    """Return a value as what TOML and JSON can hold: a list for a tuple."""
+    """Return a value in the form that TOML and JSON can hold: a list for a tuple."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def plain_values(values: Mapping[str, Value]) -> dict[str, Any]:
-    """Return values as what TOML and JSON can hold."""
+    """Return values in the form that TOML and JSON can hold."""
     return {name: plain(value) for name, value in values.items()}
 
 
@@ -32,11 +32,13 @@ class Key:
     Args:
         section: the TOML section; ``""`` for a hyperparameter, which only ``[fixed]`` or ``[search_space]`` may name.
         type: ``int``, ``float``, ``str``, ``bool`` or ``tuple`` (of positive integers).
-        default: None where the key must be given.
-        low: the lowest value; ``exclusive_low`` says that it must be exceeded.
-        high: the highest value; ``exclusive_high`` likewise.
-        choices: the only values, for a string.
-        named: how to speak of ``choices`` where there are too many to list.
+        default: the default; None if the key is required.
+        low: the lowest value.
+        high: the highest value.
+        exclusive_low: whether ``low`` itself is out of range.
+        exclusive_high: whether ``high`` itself is out of range.
+        choices: the permitted values of a string.
+        named: a description of ``choices`` for messages, if there are too many to list.
     """
 
     section: Literal["", "model", "cross_validation"]
@@ -50,7 +52,7 @@ class Key:
     named: str = ""
 
     def violation(self, value: object) -> str | None:
-        """Say what is wrong with ``value``, or None."""
+        """Return a description of what is wrong with ``value``, or None."""
         if self.type is tuple:
             good = isinstance(value, list | tuple) and value and all(type(v) is int and v > 0 for v in value)
             return None if good else f"{value!r} is not a list of positive integers"
@@ -79,18 +81,18 @@ class Key:
         return f"{value!r} is out of range: it must be {' and '.join(bounds)}"
 
     def convert(self, value: Any) -> Value:
-        """Return a valid ``value`` in the key's own type (TOML's ``1`` for a float becomes ``1.0``)."""
+        """Convert a valid ``value`` to the key's own type: TOML's ``1`` for a float becomes ``1.0``."""
         converted: Value = tuple(value) if self.type is tuple else self.type(value)
         return converted
 
 
 def _limit(number: float) -> str:
-    """Return a limit to be read and typed: whole, for a rounded one may be out of range itself."""
+    """Return a limit in full precision, because a rounded one may itself be out of range."""
     return f"{number:,}" if isinstance(number, int) else repr(number)
 
 
 def _numbered(kind: str, count: int) -> tuple[str, ...]:
-    """Return the names that Keras gives to ``count`` unnamed layers of one kind."""
+    """Return the names that Keras gives ``count`` unnamed layers of one kind."""
     return (kind, *(f"{kind}_{number}" for number in range(1, count)))
 
 
@@ -102,10 +104,10 @@ LAYERS = (
     *_numbered("average_pooling2d", 9),
     *_numbered("concatenate", 2),
 )
-"""The layers of InceptionV3 without its top that have features, by the names they have in a fresh process."""
+"""The layers of InceptionV3 without its top that have features, by the names they get in a fresh process."""
 
 PRECISIONS = ("float32", "bfloat16")
-"""Of matrix products and convolutions; whatever is kept between them (weights, moments, features) is float32."""
+"""The precisions of matrix products and convolutions; stored values (weights, moments, features) are float32."""
 
 KEYS: Mapping[str, Key] = {
     "batch_size": Key("", int, low=1),
@@ -130,45 +132,59 @@ KEYS: Mapping[str, Key] = {
     "epochs": Key("cross_validation", int, 20, low=1),
 }
 HYPERPARAMETERS = tuple(name for name, key in KEYS.items() if key.default is None)
-"""The keys without a default: a study searches them or fixes them."""
+"""The keys without a default, which a study searches or fixes."""
+
+FOLDS = 6
+SEED = 1337
+"""The default seed of the folds, of training and of everything else that is drawn for a study."""
+LEASE_SECONDS = 120
+HOLDOUT = 0.15
+"""The default share of films that is set aside as hold-out."""
+CONTRAST = 1.0
+"""The default contrast of drawn films, with which they show their scores as clearly as real films do."""
+
+
+def _default(name: str) -> Any:
+    """Return the default of a trial key, for the field that holds its value."""
+    return KEYS[name].default
 
 
 @dataclass(frozen=True)
 class BackboneConfiguration:
-    """All that determines a film's features: the frozen backbone, where it is tapped, and how a film enters it."""
+    """Everything that determines a film's features: the frozen backbone, its output layer and the preprocessing."""
 
     weights: str
-    weights_seed: int = 0
-    output: str = "mixed10"
-    pooling: str = "max"
-    image_size: int = 299
-    resize: str = "stretch"
-    extraction_precision: str = "float32"
-    bits: int = 16
+    weights_seed: int = _default("weights_seed")
+    output: str = _default("output")
+    pooling: str = _default("pooling")
+    image_size: int = _default("image_size")
+    resize: str = _default("resize")
+    extraction_precision: str = _default("extraction_precision")
+    bits: int = _default("bits")
 
 
 @dataclass(frozen=True)
 class TrialConfiguration:
-    """Everything one trial is trained with: a design point merged with what its study fixes."""
+    """Everything that one trial is trained with: a design point merged with the values that its study fixes."""
 
     batch_size: int
     dropout_rate: float
     learning_rate: float
     epsilon: float
     backbone: BackboneConfiguration
-    epochs: int = 20
-    standardize: bool = False
-    flips: str = "both"
-    hidden_units: tuple[int, ...] = (1024, 512, 256)
-    features: str = "cached"
-    training_precision: str = "float32"
+    epochs: int = _default("epochs")
+    standardize: bool = _default("standardize")
+    flips: str = _default("flips")
+    hidden_units: tuple[int, ...] = _default("hidden_units")
+    features: str = _default("features")
+    training_precision: str = _default("training_precision")
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> TrialConfiguration:
-        """Build it from one value for every trial key."""
-        in_backbone = BackboneConfiguration.__dataclass_fields__
-        backbone = BackboneConfiguration(**{name: values[name] for name in in_backbone})
-        others = {name: values[name] for name in KEYS if name not in in_backbone}
+        """Build the configuration from one value for every trial key."""
+        backbone_keys = BackboneConfiguration.__dataclass_fields__
+        backbone = BackboneConfiguration(**{name: values[name] for name in backbone_keys})
+        others = {name: values[name] for name in KEYS if name not in backbone_keys}
         return cls(backbone=backbone, **others)
 
 
@@ -178,11 +194,11 @@ class Range:
 
     Args:
         type: ``int``, ``float`` or ``categorical``.
-        low: the lowest value, for numbers.
-        high: the highest value, included.
-        log: draw uniformly in the logarithm.
-        step: draw multiples of this above ``low``.
-        choices: the values, for ``categorical``.
+        low: the lowest value of an interval.
+        high: the highest value of an interval, included.
+        log: whether to draw uniformly in the logarithm.
+        step: the distance between the values that are drawn, starting at ``low``; None for a continuous range.
+        choices: the values of a categorical axis.
     """
 
     type: Literal["int", "float", "categorical"]
@@ -199,21 +215,21 @@ class StudyConfiguration:
 
     Args:
         name: the study's name, unique in its storage.
-        manifest: the path as given, relative to the home; None once read back from the database, which holds no paths
-            of films.
+        manifest: the manifest's path as written in the file, relative to the home; None for a study read back from the
+            database, which holds no paths of films.
         sampler: ``random`` or ``grid``.
-        sampler_seed: seed of the design.
-        n_trials: design points of a random study; None for a grid, which has one point a cell.
+        sampler_seed: the seed of the design.
+        n_trials: the number of design points of a random study; None for a grid, which has one point per cell.
         search_space: the searched keys.
-        fixed: trial keys given in ``[fixed]``.
-        from_best_of: the study whose best point gives a value to all that this file does not name.
-        model: trial keys of ``[model]`` and ``[cross_validation]`` as given; defaults are filled in by ``values``.
-        folds: number of cross-validation folds.
-        seed: seed of the folds and of all training.
-        lease_seconds: how long a worker may be silent before its point goes to another.
-        left_open: those of ``folds`` and ``seed`` that the file does not name: ``from_best_of`` may give them another
-            value than their default.
-        source: what to call it in messages: the path of the file, as a rule.
+        fixed: the trial keys of ``[fixed]``.
+        from_best_of: the study whose best point gives a value to every key that this file does not name.
+        model: the trial keys of ``[model]`` and ``[cross_validation]``; ``values`` fills in the defaults.
+        folds: the number of cross-validation folds.
+        seed: the seed of the folds and of all training.
+        lease_seconds: how long a worker may be silent before its point goes to another worker.
+        left_open: those of ``folds`` and ``seed`` that the file does not name, so that ``from_best_of`` may give them a
+            value other than the default.
+        source: the name of the study file in messages, usually its path.
     """
 
     name: str
@@ -225,9 +241,9 @@ class StudyConfiguration:
     fixed: Mapping[str, Value] = field(default_factory=dict)
     from_best_of: str | None = None
     model: Mapping[str, Value] = field(default_factory=dict)
-    folds: int = 6
-    seed: int = 1337
-    lease_seconds: int = 120
+    folds: int = FOLDS
+    seed: int = SEED
+    lease_seconds: int = LEASE_SECONDS
     left_open: frozenset[str] = frozenset()
     source: str = field(default="", compare=False)
 
@@ -236,22 +252,25 @@ class StudyConfiguration:
         return replace(self, n_trials=n_trials)
 
     def with_folds(self, folds: int | None, seed: int | None) -> StudyConfiguration:
-        """Return the same study with these folds and seed where its file names none; None leaves the default."""
-        given = {"folds": folds, "seed": seed}
-        taken = {name: value for name, value in given.items() if value is not None and name in self.left_open}
-        return replace(self, **taken, left_open=frozenset())  # type: ignore[arg-type]
+        """Return the same study with these folds and seed if its file names none; None keeps the default."""
+        values = {"folds": folds, "seed": seed}
+        changes = {name: value for name, value in values.items() if value is not None and name in self.left_open}
+        return replace(self, **changes, left_open=frozenset())  # type: ignore[arg-type]
 
     def values(self, parameters: Mapping[str, Any], inherited: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return a value for every trial key that has one: defaults, sections, inherited, ``[fixed]``, then the point.
+        """Return the value of every trial key that has one.
+
+        In rising precedence, the values come from the defaults, the sections, the inherited values, ``[fixed]`` and the
+        design point.
 
         Args:
             parameters: the design point.
-            inherited: what ``from_best_of`` brought.
+            inherited: the values that ``from_best_of`` brought.
         """
         defaults = {name: key.default for name, key in KEYS.items() if key.default is not None}
         return {**defaults, **self.model, **(inherited or {}), **self.fixed, **parameters}
 
     def open_hyperparameters(self, inherited: Mapping[str, Any]) -> list[str]:
-        """Return the hyperparameters that nothing gives a value to."""
-        given = {*self.search_space, *self.fixed, *inherited}
-        return [name for name in HYPERPARAMETERS if name not in given]
+        """Return the hyperparameters that have no value."""
+        named = {*self.search_space, *self.fixed, *inherited}
+        return [name for name in HYPERPARAMETERS if name not in named]

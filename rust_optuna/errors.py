@@ -14,18 +14,18 @@ from rust_optuna.processes import ExitCode
 
 
 class RustOptunaError(Exception):
-    """Base of this project's errors: its text is one message that says what is wrong and what to do."""
+    """The base of this project's errors. Its text is one message that says what is wrong and what to do."""
 
     exit_code = ExitCode.ERROR
 
     @property
     def public(self) -> str:
-        """The message as it may stand in a database or a log: without the path or name of a film."""
+        """The message for databases and logs, without the path or name of a film."""
         return str(self)
 
 
 class InvalidValueError(RustOptunaError):
-    """A value given on the command line, in the environment or in a study file that cannot be used."""
+    """A value from the command line, the environment or a study file that cannot be used."""
 
     exit_code = ExitCode.USAGE
 
@@ -35,9 +35,9 @@ class Problem:
     """One violation in an input file.
 
     Args:
-        where: it is, as in ``row 3, view``.
-        what: is wrong, with the value.
-        kind: what is wrong without the value, where that differs: many problems of one kind are reported together.
+        where: the place in the file, as in ``row 3, view``.
+        what: a description of the violation, with the value.
+        kind: the description without the value, where that differs. Many problems of one kind are reported together.
     """
 
     where: str
@@ -48,11 +48,11 @@ class Problem:
 class InvalidInputError(RustOptunaError):
     """Every problem found in one input, reported together.
 
-    The message groups the problems that many rows share, and shows no more than `SHOWN` lines.
+    The message groups the problems that many rows share, and shows at most `SHOWN` lines.
 
     Args:
         source: the file or object the problems are in.
-        problems: all of them, in the order in which a reader meets them.
+        problems: all problems, in the order in which a reader meets them.
     """
 
     exit_code = ExitCode.USAGE
@@ -73,22 +73,22 @@ class InvalidInputError(RustOptunaError):
 
 
 def _grouped(problems: Sequence[Problem], most: int = 5) -> list[Problem]:
-    """Return one problem for all rows that have it in the same column, where they are more than ``most``."""
+    """Merge problems that more than ``most`` rows have in the same column into one."""
     groups: dict[object, list[tuple[int, Problem]]] = {}
     for problem in problems:
         row = re.fullmatch(r"row (\d+)(.*)", problem.where)
         key = (row[2], problem.kind or problem.what) if row else problem
         groups.setdefault(key, []).append((int(row[1]) if row else 0, problem))
-    found = []
+    merged = []
     for group in groups.values():
         (row_number, first), *others = group
         if len(group) <= most:
-            found += [problem for _, problem in group]
+            merged += [problem for _, problem in group]
             continue
         column = first.where.removeprefix(f"row {row_number}")
         alike = "" if all(problem.what == first.what for _, problem in others) else ", others likewise"
-        found.append(Problem(f"{len(group):,} rows{column}", f"{first.what}{alike}; first row {row_number}"))
-    return found
+        merged.append(Problem(f"{len(group):,} rows{column}", f"{first.what}{alike}; first row {row_number}"))
+    return merged
 
 
 class ManifestError(InvalidInputError):
@@ -96,11 +96,11 @@ class ManifestError(InvalidInputError):
 
 
 class UnreadableManifestError(ManifestError):
-    """A table that is not there, or no CSV file at all: nothing can be said of its rows.
+    """A manifest that does not exist or is not a CSV file, so that its rows cannot be checked.
 
     Args:
         source: the file.
-        what: keeps it from being read, as what is said of the file.
+        what: the reason, as a predicate of the file: ``is not UTF-8``.
     """
 
     def __init__(self, source: str, what: str) -> None:
@@ -109,7 +109,7 @@ class UnreadableManifestError(ManifestError):
 
 
 class PatientNamesError(RustOptunaError):
-    """Names of patients about which somebody must decide whether they are one patient's, or a decision about none."""
+    """Patients' names that nobody has declared the same or different, or a declaration that fits no names."""
 
     exit_code = ExitCode.USAGE
 
@@ -119,26 +119,26 @@ class ConfigurationError(InvalidInputError):
 
 
 class PathError(RustOptunaError):
-    """A path that leads nowhere, whatever files there are."""
+    """A path that cannot be used, whatever files exist."""
 
     exit_code = ExitCode.USAGE
 
 
 class DataError(RustOptunaError):
-    """Films that cannot be read, are not where they should be, or are not what they were."""
+    """Films that cannot be read, are not where they should be, or have changed."""
 
 
 class DataValueError(InvalidValueError, DataError):
-    """A value that these films, or any, cannot be used with: more folds than patients, say."""
+    """A value that does not work with these films, or with any films: more folds than patients, for example."""
 
 
 class FilmError(DataError):
-    """One film that cannot be used. Its path is for the terminal of whoever holds the file, and for nothing else.
+    """One film that cannot be used. Its path is shown only on the terminal of the person who has the file.
 
     Args:
         content: the film's content hash.
-        what: what is wrong with it, without a path.
-        path: its file, where it is known.
+        what: a description of the problem, without a path.
+        path: the film's file, if it is known.
     """
 
     def __init__(self, content: str, what: str, path: object = None) -> None:
@@ -148,21 +148,23 @@ class FilmError(DataError):
 
     @property
     def public(self) -> str:
-        """The message, the film named by its content."""
+        """The message, which names the film by its content."""
         return f"film {self.content[:12]} {self.what}"
 
 
 class MissingFilmsError(DataError):
-    """Films that a folder does not hold, or no longer as they were.
+    """Films that a folder does not hold, or holds only in a changed form.
+
+    The folder and all paths are shown only on the terminal.
 
     Args:
-        missing: the films' content hashes.
-        wanted: how many films were looked for.
-        folder: in which; for the terminal alone, as are the paths of the changed.
-        changed: those of the missing whose files are there with other contents.
-        unreadable: what else of the folder could not be read, with paths.
-        compared: how many image files there were compared.
-        others: files there that are none of the formats that are read.
+        missing: the missing films' content hashes.
+        wanted: the number of films that were looked for.
+        folder: the folder that was searched.
+        changed: the missing films whose files exist with other contents.
+        unreadable: the other files and folders that could not be read, with their paths.
+        compared: the number of image files in the folder that were compared.
+        others: the paths of files that are not in a supported format.
     """
 
     SHOWN = 5
@@ -178,59 +180,59 @@ class MissingFilmsError(DataError):
         others: Sequence[str] = (),
     ) -> None:
         self._missing, self._wanted, self._changed = missing, wanted, changed
-        self._what_helps = f"{compared:,} image files there were compared; --data-root names the folder of the films"
+        self._remedy = f"{compared:,} image files were compared there; name the folder of the films with --data-root"
         lines = [self._first_line(f"below {folder}"), *(str(film) for film in changed[: self.SHOWN])]
-        lines.append(self._what_helps)
+        lines.append(self._remedy)
         if others:
-            lines.append(f"{len(others):,} files there are no PNG, JPEG or TIFF, the first: {others[0]}")
+            lines.append(f"{len(others):,} files there are not PNG, JPEG or TIFF, the first: {others[0]}")
         if unreadable:
             lines.append(f"{len(unreadable):,} files or folders there cannot be read, the first: {unreadable[0]}")
         super().__init__("\n  ".join(lines))
 
     @property
     def public(self) -> str:
-        """The message, films named by their contents and the folder not at all."""
+        """The message, which names films by their contents and leaves out the folder."""
         return "; ".join(
             [
                 self._first_line("below the data root"),
-                *(f.public for f in self._changed[: self.SHOWN]),
-                self._what_helps,
+                *(film.public for film in self._changed[: self.SHOWN]),
+                self._remedy,
             ]
         )
 
-    def _first_line(self, where: str) -> str:
+    def _first_line(self, place: str) -> str:
         names = ", ".join(content[:12] for content in self._missing[: self.SHOWN])
         more = ", …" if len(self._missing) > self.SHOWN else ""
         return (
-            f"{len(self._missing):,} of {self._wanted:,} films are not {where}, byte for byte as the study was created "
-            f"with: {names}{more}"
+            f"{len(self._missing):,} of {self._wanted:,} films are not {place} with the bytes that they had when the "
+            f"study was created: {names}{more}"
         )
 
 
 class AbsentFilmsError(DataError):
-    """Films whose files are gone from this machine, or were never there.
+    """Films whose files have been removed from this machine or were never on it.
 
     Args:
-        absent: the films' content hashes.
-        wanted: how many films were looked for.
-        path: where the first of them once was, for the terminal alone; None if it never was.
+        absent: the absent films' content hashes.
+        wanted: the number of films that were looked for.
+        path: the last known path of the first absent film, shown only on the terminal; None if it was never here.
     """
 
     def __init__(self, absent: Sequence[str], wanted: int, path: object = None) -> None:
         self._absent, self._wanted = absent, wanted
-        super().__init__(self._say("" if path is None else f", once {path}"))
+        super().__init__(self._message("" if path is None else f", once {path}"))
 
     @property
     def public(self) -> str:
-        """The message, the film named by its content."""
-        return self._say("")
+        """The message, which names the film by its content."""
+        return self._message("")
 
-    def _say(self, where: str) -> str:
+    def _message(self, former_path: str) -> str:
         return (
-            f"{len(self._absent):,} of {self._wanted:,} films are not on this machine any more, or never were (the "
-            f"first: film {self._absent[0][:12]}{where}). --data-root names the folder where they are now. A machine "
-            "without films needs the features: rust-optuna features build on one that has them and shares "
-            "storage/features"
+            f"{len(self._absent):,} of {self._wanted:,} films are no longer on this machine, or never were (the first: "
+            f"film {self._absent[0][:12]}{former_path}). Name the folder where they are now with --data-root. A "
+            "machine without films needs their features: run rust-optuna features build on a machine that has the "
+            "films and shares storage/features"
         )
 
 
@@ -239,19 +241,19 @@ class WeightsError(RustOptunaError):
 
 
 class MissingWeightsError(InvalidValueError, WeightsError):
-    """A weights file that is named and not there."""
+    """A weights file that was named and does not exist."""
 
 
 class MissingExtraError(RustOptunaError):
-    """An optional package is needed and not installed."""
+    """An optional package that is needed and not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"This needs {package}, which is not installed: {_install(extra)}")
 
 
 def _install(extra: str) -> str:
-    """Return the command that installs an extra as this program was installed: from a checkout, or by its name."""
-    # Every command loads this module, and few fail for an extra.
+    """Return the command that installs an extra the way this program was installed: from a checkout or by name."""
+    # Imported here because every command loads this module and few need it.
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
@@ -268,61 +270,61 @@ def _install(extra: str) -> str:
 
 
 class OutOfMemoryError(Exception):
-    """A trial does not fit into memory, however small its micro-batches. An error of the point, not of the machine."""
+    """A trial that does not fit into memory even in the smallest micro-batches: an error of the point."""
 
 
 class StorageError(RustOptunaError):
-    """The database is missing, unreachable, or not one that this version can use."""
+    """A database that is missing, unreachable or not usable by this version."""
 
 
 class WrongStoreError(StorageError):
-    """An artifact store that is not this storage's, or takes nothing from this process."""
+    """An artifact store that belongs to another storage, or that this process may not write to."""
 
 
 class LockedError(RustOptunaError):
-    """Another process holds a lock, and does not get on.
+    """A lock whose holder makes no progress.
 
     Args:
         path: the lock's file.
-        holder: who holds it, in words.
-        seconds: for how long it made no progress.
-        marker: the file that stands for the lock where the file system has none, else None.
+        holder: a description of the process that holds it.
+        seconds: how long the holder has made no progress.
+        marker: the file that stands for the lock on a file system without locks, else None.
     """
 
     def __init__(self, path: object, holder: str, seconds: float, marker: object = None) -> None:
-        remedy = "end that process, or wait for it and call this again"
+        remedy = "end that process, or wait for it to finish, then try again"
         if marker:
             remedy = (
-                "that file system has no locks of its own (flock), so that a process which was killed leaves its lock "
-                f"behind: if it no longer runs there, remove {marker}"
+                "this file system has no locks (flock), so a process that is killed leaves its lock behind. If that "
+                f"process no longer runs, remove {marker}"
             )
-        super().__init__(f"{path} is held by {holder}, without any progress for {seconds:.0f} seconds: {remedy}")
+        super().__init__(f"{path} is held by {holder}, which has made no progress for {seconds:.0f} seconds: {remedy}")
 
 
 class StorageValueError(InvalidValueError, StorageError):
-    """A storage's URL, password file or backup that is none."""
+    """A storage URL, password file or backup that is not valid."""
 
 
 class NoDatabaseError(StorageError):
-    """There is no database yet, or none with our tables: nothing was ever made there."""
+    """A database that does not exist yet or has none of our tables."""
 
 
 class StudyError(RustOptunaError):
-    """A study that does not exist, exists with other contents, or is not in the state an operation needs."""
+    """A study that does not exist, has other contents, or is not in the state that an operation needs."""
 
 
 class OpenHolesError(StudyError):
-    """A study has holes that nobody accepted, and another one was to build on it."""
+    """A study with holes that nobody has accepted, on which another study was to build."""
 
     exit_code = ExitCode.HOLES
 
 
 class FingerprintError(StudyError):
-    """This worker would not compute the same numbers as the study's others.
+    """A worker that would not compute the same numbers as the study's other workers.
 
     Args:
-        message: for the terminal; may name files.
-        public: the same without a path, where ``message`` names one.
+        message: the message for the terminal, which may name files.
+        public: the same message without paths, if ``message`` names any.
     """
 
     def __init__(self, message: str, public: str = "") -> None:
@@ -336,20 +338,20 @@ class FingerprintError(StudyError):
 
 
 class RetiredError(RustOptunaError):
-    """A supervisor gave up every slot: its workers died again and again."""
+    """A supervisor that gave up every slot because its workers kept dying."""
 
     exit_code = ExitCode.RETIRED
 
 
 class CannotServeError(RustOptunaError):
-    """No worker can serve the studies here; others started in their place could not, either."""
+    """Studies that no worker can serve on this machine, not even one started as a replacement."""
 
 
 class CircuitBreakerError(RustOptunaError):
-    """A worker met the same error on several points in a row, and stops before it burns the whole design."""
+    """The same error on several points in a row, at which a worker stops before it uses up the whole design."""
 
     exit_code = ExitCode.CIRCUIT_BREAKER
 
 
 class LeaseLostError(RustOptunaError):
-    """The point this worker was running belongs to somebody else now; its result is refused."""
+    """The loss of a lease: another worker owns the point now, and this worker's result is refused."""

@@ -1,9 +1,9 @@
-"""Locks between processes, by file: whoever's the processes are, on one machine or on all that share a folder.
+"""File locks between processes of any user, on one machine or on all machines that share a folder.
 
-A lock is the system's (``flock``), which takes it back with the process that holds it. The file systems of some
-clusters, and some in user space, have none. There a second file (``.held``) stands for it, which exists while the lock
-is held. One whose holder died on this machine is taken over; one that was left by another machine cannot be told from
-one that is held. So each wait says whom it waits for, and ends where the other makes no progress.
+A lock is the system's (``flock``), which releases it when the process that holds it dies. Some file systems, of
+clusters and in user space, have no such locks. There a second file (``.held``) stands for the lock and exists while it
+is held. If its holder died on this machine, the lock is taken over; a lock left behind by another machine looks just
+like one that is held. So every wait reports whom it waits for, and ends when the holder makes no progress.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from rust_optuna.permissions import user_name
 log = logging.getLogger(__name__)
 
 MISSING = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""The numbers of the system's errors where a file system has no locks."""
+"""The error numbers of a file system that has no locks."""
 PATIENCE_SECONDS = 600.0
-"""How long a lock is waited for while its holder makes no progress."""
+"""How long a process waits for a lock whose holder makes no progress."""
 TELL_SECONDS = 10.0
-"""After so long it is said whom a lock is waited for."""
+"""How long a process waits for a lock before it logs who holds it."""
 POLL_SECONDS = 0.05
 
 
@@ -39,29 +39,29 @@ POLL_SECONDS = 0.05
 def locked(
     path: Path, *, progress: Callable[[], object] = lambda: None, patience: float = PATIENCE_SECONDS
 ) -> Iterator[None]:
-    """Hold a lock while the block runs. It is one of threads too, and cannot be taken twice.
+    """Hold a lock while the block runs. The lock also excludes other threads, and is not reentrant.
 
     Args:
-        path: of the lock's file, which is made and stays; its folder exists.
-        progress: called while another holds it; as long as what it returns changes, the patience begins anew.
-        patience: in seconds.
+        path: the lock's file, which is created and stays; its folder must exist.
+        progress: called while another process holds the lock; each time its result changes, the patience starts anew.
+        patience: how long to wait for a holder that makes no progress, in seconds.
 
     Raises:
-        LockedError: another held it for longer, and made no progress.
-        OSError: the file cannot be made or opened.
+        LockedError: the holder made no progress for that long.
+        OSError: the file cannot be created or opened.
     """
     lock = _Lock(path)
     began = since = time.monotonic()
-    seen, told = progress(), False
+    last, logged = progress(), False
     while not lock.take():
         now = time.monotonic()
-        if (latest := progress()) != seen:
-            seen, since = latest, now
+        if (latest := progress()) != last:
+            last, since = latest, now
         if now - since > patience:
             raise LockedError(path, lock.holder, now - since, lock.missing and lock.marker)
-        if not told and now - began > TELL_SECONDS:
-            told = True
-            log.warning("Waiting for %s, which %s holds", path, lock.holder)
+        if not logged and now - began > TELL_SECONDS:
+            logged = True
+            log.warning("Waiting for %s, which is held by %s", path, lock.holder)
         time.sleep(POLL_SECONDS)
     try:
         yield
@@ -70,7 +70,7 @@ def locked(
 
 
 def hold(descriptor: int) -> bool:
-    """Lock a file for as long as it is open; return False where its file system has no locks."""
+    """Lock a file for as long as it is open; return False if its file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
@@ -81,7 +81,7 @@ def hold(descriptor: int) -> bool:
 
 
 def is_held(descriptor: int) -> bool | None:
-    """Say whether somebody holds a file by `hold`; None where its file system has no locks."""
+    """Return whether any process holds a file by `hold`; None if its file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -97,19 +97,19 @@ class _Lock:
     """One lock, held or not.
 
     Args:
-        path: of its file.
+        path: the lock's file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.marker = path.with_name(path.name + ".held")
         self.missing: str | None = None
-        """What the file system says where it has no locks of its own."""
+        """The system's error message if the file system has no locks, else None."""
         self._descriptor: int | None = None
         self._soft: SoftFileLock | None = None
 
     def take(self) -> bool:
-        """Take it if nobody holds it."""
+        """Take the lock if nobody holds it; return whether it was taken."""
         if self.missing is None:
             descriptor = _open(self.path)
             try:
@@ -136,7 +136,7 @@ class _Lock:
         except Timeout:
             return False
         except PermissionError:
-            # Another user's is not writable, and is a lock all the same.
+            # Another user's marker is not writable, but it is a lock all the same.
             if self.marker.exists():
                 return False
             raise
@@ -144,7 +144,7 @@ class _Lock:
         return True
 
     def free(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         if self._soft is not None:
             self._soft.release()
         if self._descriptor is not None:
@@ -152,7 +152,7 @@ class _Lock:
 
     @property
     def holder(self) -> str:
-        """Who holds it, in words."""
+        """A description of the process that holds the lock."""
         try:
             if self.missing is None:
                 return self.path.read_text(encoding="utf-8") or "another process"
@@ -166,7 +166,7 @@ class _Lock:
 def _open(path: Path) -> int:
     flags = os.O_RDWR | os.O_CLOEXEC
     try:
-        # Without O_CREAT first: some systems refuse that on another user's file in a folder for all.
+        # Without O_CREAT first: some systems refuse it for another user's file in a world-writable folder.
         return os.open(path, flags)
     except FileNotFoundError:
         return os.open(path, flags | os.O_CREAT, 0o666)

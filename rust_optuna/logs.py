@@ -1,10 +1,10 @@
-"""The log of workers and supervisors: one line an event, for people or for programs.
+"""The log of workers and supervisors: one line per event, for people or for programs.
 
 Events are logged with their fields beside the message::
 
     log.info("claimed", extra={"event": "claimed", "study": "regime-1", "point": 3, "attempt": 1})
 
-No path of a film stands in a log: an error of this project is written as its public message.
+A log never holds the path of a film: an error of this project is logged as its public message.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ FIELDS = (
     *("event", "worker", "supervisor", "study", "point", "attempt", "outcome", "value", "seconds"),
     *("host", "node", "device", "pid", "exit_code", "deaths", "reason", "parameters", "count"),
 )
-"""What a line of JSON carries of a record's ``extra``, in this order, beside time, level and message."""
+"""The fields of a record's ``extra`` that a line of JSON carries, in this order, beside time, level and message."""
 
 
 def configure(form: str, *, worker: str | None = None, level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Let this process log this project's events, and what other libraries warn of.
+    """Make this process log this project's events and the warnings of other libraries.
 
     Args:
         form: ``text`` or ``json``.
-        worker: stands on every line that names no other worker.
-        level: of this project's events.
-        stream: where to; None for stderr.
+        worker: the worker named on every line that names no other worker.
+        level: the lowest level of this project's events that is logged.
+        stream: the stream to write to; None for stderr.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
@@ -44,22 +44,22 @@ def configure(form: str, *, worker: str | None = None, level: int = logging.INFO
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people: time (UTC), level, the point it is about, message."""
+    """A formatter of lines for people: time (UTC), level, the point that the event is about, message."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         """Return the line, with the study, point and attempt that the record is about before its message."""
-        about = record.__dict__
-        where = [str(about["study"])] if "study" in about else []
-        where += [f"{name} {about[name]}" for name in ("point", "attempt") if name in about]
-        if where:
-            record.message = f"{' '.join(where)}: {record.message}"
+        fields = record.__dict__
+        subject = [str(fields["study"])] if "study" in fields else []
+        subject += [f"{name} {fields[name]}" for name in ("point", "attempt") if name in fields]
+        if subject:
+            record.message = f"{' '.join(subject)}: {record.message}"
         return super().formatMessage(record)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (logging's name)
-        """Return the record's time, ISO 8601, in UTC."""
+        """Return the record's time in ISO 8601, UTC."""
         return _time(record)
 
     def formatException(self, ei: object) -> str:  # noqa: N802 (logging's name)
@@ -68,7 +68,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC), level, message, those of `FIELDS` that the record has, and a traceback."""
+    """A formatter of one JSON object per line: time (UTC), level, message, the record's `FIELDS`, and a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line."""
@@ -81,7 +81,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class _Discretion(logging.Filter):
-    """Names the worker, and writes errors as their public message."""
+    """A filter that adds the worker's name and replaces errors by their public messages."""
 
     def __init__(self, worker: str | None) -> None:
         super().__init__()
@@ -109,9 +109,9 @@ def _time(record: logging.LogRecord) -> str:
 
 def _traceback(error: BaseException) -> str:
     text = "".join(traceback.format_exception(error)).rstrip()
-    for each in _chain(error):
-        if isinstance(each, RustOptunaError):
-            text = text.replace(str(each), each.public)
+    for cause in _chain(error):
+        if isinstance(cause, RustOptunaError):
+            text = text.replace(str(cause), cause.public)
     return text
 
 

@@ -13,7 +13,7 @@ from rust_optuna.errors import PathError
 from rust_optuna.spelling import Spelling
 
 ARTIFACTS = "storage/artifacts"
-"""The default artifact store of a new database, relative to the home of whoever opens it."""
+"""The default artifact store of a new database, relative to the home of the process that opens it."""
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,22 @@ class Home:
     root: Path
 
     @classmethod
-    def find(cls, given: str | os.PathLike[str] | None = None) -> Home:
-        """Return the home that the option, the environment or the current directory names.
+    def find(cls, path: str | os.PathLike[str] | None = None) -> Home:
+        """Return the home named by the option or the environment, else the current directory.
 
         Raises:
-            PathError: as `resolve`, or it is a file.
+            PathError: the path cannot be resolved, as in `resolve`, or it is a file.
         """
-        root = _absolute(Path(), given or os.environ.get("RUST_OPTUNA_HOME") or ".")
+        root = _absolute(Path(), path or os.environ.get("RUST_OPTUNA_HOME") or ".")
         if root.is_file():
             raise PathError(f"{root} is a file, not a folder: --home names the folder that relative paths start from")
         return cls(root)
 
     def resolve(self, path: str | os.PathLike[str]) -> Path:
-        """Return ``path`` as an absolute path, relative ones below this home.
+        """Return ``path`` as an absolute path; a relative path starts from this home.
 
         Raises:
-            PathError: it begins with ``~`` and the user has no home folder, or it cannot be a path at all.
+            PathError: the path begins with ``~`` and the user has no home folder, or no file can have this path.
         """
         return _absolute(self.root, path)
 
@@ -59,7 +59,7 @@ class Home:
 
     @property
     def film_index(self) -> Path:
-        """Where each film lies on this machine, by content: the only place that holds paths of films."""
+        """The file that maps each film's content hash to its path: the only place that holds paths of films."""
         return self.storage / "films.json"
 
     @property
@@ -69,15 +69,15 @@ class Home:
 
     @property
     def workers(self) -> Path:
-        """A file for each running supervisor, locked for as long as it lives."""
+        """The folder with one file for each running supervisor, locked for as long as it lives."""
         return self.storage / "workers"
 
     def log(self, supervisor: str, slot: int | None = None) -> Path:
-        """The log of a supervisor that runs as a daemon, or of the workers in one of its slots."""
+        """Return the log of a supervisor that runs as a daemon, or of the workers in one of its slots."""
         return self.logs / f"worker-{supervisor}{'' if slot is None else f'-{slot}'}.log"
 
     def record(self, supervisor: str) -> Path:
-        """The file that a supervisor keeps locked."""
+        """Return the file that a supervisor keeps locked."""
         return self.workers / f"{supervisor}.pid"
 
     @property
@@ -87,9 +87,9 @@ class Home:
 
 
 def _absolute(root: Path, path: str | os.PathLike[str]) -> Path:
-    """Return a path as an absolute one: relative ones below ``root``, ``~`` being the user's home folder.
+    """Return an absolute path: a relative path starts from ``root``, and ``~`` is the user's home folder.
 
-    ``~name`` of no user is a file of that name, as in a shell. A file whose name only looks the same is found.
+    ``~name`` without such a user is a file of that name, as in a shell. A file whose name only looks the same is found.
     """
     expanded = os.path.expanduser(path)
     if Path(expanded).parts[:1] == ("~",):
@@ -102,13 +102,13 @@ def _absolute(root: Path, path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path`` and move it there once the block ends well.
+    """Yield a temporary path beside ``path``, and move the file there when the block succeeds.
 
-    A reader sees the old file or the whole new one, whatever dies when. The temporary file is removed if the block
-    raises.
+    A reader sees either the old file or the complete new one, even after a crash. The temporary file is removed if the
+    block raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # No process number: in containers that share the folder, two processes have the same one.
+    # Not the process number: in containers that share the folder, two processes may have the same one.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield temporary

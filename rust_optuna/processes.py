@@ -1,4 +1,4 @@
-"""What the processes of a search share: exit codes, variables in a child's environment, names of workers, sleeping."""
+"""What the processes of a search share: exit codes, environment variables of children, worker names, sleeping."""
 
 from __future__ import annotations
 
@@ -10,54 +10,58 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 
+GRACE_SECONDS = 0.0
+"""How long a running point may take to finish after a stop is requested, by default. A user who stops a search wants it
+to stop, and a point that is given back costs only the time to run it again."""
 LOOK_SECONDS = 0.2
-"""Between looks, while sleeping, at whether there is a reason not to."""
+"""How long a sleeping process waits between checks for a reason to wake."""
 WORKER_ID = "RUST_OPTUNA_WORKER_ID"
-"""Names a supervisor's child, so that whatever it was running can be requeued the moment it is dead."""
+"""The variable with the name of a supervisor's child, whose point can be requeued as soon as the child is dead."""
 SUPERVISOR = "RUST_OPTUNA_SUPERVISOR"
-"""The supervisor's process number: a child whose parent is another has been orphaned, and stops."""
+"""The variable with the supervisor's process number. A child with another parent has been orphaned, and stops."""
 
 PART_OF = "RUST_OPTUNA_PART_OF"
-"""Names the command that this process is a step of, on the same terminal: that one says what Ctrl-C came to."""
+"""The variable with the command that this process is a step of. That command reports the outcome of Ctrl-C."""
 
 
 class ExitCode(IntEnum):
-    """How a command ended."""
+    """The exit code of a command."""
 
     DONE = 0
-    """All is well; also after a stop that was asked for, with the point finished or given back."""
+    """Success. This includes a requested stop, with the point finished or given back."""
     ERROR = 1
     """An error that the message explains."""
     USAGE = 2
     """A wrong call or invalid input."""
     HOLES = 3
-    """A study has holes that nobody accepted: points whose attempts are used up."""
+    """A study with holes that nobody has accepted: points whose attempts are used up."""
     CIRCUIT_BREAKER = 4
-    """A worker met the same error on several points in a row: the fault is then likelier its own than theirs."""
+    """The same error on several points in a row, which is more likely the worker's fault than the points'."""
     STUCK = 5
-    """A worker's trial did not advance any more; its point was given back."""
+    """A worker whose trial stopped advancing; its point was given back."""
     RETIRED = 6
-    """A supervisor gave up every slot."""
+    """A supervisor that gave up every slot."""
     CANNOT_SERVE = 7
-    """A supervised worker cannot serve its studies here, nor could another in its place: its supervisor starts none,
-    and ends with `ERROR` and what helps. A worker without a supervisor ends with `ERROR` itself."""
+    """A supervised worker that cannot serve its studies on this machine. A replacement could not either, so its
+    supervisor starts none and ends with `ERROR` and advice. A worker without a supervisor ends with `ERROR` itself."""
     INTERRUPTED = 130
-    """After Ctrl-C, as shells have it."""
+    """An end by Ctrl-C, with the code that shells use."""
 
 
 def sleep_unless(reason: Callable[[], bool], seconds: float) -> None:
-    """Sleep, at most until there is a reason not to.
+    """Sleep for some seconds, or until there is a reason to wake.
 
-    In short sleeps: a lock that a signal's handler could wake this by is one that it could hang on.
+    The sleep is a series of short ones: a signal handler could wake a longer sleep only through a lock, on which it
+    could hang.
     """
     end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0 and not reason():
-        time.sleep(min(LOOK_SECONDS, left))
+    while (remaining := end - time.monotonic()) > 0 and not reason():
+        time.sleep(min(LOOK_SECONDS, remaining))
 
 
 @contextmanager
 def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables while the block runs, for what it starts or loads."""
+    """Set environment variables while the block runs, for the processes it starts and the libraries it loads."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -71,5 +75,5 @@ def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def new_worker_id() -> str:
-    """Return an identifier that no other worker ever had."""
+    """Return an identifier that no other worker has ever had."""
     return f"{platform.node()[:40]}-{uuid.uuid4().hex[:12]}"

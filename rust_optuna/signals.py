@@ -1,4 +1,4 @@
-"""Signals as flags: handlers note what came, and the loop that waits here acts on it."""
+"""Signals as flags: handlers record what arrived, and the loop that waits here acts on it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from types import FrameType
 from typing import Any
 
 WARNING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""Signals by which schedulers say that time is nearly over: the first asks to stop, a further one does not insist, for
-they come as often as a scheduler likes (SIGXCPU once a second)."""
+"""Signals with which schedulers announce that time is nearly up. The first asks the process to stop; further ones do
+not insist, because a scheduler repeats them as often as it likes (SIGXCPU once a second)."""
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *WARNING)
-"""Signals that ask a supervisor to stop: a scheduler's, Ctrl-C, a terminal that is closed, and those of `WARNING`."""
+"""Signals that ask a supervisor to stop: a scheduler's, Ctrl-C, a closed terminal, and those of `WARNING`."""
 
 
 class Signals:
-    """Notes the signals that ask this process to stop, while the ``with`` block runs. Of the main thread only.
+    """A record of the signals that ask this process to stop while the ``with`` block runs. For the main thread only.
 
-    Inside, this thread blocks them at first, so that none disturbs it while it starts processes; ``listen`` lets them
-    in. None is lost, whenever it comes, but warnings after the first signal are not noted. Afterwards the former
+    At first the block's thread blocks these signals, so that none disturbs it while it starts processes; ``listen``
+    unblocks them. No signal is lost, but warnings after the first signal are not recorded. After the block, the former
     handlers are back.
     """
 
@@ -30,7 +30,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
-        # A handler that only sets a flag does not end a wait; a byte in this pipe does.
+        # A handler that only sets a flag does not end a wait, but a byte in this pipe does.
         self._readable, writable = os.pipe()
         self._writable = writable
         for end in (self._readable, writable):
@@ -49,11 +49,11 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def listen(self) -> None:
-        """Let signals in: those that came meanwhile are noted now."""
+        """Unblock the signals; those that arrived while they were blocked are recorded now."""
         unblock()
 
     def wait(self, seconds: float) -> None:
-        """Wait, at most until the next signal."""
+        """Wait for some seconds or until the next signal."""
         select.select([self._readable], [], [], seconds)
         with suppress(BlockingIOError):
             os.read(self._readable, 4096)
@@ -64,17 +64,17 @@ class Signals:
 
 
 def handle_with(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
-    """Let a function handle the signals that ask this process to stop; return the former handlers.
+    """Install a handler for the signals that ask this process to stop; return the former handlers.
 
-    What a user chose to ignore (nohup) stays ignored.
+    A signal that the user chose to ignore (nohup) stays ignored.
     """
-    heard = [number for number in ASKING if signal.getsignal(number) is not signal.SIG_IGN]
-    return {number: signal.signal(number, handler) for number in heard}
+    heeded = [number for number in ASKING if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heeded}
 
 
 @contextmanager
 def blocked() -> Iterator[None]:
-    """Keep signals waiting while a process is started: it inherits that, until it has handlers of its own."""
+    """Block signals while a process is started: the child inherits the block until it has handlers of its own."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     try:
         yield
@@ -83,5 +83,5 @@ def blocked() -> Iterator[None]:
 
 
 def unblock() -> None:
-    """Let signals in: a process whose supervisor started it with them blocked has its handlers now."""
+    """Unblock signals, in a process that its supervisor started with them blocked and that has handlers now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)

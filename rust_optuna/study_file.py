@@ -1,4 +1,4 @@
-"""Study files: TOML to ``StudyConfiguration`` and back, with every problem of a file reported at once."""
+"""Study files: conversion from TOML to ``StudyConfiguration`` and back, reporting all problems of a file at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rust_optuna.config import HYPERPARAMETERS, KEYS, Key, Range, StudyConfiguration, Value, plain, plain_values
+from rust_optuna.config import (
+    FOLDS,
+    HYPERPARAMETERS,
+    KEYS,
+    LEASE_SECONDS,
+    SEED,
+    Key,
+    Range,
+    StudyConfiguration,
+    Value,
+    plain,
+    plain_values,
+)
 from rust_optuna.errors import ConfigurationError, PathError, Problem
 from rust_optuna.spelling import nearest
 
@@ -26,19 +38,19 @@ def read_study_file(path: Path) -> StudyConfiguration:
         ConfigurationError: with every problem found, each with its key.
     """
     try:
-        # Notepad puts a byte-order mark in front of UTF-8, which TOML does not know.
+        # Notepad puts a byte-order mark in front of UTF-8, which tomllib rejects.
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigurationError(str(path), [Problem("file", "does not exist")]) from None
     except UnicodeDecodeError as error:
-        what = f"is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}): save it as UTF-8"
-        raise ConfigurationError(str(path), [Problem("file", what)]) from None
+        description = f"is not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}): save it as UTF-8"
+        raise ConfigurationError(str(path), [Problem("file", description)]) from None
     except IsADirectoryError:
         raise ConfigurationError(str(path), [Problem("file", "is a folder, not a study file (STUDY.toml)")]) from None
     except OSError as error:
         raise ConfigurationError(str(path), [Problem("file", f"cannot be read: {error.strerror or error}")]) from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(str(path), [Problem("file", f"is not readable TOML: {error}")]) from None
+        raise ConfigurationError(str(path), [Problem("file", f"is not valid TOML: {error}")]) from None
     return parse_study(document, str(path))
 
 
@@ -47,8 +59,8 @@ def parse_study(document: Mapping[str, Any], source: str, *, stored: bool = Fals
 
     Args:
         document: the study file's contents.
-        source: what to call it in messages.
-        stored: it comes from the database, where the manifest's path is not kept.
+        source: the name of the study file in messages.
+        stored: whether the document comes from the database, which does not keep the manifest's path.
 
     Raises:
         ConfigurationError: with every problem found.
@@ -63,7 +75,7 @@ def parse_study(document: Mapping[str, Any], source: str, *, stored: bool = Fals
 def to_document(configuration: StudyConfiguration) -> dict[str, Any]:
     """Return the nested dictionaries that ``parse_study(…, stored=True)`` turns back into the same configuration.
 
-    Ranges are written out in full and the manifest's path is left out: this is the form a database keeps.
+    Ranges are written out in full and the manifest's path is left out: this is the form that a database keeps.
     """
     sampler: dict[str, Any] = {"type": configuration.sampler, "seed": configuration.sampler_seed}
     if configuration.n_trials is not None:
@@ -86,10 +98,10 @@ def to_document(configuration: StudyConfiguration) -> dict[str, Any]:
 
 
 def toml_string(text: str) -> str:
-    """Return a text as TOML writes it, in quotes, whatever characters it holds.
+    """Return a text as a quoted TOML string.
 
     Raises:
-        PathError: it is no Unicode, as a path whose bytes are not UTF-8.
+        PathError: the text is not valid Unicode, such as a path whose bytes are not UTF-8.
     """
     try:
         text.encode()
@@ -99,7 +111,7 @@ def toml_string(text: str) -> str:
 
 
 def toml_value(value: Any) -> str:
-    """Return a value as a study file writes it; a missing one as ``not set``."""
+    """Return a value as a study file writes it, or ``not set`` for None."""
     if value is None:
         return "not set"
     if isinstance(value, bool):
@@ -126,14 +138,14 @@ def _meant(name: str, known: Iterable[str]) -> str:
 
 
 class _Reader:
-    """Reads one document, collecting problems instead of stopping at the first."""
+    """A reader of one document that collects problems instead of stopping at the first."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self.document = document
         self.problems: list[Problem] = []
 
-    def problem(self, where: str, what: str) -> None:
-        self.problems.append(Problem(where, what))
+    def problem(self, location: str, description: str) -> None:
+        self.problems.append(Problem(location, description))
 
     def section(self, name: str, required: bool = False) -> dict[str, Any]:
         table = self.document.get(name)
@@ -147,21 +159,21 @@ class _Reader:
         return dict(table)
 
     def names(self, section: str) -> set[str]:
-        """Return the keys that a section names, whether their values are right or wrong."""
+        """Return the keys that a section names, with valid values or not."""
         table = self.document.get(section)
         return set(table) if isinstance(table, dict) else set()
 
-    def take(self, table: dict[str, Any], where: str, key: Key) -> Any:
-        """Remove and return one checked value, its default where it is absent, None where it is wrong."""
-        name = where.rpartition(".")[2]
+    def take(self, table: dict[str, Any], location: str, key: Key) -> Any:
+        """Remove and return one checked value: the default if it is absent, None if it is invalid."""
+        name = location.rpartition(".")[2]
         if name not in table:
             if key.default is None:
-                self.problem(where, "is missing")
+                self.problem(location, "is missing")
             return key.default
         value = table.pop(name)
         violation = key.violation(value)
         if violation:
-            self.problem(where, violation)
+            self.problem(location, violation)
             return None
         return key.convert(value)
 
@@ -175,7 +187,7 @@ class _Reader:
         if name is not None and not NAME.fullmatch(name):
             self.problem("name", f"{name!r} may only hold letters, digits, dots, dashes and underscores (at most 100)")
         manifest = None if stored else self.take(top, "manifest", Key("", str))
-        lease = self.take(top, "lease_seconds", Key("", int, 120, low=2))
+        lease = self.take(top, "lease_seconds", Key("", int, LEASE_SECONDS, low=2))
         self.refuse_rest(top, "", (*TOP_LEVEL, *(f"[{s}]" for s in SECTIONS)))
         sampler, sampler_seed, n_trials = self.read_sampler()
         search_space = self.read_search_space(sampler)
@@ -186,7 +198,7 @@ class _Reader:
             for missing in (key for key in HYPERPARAMETERS if key not in searched | named_fixed):
                 self.problem(missing, "has no value: name it in [search_space] or in [fixed]")
         elif from_best_of == name:
-            self.problem("fixed.from_best_of", "names this very study")
+            self.problem("fixed.from_best_of", "names this study itself")
         if self.problems:
             return None
         return StudyConfiguration(
@@ -228,75 +240,76 @@ class _Reader:
         if not table and isinstance(self.document.get("search_space"), dict):
             self.problem("[search_space]", "is empty: name at least one key to search")
         axes: dict[str, Range] = {}
-        for name, given in table.items():
-            where = f"search_space.{name}"
+        for name, value in table.items():
+            location = f"search_space.{name}"
             if name not in KEYS:
-                self.problem(
-                    where, f"is not a key that can be searched{_meant(name, KEYS)}; those are {', '.join(KEYS)}"
-                )
+                description = f"is not a key that can be searched{_meant(name, KEYS)}; those are {', '.join(KEYS)}"
+                self.problem(location, description)
                 continue
-            axis = self.read_axis(where, KEYS[name], given)
+            axis = self.read_axis(location, KEYS[name], value)
             if axis is None:
                 continue
             if sampler == "grid" and axis.type != "categorical":
-                self.problem(where, "a grid needs a list of values, as in [1e-4, 1e-3]")
+                self.problem(location, "a grid needs a list of values, as in [1e-4, 1e-3]")
             axes[name] = axis
         return axes
 
-    def read_axis(self, where: str, key: Key, given: Any) -> Range | None:
-        if isinstance(given, dict) and given.get("type") == "categorical":
+    def read_axis(self, location: str, key: Key, axis: Any) -> Range | None:
+        if isinstance(axis, dict) and axis.get("type") == "categorical":
             self.refuse_rest(
-                {k: v for k, v in given.items() if k not in ("type", "choices")}, f"{where}.", ("choices",)
+                {k: v for k, v in axis.items() if k not in ("type", "choices")}, f"{location}.", ("choices",)
             )
-            given = given.get("choices")
-        if isinstance(given, list):
-            return self.read_choices(where, key, given)
-        if not isinstance(given, dict):
-            self.problem(where, f"{given!r} is neither a list of values nor a range like {{type, low, high}}")
+            axis = axis.get("choices")
+        if isinstance(axis, list):
+            return self.read_choices(location, key, axis)
+        if not isinstance(axis, dict):
+            self.problem(location, f"{axis!r} is neither a list of values nor a range like {{type, low, high}}")
             return None
-        return self.read_interval(where, key, dict(given))
+        return self.read_interval(location, key, dict(axis))
 
-    def read_choices(self, where: str, key: Key, given: list[Any]) -> Range | None:
-        if not given:
-            self.problem(where, "the list of values is empty")
+    def read_choices(self, location: str, key: Key, choices: list[Any]) -> Range | None:
+        if not choices:
+            self.problem(location, "the list of values is empty")
             return None
         if key.type is tuple:
-            self.problem(where, "a list of lists cannot be searched: fix this key")
+            self.problem(location, "a list of lists cannot be searched: fix this key")
             return None
-        violations = [v for v in map(key.violation, given) if v]
+        violations = [violation for violation in map(key.violation, choices) if violation]
         for violation in violations:
-            self.problem(where, violation)
+            self.problem(location, violation)
         if violations:
             return None
-        values = tuple(key.convert(v) for v in given)
+        values = tuple(key.convert(choice) for choice in choices)
         if len(set(values)) < len(values):
-            self.problem(where, f"names a value twice: {given}")
+            self.problem(location, f"names a value twice: {choices}")
             return None
         return Range("categorical", choices=values)
 
-    def read_interval(self, where: str, key: Key, table: dict[str, Any]) -> Range | None:
+    def read_interval(self, location: str, key: Key, table: dict[str, Any]) -> Range | None:
         before = len(self.problems)
         if key.type not in (int, float):
-            self.problem(where, "takes no numbers: give a list of values")
+            self.problem(location, "does not take numbers: give a list of values")
             return None
-        kind = self.take(table, f"{where}.type", Key("", str, choices=("int", "float")))
+        kind = self.take(table, f"{location}.type", Key("", str, choices=("int", "float")))
         if kind is not None and kind != key.type.__name__:
-            self.problem(f"{where}.type", f"{kind!r} does not fit: this key is of type {key.type.__name__}")
+            self.problem(f"{location}.type", f"{kind!r} does not fit: this key is of type {key.type.__name__}")
         low = self.take(
-            table, f"{where}.low", Key("", key.type, None, key.low, key.high, key.exclusive_low, key.exclusive_high)
+            table, f"{location}.low", Key("", key.type, None, key.low, key.high, key.exclusive_low, key.exclusive_high)
         )
         high = self.take(
-            table, f"{where}.high", Key("", key.type, None, key.low, key.high, key.exclusive_low, key.exclusive_high)
+            table, f"{location}.high", Key("", key.type, None, key.low, key.high, key.exclusive_low, key.exclusive_high)
         )
-        log = self.take(table, f"{where}.log", Key("", bool, False))
+        log = self.take(table, f"{location}.log", Key("", bool, False))
         step = (
-            self.take(table, f"{where}.step", Key("", key.type, low=0, exclusive_low=True)) if "step" in table else None
+            self.take(table, f"{location}.step", Key("", key.type, low=0, exclusive_low=True))
+            if "step" in table
+            else None
         )
-        self.refuse_rest(table, f"{where}.", ("type", "low", "high", "log", "step"))
+        self.refuse_rest(table, f"{location}.", ("type", "low", "high", "log", "step"))
         if low is not None and high is not None and low >= high:
-            self.problem(where, f"the range is empty: low {low!r} is not below high {high!r}")
+            self.problem(location, f"the range is empty: low {low!r} is not below high {high!r}")
         if log and (step is not None or (low is not None and low <= 0)):
-            self.problem(f"{where}.log", "needs a low above 0 and no step")
+            self.problem(f"{location}.log", "needs a low above 0 and no step")
         if len(self.problems) > before:
             return None
         return Range(kind, low=low, high=high, log=log, step=step)
@@ -317,21 +330,21 @@ class _Reader:
         return fixed, source
 
     def read_model(self, elsewhere: set[str]) -> tuple[dict[str, Value], Any, Any, frozenset[str]]:
-        given: dict[str, Value] = {}
+        values: dict[str, Value] = {}
         tables = {name: self.section(name) for name in ("model", "cross_validation")}
         for name, key in KEYS.items():
             if not key.section or name not in tables[key.section]:
                 continue
-            where = f"{key.section}.{name}"
+            location = f"{key.section}.{name}"
             if name in elsewhere:
-                self.problem(where, "is given in [search_space] or [fixed] too: name it once")
-            value = self.take(tables[key.section], where, key)
+                self.problem(location, "is given in [search_space] or [fixed] too: name it once")
+            value = self.take(tables[key.section], location, key)
             if value is not None:
-                given[name] = value
+                values[name] = value
         left_open = frozenset({"folds", "seed"} - set(tables["cross_validation"]))
-        folds = self.take(tables["cross_validation"], "cross_validation.folds", Key("", int, 6, low=2, high=1000))
-        seed = self.take(tables["cross_validation"], "cross_validation.seed", Key("", int, 1337, low=0, high=2**32 - 1))
+        folds = self.take(tables["cross_validation"], "cross_validation.folds", Key("", int, FOLDS, low=2, high=1000))
+        seed = self.take(tables["cross_validation"], "cross_validation.seed", Key("", int, SEED, low=0, high=2**32 - 1))
         names = {s: tuple(n for n, k in KEYS.items() if k.section == s) for s in tables}
         self.refuse_rest(tables["model"], "model.", names["model"])
         self.refuse_rest(tables["cross_validation"], "cross_validation.", ("folds", "seed", *names["cross_validation"]))
-        return given, folds, seed, left_open
+        return values, folds, seed, left_open

@@ -103,7 +103,7 @@ def test_it_is_said_whom_a_lock_is_waited_for(holder, number, tmp_path, monkeypa
     with pytest.raises(LockedError), locked(tmp_path / "lock", patience=0.3):
         pass
     (line,) = [record.getMessage() for record in caplog.records if record.name == "rust_optuna.locks"]
-    assert f"which process {holder.pid} of" in line
+    assert f"which is held by process {holder.pid} of" in line
 
 
 def test_threads_exclude_each_other(number, tmp_path):

@@ -76,7 +76,7 @@ def test_a_file_is_read_whatever_an_editor_puts_before_it_and_between_its_lines(
     ("content", "said"),
     [
         (None, "does not exist"),
-        (b"name = ", "is not readable TOML"),
+        (b"name = ", "is not valid TOML"),
         (b"name = '\xff'", r"is not UTF-8 text \(byte 0xff at 8\): save it as UTF-8"),
         ("name = 'a'".encode("utf-16"), "is not UTF-8 text"),
     ],

@@ -11,13 +11,12 @@ from rust_optuna.cli.next_step import PLACEHOLDER, print_next, study_file
 from rust_optuna.cli.options import NOTHING_WRITTEN, current_site, examples, home_option, if_interrupted
 from rust_optuna.cli.output import counted, print_json, progress_bar
 from rust_optuna.cli.tables import Side, print_table
+from rust_optuna.config import CONTRAST, FOLDS, HOLDOUT, SEED
 
 if TYPE_CHECKING:
     from rust_optuna.data.check import CheckReport, Part
     from rust_optuna.data.patients import Settled
 
-FOLDS, SEED = 6, 1337
-"""Those of a study file that names none."""
 ALL = "all"
 """What `rust_optuna.data.patients` takes for every group of names, and an option without names means."""
 
@@ -69,7 +68,7 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
 @click.option(
     "--holdout",
     type=float,
-    help="Share of the films to set aside.  [default: 0.15; where films are split already, the share they have]",
+    help=f"Share of the films to set aside.  [default: {HOLDOUT}; where films are split already, the share they have]",
 )
 @click.option(
     "--seed",
@@ -180,7 +179,7 @@ def check(context: click.Context, manifest: Path, folds: int, seed: int, as_json
     "--seed", default=SEED, show_default=True, type=click.IntRange(min=0), help="Another seed makes up other patients."
 )
 @click.option(
-    "--contrast", default=1.0, show_default=True, help="How plainly the scores show, from 0 (not at all) to 10."
+    "--contrast", default=CONTRAST, show_default=True, help="How plainly the scores show, from 0 (not at all) to 10."
 )
 @click.option("--shuffle-scores", is_flag=True, help="Negative control: deal the scores at random.")
 @home_option

@@ -45,6 +45,7 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     from rust_optuna.run import demo as story
     from rust_optuna.run.local import search
     from rust_optuna.search.results import best_trial
+    from rust_optuna.study_file import read_study_file
 
     if_interrupted(GOES_ON)
     terminate_as_interrupt()
@@ -54,10 +55,10 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     click.echo(remark)
     with progress_bar("Drawing films") as progress:
         manifest = story.draw_films(chosen, site.home, progress)
-    files = story.write_studies(chosen, site.home)
+    configurations = [read_study_file(path) for path in story.write_studies(chosen, site.home)]
     click.echo(f"{story.short(manifest)}: SYNTHETIC films of {counted(chosen.patients, 'made-up patient')}")
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
-        finished = search(files, site, DeviceChoice(workers=workers), table.listener)
+        finished = search(configurations, site, DeviceChoice(workers=workers), table.listener)
     click.echo()
     with site.open_to_read() as database:
         for status in finished:

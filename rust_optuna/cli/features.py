@@ -45,8 +45,6 @@ def build(study: str, data_root: Path | None) -> None:
     if_interrupted(GOES_ON)
     terminate_as_interrupt()
     site = current_site()
-    if study.endswith(".toml") and data_root is not None:
-        raise click.UsageError("--data-root goes with a study's name; a study file's manifest says where films are")
     root = site.data_root(data_root)
     with (
         progress_bar("Hashing films") as hashing,
@@ -54,7 +52,7 @@ def build(study: str, data_root: Path | None) -> None:
         ExitStack() as stack,
     ):
         if study.endswith(".toml"):
-            wanted = ahead.wanted_by_file(site.home.resolve(study), site.home, site.open_to_read, hashing)
+            wanted = ahead.wanted_by_file(site.home.resolve(study), site.home, site.open_to_read, hashing, root)
             following = ["search", study]
         else:
             wanted = ahead.wanted_by_study(stack.enter_context(site.open_to_read()), study, site.home)

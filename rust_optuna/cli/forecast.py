@@ -12,18 +12,23 @@ from rust_optuna.cli.output import progress_bar
 from rust_optuna.cli.tables import print_table
 
 if TYPE_CHECKING:
+    from rust_optuna.config import StudyConfiguration
     from rust_optuna.fleet.devices import DeviceChoice
     from rust_optuna.run.forecast import StudyForecast
     from rust_optuna.storage.site import Site
 
 
-def print_forecast(paths: Sequence[Path], site: Site, choice: DeviceChoice, data_root: Path | None) -> None:
-    """Time this machine and print what the search of these files would take, on devices chosen as for the search."""
+def print_forecast(
+    configurations: Sequence[StudyConfiguration], site: Site, choice: DeviceChoice, data_root: Path | None
+) -> None:
+    """Time this machine and print what the search of these studies would take, on devices chosen as for the search."""
     from rust_optuna.run.forecast import forecast
 
     click.echo("Timing this machine (about half a minute for each kind of trial) ...", err=True)
     with progress_bar("Hashing films") as progress:
-        plan = forecast(paths, site.home, site.open_to_read, choice=choice, data_root=data_root, progress=progress)
+        plan = forecast(
+            configurations, site.home, site.open_to_read, choice=choice, data_root=data_root, progress=progress
+        )
     places = ", ".join(dict.fromkeys(device.name for device in plan.devices))
     memory = f", {_size(plan.worker_bytes)} of memory each" if plan.worker_bytes else ""
     click.echo(f"Workers: {len(plan.devices)} on {places}{memory}")

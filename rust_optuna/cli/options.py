@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from rust_optuna.processes import GRACE_SECONDS
+
 if TYPE_CHECKING:
     from rust_optuna.storage.site import Site
 
@@ -146,7 +148,7 @@ log_format_option = click.option(
 grace_option = click.option(
     "--grace",
     type=click.FloatRange(min=0),
-    default=0.0,
+    default=GRACE_SECONDS,
     show_default=True,
     metavar="SECONDS",
     help="How long a running point may take to finish after the first signal.",
@@ -155,7 +157,8 @@ forever_option = click.option("--forever", is_flag=True, help="Do not end when a
 data_root_option = click.option(
     "--data-root",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The folder that holds the films on this machine, if they lie elsewhere than where the study was created.",
+    help="The folder that holds the films on this machine, if they lie elsewhere than where the study was created, or "
+    "than its manifest says.",
 )
 
 

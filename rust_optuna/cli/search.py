@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -24,6 +25,9 @@ from rust_optuna.cli.options import (
 )
 from rust_optuna.cli.output import progress_bar
 from rust_optuna.processes import ExitCode
+
+if TYPE_CHECKING:
+    from rust_optuna.config import StudyConfiguration
 
 NO_SEARCH = "Interrupted: no study was created, and none was run."
 
@@ -68,6 +72,7 @@ def search(
     from rust_optuna.cli.study import study_path
     from rust_optuna.fleet.devices import DeviceChoice
     from rust_optuna.run.local import search as run_search
+    from rust_optuna.study_file import read_study_file
 
     logs.configure("text", level=logging.WARNING)
     if_interrupted(NO_SEARCH if dry_run else GOES_ON)
@@ -75,14 +80,15 @@ def search(
     site = current_site()
     paths = [study_path(file, "search") for file in files]
     root = site.data_root(data_root)
-    _refuse_order(files, paths)
+    configurations = [read_study_file(path) for path in paths]
+    _refuse_order(files, configurations)
     choice = DeviceChoice(gpus, workers, per_gpu)
     if dry_run:
-        print_forecast(paths, site, choice, root)
+        print_forecast(configurations, site, choice, root)
         print_next_line(_without_dry_run())
         return
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
-        finished = run_search(paths, site, choice, table.listener, objective=objective, data_root=root)
+        finished = run_search(configurations, site, choice, table.listener, objective=objective, data_root=root)
     print_statuses(finished)
     with site.open_to_read() as database:
         print_next_step(database, [each.study.name for each in finished])
@@ -90,22 +96,19 @@ def search(
         context.exit(ExitCode.HOLES)
 
 
-def _refuse_order(files: Sequence[Path], paths: Sequence[Path]) -> None:
+def _refuse_order(files: Sequence[Path], configurations: Sequence[StudyConfiguration]) -> None:
     """Refuse files of which one takes the best of a study whose own file comes after it.
 
     Raises:
         UsageError: with the command in which each comes after the one that it takes the best of.
     """
-    from rust_optuna.study_file import read_study_file
-
-    read = [read_study_file(path) for path in paths]
-    names = [each.name for each in read]
-    sources = [names.index(each.from_best_of) if each.from_best_of in names else None for each in read]
+    names = [each.name for each in configurations]
+    sources = [names.index(each.from_best_of) if each.from_best_of in names else None for each in configurations]
     late = [(number, source) for number, source in enumerate(sources) if source is not None and source > number]
     if not late:
         return
     number, source = late[0]
-    told = f"{files[number]} takes the best of {read[number].from_best_of}: name {files[source]} before it"
+    told = f"{files[number]} takes the best of {configurations[number].from_best_of}: name {files[source]} before it"
     order: list[int] = []
     left = [*range(len(files))]
     while ready := [number for number in left if sources[number] in {None, number, *order}]:

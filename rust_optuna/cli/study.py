@@ -20,6 +20,7 @@ from rust_optuna.cli.options import (
     NOTHING_WRITTEN,
     common_options,
     current_site,
+    data_root_option,
     examples,
     if_interrupted,
     json_option,
@@ -49,8 +50,9 @@ def study() -> None:
 
 @study.command(epilog=examples("rust-optuna study create studies/regime_1.toml"))
 @click.argument("file", type=click.Path(path_type=Path))
+@data_root_option
 @common_options
-def create(file: Path) -> None:
+def create(file: Path, data_root: Path | None) -> None:
     """Create the study that FILE describes.
 
     Reads the manifest, makes the folds and draws every point of the design. Afterwards workers need only the database
@@ -64,11 +66,12 @@ def create(file: Path) -> None:
     if_interrupted(GOES_ON)
     site = current_site()
     configuration = read_study_file(study_path(file, "study create"))
+    root = site.data_root(data_root)
     with progress_bar("Hashing films") as progress:
-        refuse_before_database(site.url, configuration, site.home, site.artifacts, progress)
+        refuse_before_database(site.url, configuration, site.home, site.artifacts, progress, root)
     with create_database(site.url, site.artifacts) as database:
         with progress_bar("Hashing films") as progress:
-            creation = create_study(database, configuration, site.home, progress, site.given_artifacts)
+            creation = create_study(database, configuration, site.home, progress, site.given_artifacts, root)
         points = len(load_parameters(database, creation.study.id))
         films = len(load_development(database, creation.study).content)
         state = "already exists" if creation.resumed else "created"
@@ -295,16 +298,35 @@ def delete(name: str, yes: bool, force: bool) -> None:
 
     Films and features stay.
     """
-    from rust_optuna.search.creation import delete_study
+    from rust_optuna.search.creation import delete_study, refuse_running
     from rust_optuna.search.studies import load_study
 
     site = current_site()
     with site.open_to_write() as database:
-        load_study(database, name)
+        found = load_study(database, name)
+        if not force:
+            refuse_running(database, found)
         if not yes:
+            if at_work := _at_work(database, name):
+                click.echo(at_work, err=True)
             click.confirm(f"Delete {name} with all its trials from {database}?", abort=True)
         artifacts = delete_study(database, name, site.own_store(database), force=force)
     click.echo(f"{name} is deleted, with {counted(artifacts, 'artifact')}")
+
+
+def _at_work(database: Database, name: str) -> str | None:
+    """Say which workers a deletion of a study would meet; None where none was heard of lately."""
+    from rust_optuna.storage.roster import list_workers
+
+    alive = list_workers(database)
+    running = sum(each.study == name for each in alive)
+    if running:
+        workers = f"{counted(running, 'worker')} {'runs' if running == 1 else 'run'}"
+        return f"{workers} points of {name}, whose results will be refused."
+    if alive:
+        # Which studies a worker without a point serves, the ledger does not know.
+        return f"{counted(len(alive), 'worker')} of this storage may serve {name}: rust-optuna worker list shows them."
+    return None
 
 
 @study.command(epilog=examples("rust-optuna study export regime-1 storage/reports/regime-1"))

@@ -34,8 +34,9 @@ from rust_optuna.cli.output import counted, print_json, progress_bar
 from rust_optuna.cli.tables import Side, print_table
 
 if TYPE_CHECKING:
+    from rust_optuna.fleet.devices import DeviceChoice
     from rust_optuna.fleet.records import Record
-    from rust_optuna.fleet.service import Workers
+    from rust_optuna.fleet.workers import Workers
     from rust_optuna.paths import Home
     from rust_optuna.storage.roster import WorkerStatus
     from rust_optuna.storage.site import Site
@@ -70,12 +71,12 @@ def worker(context: click.Context) -> None:
 @click.pass_context
 def run(
     context: click.Context,
-    names: tuple[str, ...] = (),
-    forever: bool = False,
-    grace: float = 0.0,
-    log_format: str = "text",
-    data_root: Path | None = None,
-    objective: str | None = None,
+    names: tuple[str, ...],
+    forever: bool,
+    grace: float,
+    log_format: str,
+    data_root: Path | None,
+    objective: str | None,
 ) -> None:
     """Run one worker in this process, until no point is left.
 
@@ -202,7 +203,7 @@ def start(
     from rust_optuna import logs
     from rust_optuna.fleet.daemon import teller
     from rust_optuna.fleet.devices import DeviceChoice
-    from rust_optuna.fleet.service import Workers
+    from rust_optuna.fleet.workers import Workers
 
     if address and engine != "ray":
         raise click.UsageError("--address is of a Ray cluster: --engine ray")
@@ -229,11 +230,7 @@ def start(
         if detached is None:
             _tell_of_others(site, names)
         if daemon:
-            devices = ["--gpus", gpus, "--engine", engine]
-            devices += ["--per-gpu", str(per_gpu)] if per_gpu else []
-            devices += ["--workers", str(workers)] if workers else []
-            devices += ["--address", address] if address else []
-            _detach(site, names, how, devices)
+            _detach(site, names, how, choice, engine, address)
             code = 0
         elif engine == "local":
             code = _supervise(site, names, how)
@@ -303,18 +300,21 @@ def _supervise(site: Site, names: tuple[str, ...], how: Workers, *, password_fil
     return ExitCode.HOLES if ended.holes and ended.stopped_by is None else ExitCode.DONE
 
 
-def _detach(site: Site, names: tuple[str, ...], how: Workers, devices: list[str]) -> None:
+def _detach(
+    site: Site, names: tuple[str, ...], how: Workers, choice: DeviceChoice, engine: str, address: str | None
+) -> None:
     """Start the same command in the background."""
     from rust_optuna.fleet import daemon, records
+    from rust_optuna.fleet.commands import worker_start
     from rust_optuna.search.studies import studies_to_serve
 
     with site.open_to_write() as database:
         studies_to_serve(database, names)  # what is wrong with the names is said here, not in a log
         environment = site.environment(database)
     name = records.new_name()
-    arguments = ["worker", "start", *devices, "--detached", name, *how.arguments(names)]
+    words = worker_start(names, how, choice, engine=engine, address=address, detached=name)
     click.echo("Waiting until a worker is ready ...", err=True)
-    there = daemon.detach(site.home, name, arguments, environment)
+    there = daemon.detach(site.home, name, words, environment)
     if there is None:
         with site.open_to_read() as database:
             click.echo(nothing_to_run(database, names) or "The daemon has ended.")

@@ -1,1 +1,1 @@
-"""Films, labels, folds and metrics. Nothing here knows of models, studies or workers."""
+"""Films, labels, folds and metrics. Nothing here knows about models, studies or workers."""

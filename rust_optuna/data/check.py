@@ -1,4 +1,4 @@
-"""What a manifest and its films are, and everything that is wrong with them."""
+"""The check of a manifest and its films: what they are, and everything that is wrong with them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rust_optuna.config import FOLDS, SEED
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.folds import assign_folds, labels_missing
 from rust_optuna.data.manifest import (
@@ -30,16 +31,16 @@ from rust_optuna.data.views import mapping_of_films, mapping_problems
 from rust_optuna.errors import DataError, DataValueError, ManifestError, Problem, UnreadableManifestError
 
 DARK = 1 / 16
-"""A film whose brightest level is below this share of its range looks like 12 bits or fewer saved in 16."""
+"""The share of its range below which a film's brightest level suggests 12 bits or fewer saved in 16."""
 DETECTORS = (10, 12)
-"""Bits of the usual detectors."""
+"""The bits of the usual detectors."""
 TINY = 32
-"""Width or height of a film, in pixels, below which it is hardly one."""
+"""The width or height, in pixels, below which an image is hardly a film."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Films that belong together: all of them, a split, or a fold."""
+    """Counts of films that belong together: all films, a split, or a fold."""
 
     name: str
     films: int
@@ -49,17 +50,17 @@ class Part:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check_manifest` found.
+    """The findings of `check_manifest`.
 
     Args:
         manifest: the file.
-        problems: what must be put right; without any the check has passed.
-        notes: what is worth knowing and breaks nothing.
-        undecided: groups of patients' names that are alike, of which nobody has said whether they are one patient's.
+        problems: the violations that must be fixed; without any, the check has passed.
+        notes: observations that are worth knowing but violate no rule.
+        undecided: groups of similar patients' names that nobody has declared the same or different.
         parts: counts of all films, of each split and of each fold of the development set.
-        films_per_patient: number of films → number of patients that have as many.
+        films_per_patient: number of films → number of patients with that many films.
         cortices: view → the cortices that its films carry scores of.
-        sizes: ``smallest`` and ``largest`` of width and height in pixels, and how many ``distinct`` sizes.
+        sizes: the ``smallest`` and ``largest`` width and height in pixels, and the number of ``distinct`` sizes.
         depths: bits per channel → number of films.
         modes: pixel layout → number of films.
     """
@@ -77,29 +78,31 @@ class CheckReport:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing must be put right."""
+        """Whether no problem was found."""
         return not self.problems
 
     def as_json(self) -> dict[str, Any]:
-        """Return the report as what JSON can hold."""
+        """Return the report in the form that JSON can hold."""
         problems = [{"where": problem.where, "what": problem.what} for problem in self.problems]
         return {"passed": self.passed} | asdict(self) | {"problems": problems}
 
 
-def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progress | None = None) -> CheckReport:
+def check_manifest(
+    path: Path, *, folds: int = FOLDS, seed: int = SEED, progress: Progress | None = None
+) -> CheckReport:
     """Read a manifest and every film in it, and report what they are and what is wrong with them.
 
-    The folds are those that a study with the same number of folds and seed uses.
+    The folds are those that a study with the same number of folds and the same seed uses.
 
     Args:
-        path: the manifest. One that breaks its rules is reported; its films are then not looked at.
-        folds: of the development set, once there is one.
-        seed: of the folds.
+        path: the manifest. If it breaks its rules, that is reported and its films are not read.
+        folds: the number of folds of the development set, if there is one.
+        seed: the seed of the folds.
         progress: called while films are read.
 
     Raises:
-        DataError: fewer than two folds.
-        UnreadableManifestError: the manifest is not there, or no CSV file at all.
+        DataError: there are fewer than two folds.
+        UnreadableManifestError: the manifest does not exist or is not a CSV file.
     """
     if folds < 2:
         raise DataValueError(f"Cross-validation needs at least 2 folds, not {folds}")
@@ -115,7 +118,7 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
     problems = _problems(films, [fact.pixels if isinstance(fact, ImageFacts) else fact for fact in facts])
     notes = _notes(films)
     if manifest.ignored:
-        notes.append(f"columns that mean nothing here are ignored: {', '.join(map(repr, manifest.ignored))}")
+        notes.append(f"unknown columns are ignored: {', '.join(map(repr, manifest.ignored))}")
     readable = [(f, fact) for f, fact in zip(films, facts, strict=True) if isinstance(fact, ImageFacts)]
     notes += _notes_of_images(readable)
     parts = [_part("all", films)]
@@ -142,16 +145,16 @@ def check_manifest(path: Path, *, folds: int = 6, seed: int = 0, progress: Progr
 def refuse_problems(manifest: Manifest, index: FilmIndex, progress: Progress | None = None) -> None:
     """Refuse a manifest in which `check_manifest` would find a problem.
 
-    Films of both sides of the split are decoded for it, to see that none is on both; of each, the index keeps the hash
-    of its pixels, so that this is done once on a machine.
+    Films of both sides of the split are decoded, to make sure that none is on both. The index keeps the hash of each
+    film's pixels, so a machine decodes each film only once.
 
     Args:
-        manifest: keeps its rules.
-        index: learns where the films lie.
+        manifest: a manifest that follows its rules.
+        index: the index that records where the films are.
         progress: called while films are read.
 
     Raises:
-        ManifestError: with every problem.
+        ManifestError: with every problem found.
     """
     pixels = index.add_pixels([film.image for film in manifest.films], progress)
     problems = _problems(manifest.films, [pixels[film.image] for film in manifest.films])
@@ -160,41 +163,41 @@ def refuse_problems(manifest: Manifest, index: FilmIndex, progress: Progress | N
 
 
 def _problems(films: Sequence[Film], pixels: Sequence[str | DataError]) -> list[Problem]:
-    """Return what must be put right.
+    """Return the problems of films.
 
     Args:
-        films: of a manifest that keeps its rules.
-        pixels: the `pixel_hash` of each film, or why it cannot be read.
+        films: the films of a manifest that follows its rules.
+        pixels: the `pixel_hash` of each film, or the error that occurred while it was read.
     """
-    found = list(zip(films, pixels, strict=True))
+    pairs = list(zip(films, pixels, strict=True))
     problems = mapping_problems(films)
     problems += [
-        Problem(f"row {film.row}, image", str(fault), str(fault).removeprefix(str(film.image)))
-        for film, fault in found
-        if isinstance(fault, DataError)
+        Problem(f"row {film.row}, image", str(error), str(error).removeprefix(str(film.image)))
+        for film, error in pairs
+        if isinstance(error, DataError)
     ]
-    problems += _same_pixels([(film, each) for film, each in found if isinstance(each, str)])
+    problems += _same_pixels([(film, pixel) for film, pixel in pairs if isinstance(pixel, str)])
     if any(film.split for film in films):
         problems += split_problems(films)
     return problems
 
 
 def too_few_patients(patients: Iterable[str], folds: int) -> list[Problem]:
-    """Return the problem that there are more folds than patients to divide among them, if so.
+    """Return the problem that there are more folds than patients, or nothing.
 
     Args:
-        patients: whose film each development film is that can be read.
-        folds: how many there are to be.
+        patients: the patient of each readable development film.
+        folds: the number of folds.
     """
     count = len(set(patients))
     if count >= folds:
         return []
     have = "1 development patient has" if count == 1 else f"{count:,} development patients have"
-    what = (
+    description = (
         f"{folds} folds need at least {folds} patients, and {have} a readable film: lower `folds` under "
         "[cross_validation] in the study file, or add patients"
     )
-    return [Problem("folds", what)]
+    return [Problem("folds", description)]
 
 
 def _examine(path: Path) -> ImageFacts | DataError:
@@ -218,37 +221,37 @@ def _notes(films: Sequence[Film]) -> list[str]:
     return notes
 
 
-def _notes_of_images(found: Sequence[tuple[Film, ImageFacts]]) -> list[str]:
-    """Return what looks wrong with films that can be read, without being so for certain."""
+def _notes_of_images(readable: Sequence[tuple[Film, ImageFacts]]) -> list[str]:
+    """Return notes on readable films that look wrong but need not be."""
 
-    def listed(what: str, rows: Sequence[int], rest: str = "") -> list[str]:
+    def listed(description: str, rows: Sequence[int], rest: str = "") -> list[str]:
         count = "1 film" if len(rows) == 1 else f"{len(rows):,} films"
-        return [f"{count} {what}: {named_rows(rows)}{rest}"] if rows else []
+        return [f"{count} {description}: {named_rows(rows)}{rest}"] if rows else []
 
-    constant = [(film, fact) for film, fact in found if fact.darkest == fact.brightest]
-    dark = [(film, fact) for film, fact in found if 0 < fact.brightest < 2**fact.bits * DARK and fact.bits > 1]
+    constant = [(film, fact) for film, fact in readable if fact.darkest == fact.brightest]
+    dark = [(film, fact) for film, fact in readable if 0 < fact.brightest < 2**fact.bits * DARK and fact.bits > 1]
     notes = listed(
         "whose JPEG data have a hole or a damaged place, so that part of the picture is missing or wrong",
-        [film.row for film, fact in found if fact.hole],
+        [film.row for film, fact in readable if fact.hole],
         ". Fetch the files again",
     )
     notes += listed(
         "whose JPEG data cannot be searched for holes, because they are progressive or in very many parts",
-        [film.row for film, fact in found if fact.hole is None],
+        [film.row for film, fact in readable if fact.hole is None],
     )
     notes += listed("black throughout", [film.row for film, fact in constant if fact.brightest == 0])
     notes += listed("of one grey level throughout", [film.row for film, fact in constant if fact.brightest > 0])
     notes += listed(
-        f"smaller than {TINY} pixels", [film.row for film, fact in found if min(fact.width, fact.height) < TINY]
+        f"smaller than {TINY} pixels", [film.row for film, fact in readable if min(fact.width, fact.height) < TINY]
     )
-    unscored = [film.row for film, _ in found if not film.scored]
+    unscored = [film.row for film, _ in readable if not film.scored]
     notes += listed("without any score", unscored)
     if sixteen := [(film, fact) for film, fact in dark if fact.bits == 16]:
         brightest = max(fact.brightest for _, fact in sixteen)
         bits = next(bits for bits in DETECTORS if brightest < 2**bits)
         share = math.ceil(100 * (brightest + 1) / 2**16)
         advice = (
-            f". They look like {bits} bits saved in 16 and come out nearly black: if so, put `bits = {bits}` under "
+            f". They look like {bits} bits saved in 16, which come out nearly black. If so, put `bits = {bits}` under "
             "[model] in the study file"
         )
         notes += listed(
@@ -260,25 +263,25 @@ def _notes_of_images(found: Sequence[tuple[Film, ImageFacts]]) -> list[str]:
 
 
 def _same_pixels(films: Sequence[tuple[Film, str]]) -> list[Problem]:
-    """Return one problem for each picture that stands in more than one row."""
+    """Return one problem for each picture that is in more than one row."""
     by_pixels: dict[str, list[Film]] = {}
     for film, pixels in films:
         by_pixels.setdefault(pixels, []).append(film)
     problems = []
-    for same in by_pixels.values():
-        if len(same) > 1:
-            what = ["hold the same pixels"]
-            if len({film.patient for film in same}) > 1:
-                what.append("under different patients")
-            if len({film.split for film in same}) > 1:
-                what.append("on both sides of the split")
-            problems.append(Problem(named_rows([film.row for film in same]), ", ".join(what)))
+    for duplicates in by_pixels.values():
+        if len(duplicates) > 1:
+            description = ["hold the same pixels"]
+            if len({film.patient for film in duplicates}) > 1:
+                description.append("under different patients")
+            if len({film.split for film in duplicates}) > 1:
+                description.append("on both sides of the split")
+            problems.append(Problem(named_rows([film.row for film in duplicates]), ", ".join(description)))
     return problems
 
 
 def _folds(development: Sequence[tuple[Film, ImageFacts]], folds: int, seed: int, notes: list[str]) -> list[Part]:
-    """Return the folds of the development films that can be read; none where there are too few patients for them."""
-    # Of files with the same bytes one is enough: their rows are reported already.
+    """Return the folds of the readable development films, or none if there are too few patients."""
+    # One of several files with the same bytes is enough: their rows have been reported already.
     unique = {fact.content: film for film, fact in development}
     films = list(unique.values())
     labels = stack_labels(films)

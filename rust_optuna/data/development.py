@@ -1,4 +1,4 @@
-"""The development set: what search and training see, without a name, a number or a path."""
+"""The development set: the films that search and training see, without a name, a number or a path."""
 
 from __future__ import annotations
 
@@ -29,22 +29,21 @@ from rust_optuna.data.views import mapping_of_labels, mapping_problems
 from rust_optuna.errors import DataError, ManifestError, Problem
 
 
-# Compared by fingerprint: a generated __eq__ would compare arrays, whose truth is not defined.
+# Sets are compared by fingerprint: a generated __eq__ would compare arrays, whose truth value is undefined.
 @dataclass(frozen=True, eq=False)
 class DevelopmentSet:
     """The n films that search and training see, sorted by content hash.
 
     Args:
-        content: sha256 of each film's bytes, hex.
-        patients: a pseudonym of each film's patient, see `pseudonyms`.
+        content: the sha256 of each film's bytes, hex.
+        patients: the pseudonym of each film's patient, see `pseudonyms`.
         views: each film's view.
-        labels: (n, 18) uint8, order `LABELS`; kept as a read-only copy.
-        folds: (n,) int64, each film's fold, 0 to k-1; kept as a read-only copy.
+        labels: (n, 18) uint8 in the order of `LABELS`; stored as a read-only copy.
+        folds: (n,) int64, each film's fold, 0 to k-1; stored as a read-only copy.
 
     Raises:
-        DataError: shapes disagree, films are not sorted or not distinct, views are not those of the labels,
-        or a
-            patient has films in two folds.
+        DataError: shapes disagree, films are not sorted or not distinct, labels are not 0 or 1 or contradict the views,
+            a fold is empty, or a patient has films in two folds.
     """
 
     content: tuple[str, ...]
@@ -61,19 +60,19 @@ class DevelopmentSet:
         films = len(self.content)
         lengths = {len(self.patients), len(self.views), len(self.folds)}
         if films == 0 or lengths != {films} or self.labels.shape != (films, len(LABELS)):
-            raise DataError(f"a development set of {films} films whose columns do not fit them")
+            raise DataError(f"The development set has {films} films, and its columns do not have as many rows")
         if any(a >= b for a, b in zip(self.content, self.content[1:], strict=False)):
-            raise DataError("a development set whose films are not distinct and sorted by content")
+            raise DataError("The development set's films are not distinct and sorted by content")
         shown = tuple(VIEWS[position] for position in self.labels[:, : len(VIEWS)].argmax(axis=1))
         if shown != self.views or self.labels.max() > 1:
-            raise DataError("a development set whose labels are not of its views, or not of 0 and 1")
+            raise DataError("The development set's labels contradict its views, or are not 0 or 1")
         if set(self.folds.tolist()) != set(range(int(self.folds.max()) + 1)):
-            raise DataError("a development set with an empty fold")
+            raise DataError("The development set has an empty fold")
         check_disjoint(self.patients, self.folds)
 
     @property
     def cortices(self) -> dict[str, tuple[str, ...]]:
-        """View → the cortices its films show, read off the labels.
+        """The cortices that the films of each view show, inferred from the labels.
 
         Raises:
             DataError: a cortex is scored on films of both views.
@@ -87,7 +86,7 @@ class DevelopmentSet:
         return mapping.cortices
 
     def fingerprint(self) -> str:
-        """Return the sha256, hex, over films, patients, labels and folds."""
+        """Return the sha256, hex, of films, patients, labels and folds."""
         digest = hashlib.sha256(b"development set 1\n")
         rows = zip(self.content, self.patients, self.labels.tolist(), self.folds.tolist(), strict=True)
         for row in rows:
@@ -96,10 +95,10 @@ class DevelopmentSet:
 
 
 def pseudonyms(content: Sequence[str], patients: Sequence[str]) -> list[str]:
-    """Return each film's patient under a name that needs no key and holds nothing of the clinic's.
+    """Return each film's patient under a pseudonym that needs no key and reveals nothing of the clinic's records.
 
-    It is the first 16 hex digits of the sha256 of ``patient:`` and the smallest content hash among the
-    patient's films, so the same films give the same name everywhere.
+    It is the first 16 hex digits of the sha256 of ``patient:`` and the smallest content hash among the patient's films,
+    so the same films give the same pseudonym everywhere.
     """
     first: dict[str, str] = {}
     for film, patient in zip(content, patients, strict=True):
@@ -110,13 +109,13 @@ def pseudonyms(content: Sequence[str], patients: Sequence[str]) -> list[str]:
 def development_set(
     manifest: Manifest, index: FilmIndex, *, folds: int, seed: int, progress: Progress | None = None
 ) -> DevelopmentSet:
-    """Return the development films of a manifest with their folds; hold-out films are not opened, nor indexed.
+    """Return the development films of a manifest with their folds; hold-out films are neither opened nor indexed.
 
     Args:
-        manifest: split by `rust_optuna.data.split`.
-        index: learns where the development films lie.
-        folds: how many folds.
-        seed: of the folds.
+        manifest: a manifest that `rust_optuna.data.split` has split.
+        index: the index that records where the development films are.
+        folds: the number of folds.
+        seed: the seed of the folds.
         progress: called while films are hashed.
 
     Raises:
@@ -134,9 +133,9 @@ def development_set(
     for film in films:
         by_content.setdefault(hashes[film.image], []).append(film)
     problems = [
-        Problem(named_rows([film.row for film in same]), "are the same film")
-        for same in by_content.values()
-        if len(same) > 1
+        Problem(named_rows([film.row for film in duplicates]), "are the same film")
+        for duplicates in by_content.values()
+        if len(duplicates) > 1
     ]
     if problems:
         raise ManifestError(str(manifest.path), problems)
@@ -154,64 +153,64 @@ def development_set(
 
 
 def development_differences(
-    ours: DevelopmentSet, theirs: DevelopmentSet, index: FilmIndex, root: Path, most: int = 3
+    current: DevelopmentSet, created: DevelopmentSet, index: FilmIndex, root: Path, most: int = 3
 ) -> list[str]:
-    """Return in words what is other in a development set than in that of a study: which films, and what of them.
+    """Return sentences about how a manifest's development set differs from that of a study.
 
-    Nothing, where they differ in the folds alone.
-
-    The words name files, for the terminal of whoever holds them and for nothing else.
+    The list is empty if only the folds differ. The sentences name files, so they are only for the terminal of the
+    person who has the files.
 
     Args:
-        ours: as the manifest has it.
-        theirs: as the study was created with.
-        index: knows where films lie.
-        root: files below this folder are named from there.
-        most: how many films are named of each kind of difference.
+        current: the development set of the manifest as it is now.
+        created: the development set that the study was created with.
+        index: the index that knows where the films are.
+        root: the folder to which the paths of files below it are shown relative.
+        most: the maximum number of films named for each kind of difference.
     """
-    here, there = ({film: row for row, film in enumerate(films.content)} for films in (ours, theirs))
-    both = [film for film in ours.content if film in there]
-    # Pseudonyms change with the films of a patient, so who belongs together is compared, not what they are called.
-    ours_of, theirs_of = _companions(ours, both), _companions(theirs, both)
+    now, before = ({film: row for row, film in enumerate(films.content)} for films in (current, created))
+    both = [film for film in current.content if film in before]
+    # Pseudonyms change with a patient's films, so the groups of films are compared, not the names.
+    now_with, before_with = _companions(current, both), _companions(created, both)
 
     def named(films: Sequence[str]) -> str:
         others = f" and {_other_films(len(films) - most)}" if len(films) > most else ""
         return ", ".join(_name(film, index, root) for film in films[:most]) + others
 
-    new = {film: (ours.labels[row].tobytes(), ours_of[film]) for film, row in here.items() if film not in there}
-    gone = {film: (theirs.labels[row].tobytes(), theirs_of[film]) for film, row in there.items() if film not in here}
-    # What was scored alike, of the same patient, stood in the place of the new file.
-    known = Counter(gone.values())
-    changed = {key for key, count in Counter(new.values()).items() if known[key] == count}
-    found = []
+    new = {film: (current.labels[row].tobytes(), now_with[film]) for film, row in now.items() if film not in before}
+    gone = {film: (created.labels[row].tobytes(), before_with[film]) for film, row in before.items() if film not in now}
+    # A missing film of the same patient with the same label is taken for the former version of the new file.
+    former = Counter(gone.values())
+    changed = {key for key, count in Counter(new.values()).items() if former[key] == count}
+    sentences = []
     if replaced := [film for film, key in new.items() if key in changed]:
-        found.append(f"{named(replaced)} {'has' if len(replaced) == 1 else 'have'} changed since the study was created")
+        have = "has" if len(replaced) == 1 else "have"
+        sentences.append(f"{named(replaced)} {have} changed since the study was created")
     if added := [film for film, key in new.items() if key not in changed]:
-        found.append(f"{named(added)} {'is' if len(added) == 1 else 'are'} in the manifest and not in the study")
+        sentences.append(f"{named(added)} {'is' if len(added) == 1 else 'are'} in the manifest but not in the study")
     if lost := [film for film, key in gone.items() if key not in changed]:
         be = "is" if len(lost) == 1 else "are"
-        found.append(f"{named(lost)} {be} in the study and not among the development films of the manifest")
-    labelled = [film for film in both if not np.array_equal(ours.labels[here[film]], theirs.labels[there[film]])]
-    for film in labelled[:most]:
-        found += _changes(_name(film, index, root), ours.labels[here[film]], theirs.labels[there[film]])
-    if len(labelled) > most:
-        count = len(labelled) - most
-        found.append(f"{_other_films(count)} {'has' if count == 1 else 'have'} other labels, too")
-    if moved := [film for film in both if ours_of[film] != theirs_of[film]]:
-        found.append(f"the patient of {named(moved)} is another than when the study was created")
-    return found
+        sentences.append(f"{named(lost)} {be} in the study but not among the development films of the manifest")
+    relabelled = [film for film in both if not np.array_equal(current.labels[now[film]], created.labels[before[film]])]
+    for film in relabelled[:most]:
+        sentences += _changes(_name(film, index, root), current.labels[now[film]], created.labels[before[film]])
+    if len(relabelled) > most:
+        count = len(relabelled) - most
+        sentences.append(f"{_other_films(count)} {'has' if count == 1 else 'have'} other labels, too")
+    if moved := [film for film in both if now_with[film] != before_with[film]]:
+        sentences.append(f"the patient of {named(moved)} is not the same as when the study was created")
+    return sentences
 
 
 def _changes(name: str, now: np.ndarray, before: np.ndarray) -> list[str]:
-    """Return in words how a film's label has changed, as the columns of the manifest have it."""
+    """Return sentences about how a film's label has changed, in terms of the manifest's columns."""
     (view, scores), (old_view, old_scores) = _columns(now), _columns(before)
     changes = [("view", view, old_view)] if view != old_view else []
     changes += [(c, scores[c], old_scores[c]) for c in CORTICES if scores[c] != old_scores[c]]
-    return [f"{c} of {name} is {n} in the manifest and was {was} when the study was created" for c, n, was in changes]
+    return [f"{c} of {name} is {n} in the manifest and was {old} when the study was created" for c, n, old in changes]
 
 
 def _columns(label: np.ndarray) -> tuple[str, dict[str, str]]:
-    """Return the view and the subscore of each cortex that a label stands for."""
+    """Return the view and the subscore of each cortex in a label."""
     subscores = label[len(VIEWS) :].reshape(len(CORTICES), len(SUBSCORES))
     scores = {
         c: str(SUBSCORES[row.argmax()]) if row.any() else "empty" for c, row in zip(CORTICES, subscores, strict=True)
@@ -220,7 +219,7 @@ def _columns(label: np.ndarray) -> tuple[str, dict[str, str]]:
 
 
 def _companions(films: DevelopmentSet, among: Sequence[str]) -> dict[str, frozenset[str]]:
-    """Return, for each film, those films of its patient that are ``among`` some."""
+    """Return, for each film, the films ``among`` these that belong to the same patient."""
     of_patient: dict[str, set[str]] = {patient: set() for patient in films.patients}
     patient_of = dict(zip(films.content, films.patients, strict=True))
     for film in among:
@@ -234,7 +233,7 @@ def _other_films(count: int) -> str:
 
 
 def _name(film: str, index: FilmIndex, root: Path) -> str:
-    """Return a film's file from ``root``, or its content where no file is known."""
+    """Return a film's path relative to ``root``, or its content hash if no path is known."""
     try:
         path = index.locate(film)
     except DataError:

@@ -1,4 +1,4 @@
-"""Where each film lies on this machine, by content: the only place that holds paths of films."""
+"""The index of where each film is on this machine, by content: the only place that holds paths of films."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from rust_optuna.paths import atomic_write
 from rust_optuna.permissions import lack
 
 VERSION = 2
-"""Version 1 kept no hashes of pixels; it is read, too."""
+"""The version of the index file. Version 1, without hashes of pixels, can still be read."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file as it was when it was hashed; while size and time stay, it is not hashed again.
+    """The state of a file when it was hashed. The file is hashed again only when its size or time changes.
 
     Args:
         content: the hash of its bytes.
-        size: in bytes.
-        mtime_ns: when it was written.
-        pixels: the hash of its pixels, empty while it has not been decoded.
+        size: the size in bytes.
+        mtime_ns: the time of its last modification, in nanoseconds.
+        pixels: the hash of its pixels, empty until it is decoded.
     """
 
     content: str
@@ -44,13 +44,13 @@ class Entry:
 
 
 class FilmIndex:
-    """Content hash → path, kept in one JSON file on this machine.
+    """An index from content hashes to paths, kept in one JSON file on this machine.
 
-    Any number of threads and processes may use one file at once: additions are merged under a lock and the
-    file is replaced as a whole, so nothing is lost and readers need no lock.
+    Any number of threads and processes may use one file at once: additions are merged under a lock and the file is
+    replaced as a whole, so nothing is lost and readers need no lock.
 
     Args:
-        path: the JSON file; it and its folder are made by the first `add`.
+        path: the JSON file; the first `add` creates it and its folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,10 +63,10 @@ class FilmIndex:
         self._use(self._load())
 
     def add(self, paths: Iterable[Path], progress: Progress | None = None) -> dict[Path, str]:
-        """Hash the files that are new or changed, remember them, and return the content hash of each path.
+        """Hash new and changed files, remember them, and return the content hash of each path.
 
         Raises:
-            DataError: files that cannot be read, all of them named. The others are remembered.
+            DataError: files cannot be read; the message names them all. The other files are remembered.
         """
         absolute = {path: os.path.abspath(path) for path in paths}
         self._use(self._load())
@@ -78,10 +78,10 @@ class FilmIndex:
         return {path: good[name].content for path, name in absolute.items()}
 
     def add_pixels(self, paths: Iterable[Path], progress: Progress | None = None) -> dict[Path, str | DataError]:
-        """Do as `add`, decode the films of which that was never done on this machine, and return the pixels' hashes.
+        """Add files as `add` does, decode those never decoded on this machine, and return the hashes of their pixels.
 
         Returns:
-            The `pixel_hash` of each path, or why it cannot be read.
+            The `pixel_hash` of each path, or the error that occurred while it was read.
         """
         absolute = {path: os.path.abspath(path) for path in paths}
         self._use(self._load())
@@ -90,7 +90,7 @@ class FilmIndex:
         return {path: failed[name] if name in failed else good[name].pixels for path, name in absolute.items()}
 
     def missing(self, contents: Iterable[str]) -> list[str]:
-        """Return those films, each once and in the given order, of which no file is here as it was when hashed."""
+        """Return the distinct films, in this order, that have no file in the state in which it was hashed."""
         return [
             content
             for content in dict.fromkeys(contents)
@@ -98,19 +98,19 @@ class FilmIndex:
         ]
 
     def scan(self, root: Path, wanted: Collection[str], progress: Progress | None = None) -> None:
-        """Make sure that films are found: look below a folder for those that are missing, and remember all it holds.
+        """Search a folder for missing films, and remember all films that it holds.
 
-        Every file of a format that is read counts, whatever its name, behind links too. Files that were hashed before
-        and have not changed since are not hashed again, and where no film is missing the folder is not looked at.
+        Every file of a supported format counts, whatever its name, and links are followed. Files that have not changed
+        since they were hashed are not hashed again. If no film is missing, the folder is not searched.
 
         Args:
             root: the folder.
-            wanted: content hashes of films.
+            wanted: the content hashes of the films.
             progress: called as files are hashed.
 
         Raises:
-            DataError: there is no such folder.
-            MissingFilmsError: films are missing still. The other films are remembered.
+            DataError: the folder does not exist.
+            MissingFilmsError: films are still missing. The other films are remembered.
         """
         self._use(self._load())
         missing = self.missing(wanted)
@@ -120,12 +120,12 @@ class FilmIndex:
         folder = _Folder(root)
         good, failed = self._hash(list(folder.image_files(self._entries.keys())), progress)
         unread = [*(str(error) for error in failed.values()), *folder.unread]
-        here = {entry.content for entry in good.values()}
-        missing = [content for content in missing if content not in here]
-        was = {name: self._entries[name].content for name in good if name in self._entries}
+        present = {entry.content for entry in good.values()}
+        missing = [content for content in missing if content not in present]
+        former = {name: self._entries[name].content for name in good if name in self._entries}
         lost = set(missing)
-        changed = {name: content for name, content in was.items() if content in lost}
-        # What a changed file used to be stays in the index, so that the next look finds it changed, too.
+        changed = {name: content for name, content in former.items() if content in lost}
+        # A changed file keeps its old entry, so that the next search reports the change again.
         self._remember({name: entry for name, entry in good.items() if name not in changed})
         if missing:
             films = [
@@ -137,19 +137,19 @@ class FilmIndex:
             )
 
     def content_of(self, path: Path) -> str | None:
-        """Return what a file held when it was last hashed on this machine, whether or not it is still there."""
+        """Return a path's content hash as of its last hashing on this machine, even if the file is gone; else None."""
         known = self._entries.get(os.path.abspath(path))
         return None if known is None else known.content
 
     def require(self, contents: Iterable[str]) -> None:
-        """Refuse films of which no file is there, before anything costly begins.
+        """Refuse films without a file, before anything costly begins.
 
         Raises:
-            AbsentFilmsError: how many there are, and what helps.
+            AbsentFilmsError: films have no file; the message says how many and what helps.
         """
         self._use(self._load())
         wanted = list(dict.fromkeys(contents))
-        absent = [each for each in wanted if not any(map(os.path.isfile, self._paths.get(each, [])))]
+        absent = [content for content in wanted if not any(map(os.path.isfile, self._paths.get(content, [])))]
         if absent:
             raise AbsentFilmsError(absent, len(wanted), next(iter(self._paths.get(absent[0], [])), None))
 
@@ -157,36 +157,40 @@ class FilmIndex:
         """Return the path of a film.
 
         Raises:
-            DataError: no such film was ever added here, or its file is gone.
+            DataError: the film was never added on this machine, or its file is gone.
         """
         return self._candidates(content)[0]
 
     def read(self, content: str) -> bytes:
-        """Return a film's bytes, which are what their hash says.
+        """Return a film's bytes, checked against its hash.
 
         Raises:
-            DataError: as `locate`, or the file has changed since it was added.
+            DataError: the film has no file, as in `locate`, or the file has changed since it was added.
         """
         candidates = self._candidates(content)
         for path in candidates:
             try:
-                found = read_bytes(path)
+                encoded = read_bytes(path)
             except DataError as error:
                 raise FilmError(content, "cannot be read", path) from error
-            if hashlib.sha256(found).hexdigest() == content:
-                return found
+            if hashlib.sha256(encoded).hexdigest() == content:
+                return encoded
         raise FilmError(content, "has changed since it was indexed", candidates[0])
 
     @contextmanager
     def naming(self) -> Iterator[None]:
-        """Give an error about a film that the block raises the path of its file, for the terminal."""
+        """Add the path of the film's file to a `FilmError` from the block, for the terminal."""
         try:
             yield
         except FilmError as error:
             raise FilmError(error.content, error.what, self.locate(error.content)) from error
 
     def _candidates(self, content: str) -> list[Path]:
-        """Return the files that are said to hold a film and still exist: at least one."""
+        """Return the existing files that hold a film according to the index, at least one.
+
+        Raises:
+            FilmError: there is none.
+        """
         if not any(map(os.path.isfile, self._paths.get(content, []))):
             # Another process may have added it meanwhile.
             self._use(self._load())
@@ -195,32 +199,32 @@ class FilmIndex:
         if existing:
             return existing
         if known:
-            raise FilmError(content, "is gone: --data-root names the folder where the films are now", known[0])
-        raise FilmError(content, "is not on this machine, or was never indexed here: name its folder by --data-root")
+            raise FilmError(content, "is gone: name the folder where the films are now with --data-root", known[0])
+        raise FilmError(content, "is not on this machine, or was never indexed here: name its folder with --data-root")
 
     def _hash(
         self, names: list[str], progress: Progress | None, *, pixels: bool = False
     ) -> tuple[dict[str, Entry], dict[str, DataError]]:
-        """Return the entry of each file that can be read, and what is wrong with each other.
+        """Return the entry of each readable file, and the error of each other file.
 
         Raises:
-            PermissionError: there is something to be remembered, and this process may not write it down.
+            PermissionError: there are new entries, and this process may not write the index.
         """
         if any(name not in self._entries or not self._unchanged(name) for name in names):
             self._require_writable()  # before many films are read in vain
         entries = map_in_threads(self._entry_with_pixels if pixels else self._entry, names, progress)
-        found = list(zip(names, entries, strict=True))
-        good = {name: entry for name, entry in found if isinstance(entry, Entry)}
-        return good, {name: entry for name, entry in found if isinstance(entry, DataError)}
+        pairs = list(zip(names, entries, strict=True))
+        good = {name: entry for name, entry in pairs if isinstance(entry, Entry)}
+        return good, {name: entry for name, entry in pairs if isinstance(entry, DataError)}
 
     def _unchanged(self, name: str) -> bool:
-        """Tell whether a known file is there in the size and of the time that it was hashed with."""
+        """Return whether a known file still exists with the size and time that it was hashed with."""
         known = self._entries[name]
         try:
-            now = os.stat(name)
+            status = os.stat(name)
         except OSError:
             return False
-        return (known.size, known.mtime_ns) == (now.st_size, now.st_mtime_ns)
+        return (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
     def _entry(self, name: str) -> Entry | DataError:
         try:
@@ -228,7 +232,7 @@ class FilmIndex:
             known = self._entries.get(name)
             if known and (known.size, known.mtime_ns) == (before.st_size, before.st_mtime_ns):
                 return known if known.pixels else replace(known, pixels=self._pixels.get(known.content, ""))
-            # The time is taken before the bytes: a file written to in between is hashed anew next time.
+            # The time is read before the bytes, so that a file written to in between is hashed again next time.
             content = content_hash(Path(name))
             return Entry(content, before.st_size, before.st_mtime_ns, self._pixels.get(content, ""))
         except OSError as error:
@@ -241,10 +245,10 @@ class FilmIndex:
         if isinstance(entry, DataError) or entry.pixels:
             return entry
         try:
-            # Both hashes are of the same bytes, though the file be written to under our hands.
-            found = read_bytes(Path(name))
-            content = hashlib.sha256(found).hexdigest()
-            return replace(entry, content=content, pixels=pixel_hash(found, name=name))
+            # Both hashes are of the same bytes, even if another process writes to the file meanwhile.
+            encoded = read_bytes(Path(name))
+            content = hashlib.sha256(encoded).hexdigest()
+            return replace(entry, content=content, pixels=pixel_hash(encoded, name=name))
         except DataError as error:
             return error
 
@@ -261,7 +265,7 @@ class FilmIndex:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self._lock_path):
             entries = self._load()
-            # Another process may have decoded what this one has only hashed.
+            # Another process may have decoded files that this one has only hashed.
             pixels = _pixels_by_content(entries)
             entries |= {name: replace(e, pixels=e.pixels or pixels.get(e.content, "")) for name, e in new.items()}
             document = {"version": VERSION, "films": {name: asdict(e) for name, e in sorted(entries.items())}}
@@ -286,19 +290,19 @@ class FilmIndex:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{self.path}: is not an index of films that this version reads ({error}). "
-                "It holds nothing that cannot be found again: delete it and index the films anew"
+                f"{self.path}: is not a film index that this version can read ({error}). "
+                "It holds nothing that cannot be rebuilt: delete it and index the films again"
             ) from error
 
 
 def require_folder(root: Path) -> None:
-    """Refuse what is no folder to look for films in.
+    """Refuse a path that is not a folder to search for films.
 
     Raises:
-        DataValueError: it is none.
+        DataValueError: the path is not a folder.
     """
     if not root.is_dir():
-        raise DataValueError(f"The films are to be looked for in {root}, which is not a folder")
+        raise DataValueError(f"Cannot look for films in {root}, which is not a folder")
 
 
 def _pixels_by_content(entries: dict[str, Entry]) -> dict[str, str]:
@@ -307,12 +311,12 @@ def _pixels_by_content(entries: dict[str, Entry]) -> dict[str, str]:
 
 @dataclass
 class _Folder:
-    """A folder of films: its image files, and what was passed over.
+    """A folder of films: its image files, and the other files.
 
     Args:
         root: the folder.
-        others: what is no file of a format that is read.
-        unread: files and folders that cannot be read, with the reason.
+        others: the paths of files that are not in a supported format.
+        unread: the files and folders that cannot be read, each with the reason.
     """
 
     root: Path
@@ -320,14 +324,14 @@ class _Folder:
     unread: list[str] = field(default_factory=list)
 
     def image_files(self, known: Collection[str]) -> Iterator[str]:
-        """Yield the absolute path of every file below the folder that `data check` may accept, known ones unopened.
+        """Yield the absolute path of every file below the folder that may be a film, without opening known files.
 
-        Links are followed; of a folder that is met twice, by whatever name, the files are told once.
+        Links are followed. The files of a folder that is reached twice are yielded once.
         """
         entered: set[tuple[int, int]] = set()
         folders = deque([os.path.abspath(self.root)])
         while folders:
-            # What lies here itself comes before what links lead to.
+            # Files in the folder itself come before those that links lead to.
             for folder, inner, names in os.walk(folders.popleft(), onerror=self._note):
                 status = os.stat(folder)
                 identity = (status.st_dev, status.st_ino)
@@ -342,19 +346,19 @@ class _Folder:
                         yield path
 
     def _is_image(self, path: str) -> bool:
-        """Tell by its name or its first bytes whether a file may be a film; keep it in mind if it is not."""
+        """Return whether a file may be a film by its name or first bytes; if it is not, note it in ``others``."""
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
-                self.others.append(path)  # a pipe, say: reading it would wait for ever
+                self.others.append(path)  # reading a pipe, for example, would wait for ever
                 return False
             if path.lower().endswith(SUFFIXES):
                 return True
             with open(path, "rb") as file:
-                begins = file.read(SIGNATURE_BYTES)
+                start = file.read(SIGNATURE_BYTES)
         except OSError as error:
             self._note(error)
             return False
-        if not has_signature(begins):
+        if not has_signature(start):
             self.others.append(path)
             return False
         return True

@@ -1,9 +1,8 @@
 """Patient-grouped, multi-label stratified division of films: the hold-out, and the folds of cross-validation.
 
-No maintained library does both at once. Here patients are dealt out one by one, those with the rarest labels
-first, each to the part where it lowers the squared relative deviation of label counts and sizes most. On the
-published marginal counts and 6 folds the prevalence of a label within a fold is off by 0.007 of itself on
-average.
+No maintained library does both at once. Here patients are assigned one by one, those with the rarest labels first, each
+to the part where this lowers the squared relative deviation of label counts and sizes most. With the published marginal
+counts and 6 folds, the prevalence of a label within a fold deviates by 0.7% of its value on average.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ def stratify(
     seed: int,
     placed: Mapping[str, int] | None = None,
 ) -> np.ndarray:
-    """Divide films so that patients stay whole and every part is a small image of the whole.
+    """Divide films so that no patient is split up and every part resembles the whole.
 
-    The result depends on the set of (patient, label) alone, not on the order of the rows, and is the same on
-    every machine and version of NumPy: ties are broken by hashes of seed and patient, not by a random
+    The result depends only on the set of (patient, label), not on the order of the rows. It is the same on every
+    machine and with every version of NumPy, because ties are broken by hashes of seed and patient, not by a random
     generator.
 
     Args:
-        patients: whose film each of n films is.
+        patients: the patient of each of n films.
         labels: (n, 18) of 0 and 1.
-        shares: the share of films that each part is to get; they sum to 1.
-        seed: another seed, another division.
-        placed: the part of each patient who has one already and keeps it.
+        shares: the share of films for each part; the shares sum to 1.
+        seed: the seed; another seed gives another division.
+        placed: the part of each patient who already has one and keeps it.
 
     Returns:
         (n,) int64, the part of each film. No part is empty.
@@ -47,13 +46,13 @@ def stratify(
     parts = len(shares)
     if len(names) < parts:
         raise DataValueError(f"{len(names)} patients cannot be divided into {parts} parts: each needs one of its own")
-    # What is to be spread evenly: each label, films, and patients.
+    # The quantities to spread evenly: each label, films, and patients.
     counts = np.zeros((len(names), labels.shape[1] + 2))
     np.add.at(counts[:, :-1], owner, np.column_stack([labels, np.ones(len(labels))]))
     counts[:, -1] = 1
     totals = counts.sum(axis=0)
     excess = -np.outer(shares, totals)
-    # A label counts by its relative deviation; a small part's deviation for as much more as its share is smaller.
+    # A label counts by its relative deviation, and a part's deviation counts more the smaller its share is.
     weights = 1 / np.outer(shares, np.maximum(totals, 1) ** 2)
     part_of = np.array([(placed or {}).get(str(name), -1) for name in names], dtype=np.int64)
     for patient in np.flatnonzero(part_of >= 0):
@@ -64,7 +63,7 @@ def stratify(
         empty = np.setdiff1d(np.arange(parts), part_of)
         if len(waiting) - dealt <= len(empty):
             growth[np.setdiff1d(np.arange(parts), empty)] = np.inf
-        # Rounded, so that what is a tie on paper is one in floating point too, whatever the instruction set.
+        # Rounded, so that a tie on paper is a tie in floating point too, whatever the instruction set.
         part = int(np.round(growth, 9).argmin())
         part_of[patient] = part
         excess[part] += counts[patient]
@@ -72,7 +71,7 @@ def stratify(
 
 
 def _order(names: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
-    """Return the patients as dealt: rarest label first, then most films, then by a hash of seed and name."""
+    """Return the patients in order of assignment: rarest label, then most films, then a hash of seed and name."""
     rarest = np.where(counts > 0, counts.sum(axis=0), np.inf).min(axis=1)
     chance = [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in names]
     return np.lexsort((np.array(chance), -counts[:, -2], rarest))
@@ -81,20 +80,20 @@ def _order(names: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
 def assign_folds(
     films: Sequence[str], patients: Sequence[str], labels: np.ndarray, *, folds: int, seed: int
 ) -> np.ndarray:
-    """Return the fold of each film, (n,) int64 in 0..folds-1, patients whole, labels stratified.
+    """Return the fold of each film, (n,) int64 in 0..folds-1, with whole patients and stratified labels.
 
-    Deterministic for (films, folds, seed): neither the order of the rows nor the names of the patients
-    matter, for a patient is known here by the smallest of its films.
+    The result is deterministic for (films, folds, seed). Neither the order of the rows nor the names of the patients
+    matter, because a patient is identified by the smallest hash among its films.
 
     Args:
-        films: the content hash of each of n films, no two alike.
-        patients: whose film each is.
+        films: the content hash of each of n films, all distinct.
+        patients: the patient of each film.
         labels: (n, 18) of 0 and 1.
-        folds: how many, at least 2.
-        seed: another seed, other folds.
+        folds: the number of folds, at least 2.
+        seed: the seed; another seed gives other folds.
 
     Raises:
-        DataError: fewer than 2 folds, or fewer patients than folds.
+        DataError: there are fewer than 2 folds, or fewer patients than folds.
     """
     if folds < 2:
         raise DataValueError(f"Cross-validation needs at least 2 folds, not {folds}")
@@ -102,7 +101,7 @@ def assign_folds(
     for film, patient in zip(films, patients, strict=True):
         first[patient] = min(film, first.get(patient, film))
     if len(first) < folds:
-        raise DataValueError(f"{folds} folds need at least {folds} patients, there are {len(first)}")
+        raise DataValueError(f"{folds} folds need at least {folds} patients, but there are {len(first)}")
     return stratify([first[patient] for patient in patients], labels, [1 / folds] * folds, seed)
 
 
@@ -110,13 +109,13 @@ def check_disjoint(patients: Sequence[str], folds: Sequence[int] | np.ndarray) -
     """Make sure that no patient has films in two folds.
 
     Raises:
-        DataError: one has. Its message counts patients and names none.
+        DataError: a patient has films in two folds. The message gives the number of such patients and no names.
     """
-    seen: dict[str, int] = {}
+    fold_of: dict[str, int] = {}
     straddling = {
         patient
         for patient, fold in zip(patients, folds, strict=True)
-        if seen.setdefault(patient, int(fold)) != int(fold)
+        if fold_of.setdefault(patient, int(fold)) != int(fold)
     }
     if straddling:
         count = len(straddling)
@@ -124,7 +123,7 @@ def check_disjoint(patients: Sequence[str], folds: Sequence[int] | np.ndarray) -
 
 
 def labels_missing(folds: Sequence[int] | np.ndarray, labels: np.ndarray) -> tuple[str, ...]:
-    """Return the labels that some fold lacks, for which that fold's average precision is undefined.
+    """Return the labels that some fold lacks, so that their average precision is undefined in that fold.
 
     Args:
         folds: (n,) the fold of each film.

@@ -1,4 +1,4 @@
-"""What a file is that Pillow does not read as a film, so that it is refused by its right name."""
+"""The kinds of files that Pillow does not read as films, so that messages can name them correctly."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ _BITS_PER_SAMPLE, _SHORT = 258, 3
 
 
 def refused_format(content: bytes) -> str:
-    """Return what is wrong with a file that is not read: its kind, where that is known."""
-    if content.startswith(b"\xff\xd8") and (what := _jpeg(content)):
-        return f"{what} is not read: save it as PNG or TIFF of 16 bits, or as JPEG of 8"
+    """Return why a file is refused: its kind, if that is known."""
+    if content.startswith(b"\xff\xd8") and (kind := _jpeg(content)):
+        return f"{kind} is not supported: save it as PNG or TIFF with 16 bits, or as JPEG with 8"
     if content[:4] in (b"II*\0", b"MM\0*") and (bits := _tiff_bits(content)):
-        return f"a TIFF of {' + '.join(map(str, bits))} bits a pixel of this layout is not read: save it with 8 or 16"
+        depth = " + ".join(map(str, bits))
+        return f"a TIFF with {depth} bits a pixel in this layout is not supported: save it with 8 or 16"
     for offset, signature, kind in _SIGNATURES:
         if content[offset : offset + len(signature)] == signature:
             return f"is {kind}: save it as PNG, JPEG or TIFF"
@@ -30,11 +31,11 @@ def refused_format(content: bytes) -> str:
 
 
 def _jpeg(content: bytes) -> str:
-    """Return what is unusual about a JPEG file: its precision, or that it is lossless. Nothing if neither is."""
+    """Return the kind of an unusual JPEG file, with another precision or lossless, else an empty string."""
     position = 2
     while position + 5 <= len(content) and content[position] == 0xFF:
         marker, length = content[position + 1], int.from_bytes(content[position + 2 : position + 4], "big")
-        if marker == 0xFF:  # filling
+        if marker == 0xFF:  # padding
             position += 1
             continue
         precision = content[position + 4]
@@ -49,7 +50,7 @@ def _jpeg(content: bytes) -> str:
 
 
 def _tiff_bits(content: bytes) -> tuple[int, ...]:
-    """Return the bits of each sample that the first page of a TIFF file declares; nothing where that cannot be told."""
+    """Return the bits of each sample that the first page of a TIFF file declares, or an empty tuple if unknown."""
     order = "<" if content[:2] == b"II" else ">"
     try:
         (page,) = struct.unpack_from(f"{order}I", content, 4)

@@ -1,9 +1,10 @@
-"""JPEG files with a hole, which libjpeg decodes to the end with no more than a warning that Pillow does not pass on.
+"""JPEG files with a hole, which libjpeg decodes to the end with a mere warning that Pillow does not pass on.
 
 Where bytes are missing or overwritten, the decoder loses its place in the stream of codes and finds it again a few
-blocks too early or too late. So the picture is complete before the data are, or the data end before the picture. Both
-show without another decoder: Pillow's is given the data only up to a place, and its last row is looked at. Between
-restart markers, which are numbered, the decoder begins anew: there each part is looked at as a picture of its own.
+blocks too early or too late. So the picture is complete before the data end, or the data end before the picture is
+complete. Both can be seen with Pillow's own decoder: it gets a part of the data, and the last row of the picture is
+examined. At restart markers, which are numbered, the decoder starts afresh, so each part between two of them is
+examined as a picture of its own.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ import numpy as np
 from PIL import Image
 
 _END, _SLACK = b"\xff\xd9", 16
-"""The marker at the end, and how many bytes before it may be filling, or may be missing from the decoder's view."""
+"""The end marker, and how many bytes before it may be padding or may be missing without an effect on the decoder."""
 _SEQUENTIAL, _SCAN, _RESTARTS = (0xC0, 0xC1), 0xDA, 0xDD
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _MOST_PIXELS, _MOST_PARTS = 65535, 4096
-"""A side of a picture, and the parts between restart markers that are looked at one by one, which takes a second."""
+"""The maximum side of a picture, and the maximum number of parts between restart markers, which takes a second."""
 
 
 def has_hole(content: bytes) -> bool | None:
-    """Tell whether a JPEG file that can be decoded lacks data in its midst, as far as that can be told.
+    """Return whether a decodable JPEG file has missing data in its middle, as far as that can be detected.
 
     A hole of a few dozen bytes may go unnoticed.
 
     Returns:
-        None for a file that is not looked into: a progressive one, or one of very many parts between restart markers.
+        None for a file that is not examined: a progressive one, or one with very many parts between restart markers.
     """
     scan = _only_scan(content)
     if scan is None:
@@ -43,15 +44,15 @@ def has_hole(content: bytes) -> bool | None:
         return _loses_its_place(content, content[:end])
     data = content[scan.begins : end]
     numbers = [marker[1][0] - 0xD0 for marker in _RESTART.finditer(data)]
-    wanted = math.ceil(scan.blocks / scan.interval)
-    if numbers != [number % 8 for number in range(wanted - 1)]:
+    expected = math.ceil(scan.blocks / scan.interval)
+    if numbers != [number % 8 for number in range(expected - 1)]:
         return True
-    if wanted > _MOST_PARTS or scan.interval * scan.block_width > _MOST_PIXELS:
+    if expected > _MOST_PARTS or scan.interval * scan.block_width > _MOST_PIXELS:
         return None
     parts = _RESTART.split(data)[::2]
-    last = scan.blocks - scan.interval * (wanted - 1)
+    last = scan.blocks - scan.interval * (expected - 1)
     pictures = (
-        scan.row_of(content, last if number == wanted else scan.interval) + part
+        scan.row_of(content, last if number == expected else scan.interval) + part
         for number, part in enumerate(parts, start=1)
     )
     return any(_loses_its_place(picture, picture) for picture in pictures)
@@ -62,13 +63,13 @@ class _Scan:
     """The one sequential, Huffman-coded scan of a file.
 
     Args:
-        begins: where its data do.
-        frame: where the picture's height stands, and behind it the width.
-        restarts: where the interval stands, 0 for nowhere.
-        interval: of restart markers, in blocks; 0 for none.
-        block_width: in pixels; a block is the smallest part that is coded with all its colours.
-        block_height: the same.
-        blocks: how many.
+        begins: the position of its data in the file.
+        frame: the position of the picture's height, which the width follows.
+        restarts: the position of the restart interval; 0 if there is none.
+        interval: the distance between restart markers in blocks; 0 if there are none.
+        block_width: the width of a block in pixels; a block is the smallest part that is coded with all its colours.
+        block_height: the height of a block in pixels.
+        blocks: the number of blocks.
     """
 
     begins: int
@@ -80,7 +81,7 @@ class _Scan:
     blocks: int
 
     def row_of(self, content: bytes, blocks: int) -> bytes:
-        """Return the head of a file whose picture is one row of blocks, without restart markers."""
+        """Return the header of a file whose picture is one row of blocks without restart markers."""
         head = bytearray(content[: self.begins])
         size = self.block_height.to_bytes(2, "big") + (blocks * self.block_width).to_bytes(2, "big")
         head[self.frame : self.frame + 4] = size
@@ -89,11 +90,11 @@ class _Scan:
 
 
 def _only_scan(content: bytes) -> _Scan | None:
-    """Return the scan of a file that holds one, which is sequential and Huffman-coded, else None."""
+    """Return the scan of a file with exactly one sequential, Huffman-coded scan, else None."""
     position, frame, restarts, interval, width, height = 2, 0, 0, 0, 0, 0
     while position + 10 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
-        if marker == 0xFF:  # filling
+        if marker == 0xFF:  # padding
             position += 1
             continue
         if marker == _RESTARTS:
@@ -117,13 +118,13 @@ def _only_scan(content: bytes) -> _Scan | None:
 
 
 def _loses_its_place(content: bytes, data: bytes) -> bool:
-    """Tell whether the picture of a file is complete before its data are, or not even with all of them."""
-    # Filling lets the decoder, which looks a few bits ahead, take the last code of a whole file.
+    """Return whether a file's picture is complete before its data end, or incomplete even with all data."""
+    # Padding lets the decoder, which reads a few bits ahead, take the last code of an intact file.
     return _is_complete(content, data[:-_SLACK]) or not _is_complete(content, data + bytes(_SLACK))
 
 
 def _is_complete(content: bytes, data: bytes) -> bool:
-    """Tell whether the decoder of a file writes the picture's last row from some of the data."""
+    """Return whether the decoder of a file writes the picture's last row from this part of the data."""
     with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
         width, height = image.size
         mode, options = image.mode, image.tile[0][3]
@@ -131,7 +132,7 @@ def _is_complete(content: bytes, data: bytes) -> bool:
     canvas = Image.fromarray(noise).convert(mode)
     row = (0, height - 1, width, height)
     before = canvas.crop(row).tobytes()
-    # The only way to Pillow's decoder that takes part of a file's data as it is.
+    # Only this way does Pillow's decoder take an arbitrary part of a file's data.
     decoder: Any = Image._getdecoder(mode, "jpeg", options)
     decoder.setimage(canvas.im, (0, 0, width, height))
     decoder.decode(data)

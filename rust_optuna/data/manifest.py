@@ -1,4 +1,4 @@
-"""The manifest: one row a film, read into validated records, every violation reported with its row."""
+"""The manifest: one row per film, read into validated records, with every violation reported by its row."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ LABELS = (
 )
 COLUMNS = ("image", "patient", "visit", "view", *CORTICES, "split")
 DISTINCT = "distinct"
-"""A column that may be left out: ``yes`` where a patient is another than those whose names are alike."""
+"""An optional column: ``yes`` if the patient is not the same as others whose names are alike."""
 SUBSCORE = re.compile(r"([1-4])(\.0*)?")
-"""A subscore as people and programs write it: tables with empty cells often keep whole numbers as ``2.0``."""
+"""The pattern of a subscore: programs often write the whole numbers of a column with empty cells as ``2.0``."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Film:
     """One row of a manifest.
 
     Args:
-        row: the row in the file it was read from; the header is row 1.
-        image: absolute path of the image file.
-        patient: who; one name over all visits, its accents composed.
-        visit: which of the patient's visits; may be empty.
+        row: the row of the file that the film was read from; the header is row 1.
+        image: the absolute path of the image file.
+        patient: the patient's name, the same for all visits, with its accents composed.
+        visit: the patient's visit; may be empty.
         view: one of `VIEWS`.
-        subscores: one for each of `CORTICES`, 1 to 4, or None where unreadable or not shown.
+        subscores: one for each of `CORTICES`, 1 to 4, or None if it is unreadable or not shown.
         split: one of `SPLITS`, or empty before the split.
-        distinct: somebody said that this patient is another than those whose names are alike, see
+        distinct: whether somebody declared this patient different from those whose names are alike, see
             `rust_optuna.data.patients`.
     """
 
@@ -75,12 +75,12 @@ class Film:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest that keeps its rules.
+    """A manifest that follows its rules.
 
     Args:
-        path: where it lies.
-        films: in the order of its rows.
-        ignored: its columns that mean nothing here.
+        path: the file.
+        films: the films in the order of the rows.
+        ignored: the names of unknown columns.
     """
 
     path: Path
@@ -88,7 +88,7 @@ class Manifest:
     ignored: tuple[str, ...] = ()
 
     def part(self, split: str) -> tuple[Film, ...]:
-        """Return the films of one split (or, for an empty string, those that have none yet)."""
+        """Return the films of one split, or for an empty string those that have no split yet."""
         return tuple(film for film in self.films if film.split == split)
 
 
@@ -102,15 +102,15 @@ def read_manifest(
 ) -> Manifest:
     """Read and validate a manifest.
 
-    Images are named relative to the manifest's folder (``..`` is allowed, an absolute path is not, for it
-    would hold on one machine only); a name whose accents the disk composes otherwise is found. Wholly blank
-    lines are passed over, and so are columns that mean nothing here.
+    Images are named relative to the manifest's folder. ``..`` is allowed; an absolute path is not, because it would be
+    valid on one machine only. A file is found even if the disk composes the accents of its name differently. Wholly
+    blank lines and unknown columns are ignored.
 
     Args:
-        path: the CSV file, UTF-8 with or without a byte-order mark; commas, semicolons, tabs or vertical bars between
-            the columns.
-        require_split: also refuse rows whose ``split`` is empty, and patients on both sides of it.
-        require_files: also refuse rows whose image file does not exist.
+        path: the CSV file, UTF-8 with or without a byte-order mark, with commas, semicolons, tabs or vertical bars
+            between the columns.
+        require_split: whether to refuse rows whose ``split`` is empty, and patients on both sides of the split.
+        require_files: whether to refuse rows whose image file does not exist.
 
     Raises:
         ManifestError: with every violation found, each with its row.
@@ -134,14 +134,14 @@ def read_manifest(
 
 
 def write_manifest(path: str | os.PathLike[str], films: Iterable[Film]) -> None:
-    """Write a manifest whole or not at all, images relative to its folder, rows in the given order.
+    """Write a manifest atomically, with images relative to its folder and rows in the order of ``films``.
 
-    A file that is replaced keeps its byte-order mark and its line ends: spreadsheets take one without for Latin-1.
+    A replaced file keeps its line ends and its byte-order mark, without which spreadsheets assume Latin-1.
     """
     path = Path(path)
     folder = path.parent.resolve()
     films = tuple(films)
-    # Without a decision about patients' names the table has the columns that everybody knows.
+    # Without a decision about patients' names, the table has only the standard columns.
     columns = (*COLUMNS, DISTINCT) if any(film.distinct for film in films) else COLUMNS
     encoding, end = _encoding_and_line_end(path)
     with atomic_write(path) as temporary, temporary.open("w", encoding=encoding, newline="") as file:
@@ -155,9 +155,9 @@ def write_manifest(path: str | os.PathLike[str], films: Iterable[Film]) -> None:
 
 
 def update_manifest(path: Path, films: Iterable[Film]) -> None:
-    """Write the patients and the split of films into the rows that they were read from, whole or not at all.
+    """Write the patients and splits of films into the rows that they were read from, atomically.
 
-    All else stays as it is in that file: rows, other columns and how they are separated.
+    Everything else in the file stays unchanged: rows, other columns and the delimiter.
     """
     delimiter, rows = read_table(path)
     cells_of = dict(rows)
@@ -191,13 +191,13 @@ def _encoding_and_line_end(path: Path) -> tuple[str, str]:
 
 
 def split_problems(films: Sequence[Film]) -> list[Problem]:
-    """Return what is wrong with a split: films without one, and patients with films on both sides."""
+    """Return the problems of a split: films without one, and patients with films on both sides."""
     problems = []
     empty = [film.row for film in films if not film.split]
     if empty:
-        # One problem for all of them: they have one cause and one remedy.
-        what = f"is empty in {named_rows(empty)}: run `rust-optuna data split MANIFEST`"
-        problems.append(Problem("split", what))
+        # These films have one cause and one remedy, so they are one problem.
+        description = f"is empty in {named_rows(empty)}: run `rust-optuna data split MANIFEST`"
+        problems.append(Problem("split", description))
     return problems + side_problems(films)
 
 
@@ -210,13 +210,13 @@ def side_problems(films: Sequence[Film]) -> list[Problem]:
             sides.setdefault(film.patient, {}).setdefault(film.split, []).append(film.row)
     for patient, rows in sides.items():
         if len(rows) > 1:
-            where = "; ".join(f"{split}: {named_rows(rows[split])}" for split in SPLITS)
-            problems.append(Problem(f"patient {patient}", f"is on both sides of the split ({where})"))
+            sides_named = "; ".join(f"{split}: {named_rows(rows[split])}" for split in SPLITS)
+            problems.append(Problem(f"patient {patient}", f"is on both sides of the split ({sides_named})"))
     return problems
 
 
 def named_rows(rows: Sequence[int], most: int = 10) -> str:
-    """Return rows as words: ``row 3``, ``rows 3, 5``, or the first few of many and how many there are."""
+    """Return rows in words: ``row 3``, ``rows 3, 5``, or the number of many rows and the first few."""
     if len(rows) == 1:
         return f"row {rows[0]}"
     if len(rows) <= most:
@@ -225,7 +225,7 @@ def named_rows(rows: Sequence[int], most: int = 10) -> str:
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the header, checked, and the rows below it."""
+    """Return the checked header and the rows below it."""
     rows = parse_csv(path)
     if not rows:
         raise ManifestError(str(path), [Problem("file", "is empty")])
@@ -244,51 +244,54 @@ def _header_problems(header: Sequence[str]) -> list[Problem]:
     for column in COLUMNS:
         if column not in header:
             near = nearest(column, others)
-            hint = f": rename the column {near!r}, if that is it" if near else ""
+            hint = f": rename the column {near!r}, if that is the one" if near else ""
             problems.append(Problem("row 1", f"column {column!r} is missing{hint}"))
-    twice = [c for c in (*COLUMNS, DISTINCT) if header.count(c) > 1]
-    return problems + [Problem("row 1", f"column {c!r} is there {header.count(c)} times") for c in twice]
+    repeated = [c for c in (*COLUMNS, DISTINCT) if header.count(c) > 1]
+    return problems + [Problem("row 1", f"column {c!r} occurs {header.count(c)} times") for c in repeated]
 
 
 def _parse_rows(
     header: Sequence[str], rows: Iterable[tuple[int, list[str]]], folder: Path, problems: list[Problem]
 ) -> list[Film]:
-    """Return the films of the well-formed rows; append what is wrong with the others to ``problems``."""
+    """Return the films of the valid rows; append the problems of the others to ``problems``."""
     films: list[Film] = []
     row_of_image: dict[Path, int] = {}
     spelling = Spelling()
     for number, cells in rows:
         if len(cells) != len(header):
-            what = f"has {len(cells)} cells, the header has {len(header)}"
-            problems.append(Problem(f"row {number}", what, "cells"))
+            description = f"has {len(cells)} cells, but the header has {len(header)}"
+            problems.append(Problem(f"row {number}", description, "cells"))
             continue
         values = {DISTINCT: ""} | dict(zip(header, cells, strict=True))
-        found = _row_problems(number, values)
+        row_problems = _row_problems(number, values)
         image = spelling.find(Path(os.path.normpath(folder / values["image"])))
         if values["image"] and row_of_image.setdefault(image, number) != number:
-            what = f"{values['image']!r} is already in row {row_of_image[image]}"
-            found.append(Problem(f"row {number}, image", what, "stands twice"))
-        problems += found
-        if not found:
+            description = f"{values['image']!r} is already in row {row_of_image[image]}"
+            row_problems.append(Problem(f"row {number}, image", description, "is repeated"))
+        problems += row_problems
+        if not row_problems:
             films.append(_film(number, image, values))
     return films
 
 
 def _row_problems(number: int, values: dict[str, str]) -> list[Problem]:
-    found = [(c, "is empty") for c in ("image", "patient") if not values[c]]
-    found += [(c, f"{values[c]!r} has control characters") for c in COLUMNS if not values[c].isprintable()]
+    violations = [(c, "is empty") for c in ("image", "patient") if not values[c]]
+    violations += [(c, f"{values[c]!r} has control characters") for c in COLUMNS if not values[c].isprintable()]
     if os.path.isabs(values["image"]):
-        found.append(("image", f"{values['image']!r} is absolute, not relative to the manifest"))
+        violations.append(("image", f"{values['image']!r} is absolute, not relative to the manifest"))
     if values["view"] not in VIEWS:
-        found.append(("view", f"{values['view']!r} is not {' or '.join(VIEWS)}"))
+        violations.append(("view", f"{values['view']!r} is not {' or '.join(VIEWS)}"))
     wrong = [c for c in CORTICES if values[c] and not SUBSCORE.fullmatch(values[c])]
-    found += [(c, f"{values[c]!r} is not 1, 2, 3, 4 or empty") for c in wrong]
+    violations += [(c, f"{values[c]!r} is not 1, 2, 3, 4 or empty") for c in wrong]
     if values["split"] not in {"", *SPLITS}:
-        found.append(("split", f"{values['split']!r} is not {', '.join(SPLITS)} or empty"))
+        violations.append(("split", f"{values['split']!r} is not {', '.join(SPLITS)} or empty"))
     if values[DISTINCT] not in ("", "yes"):
-        found.append((DISTINCT, f"{values[DISTINCT]!r} is not yes or empty"))
-    kinds = [what.removeprefix(repr(values[column])) for column, what in found]
-    return [Problem(f"row {number}, {c}", what, kind) for (c, what), kind in zip(found, kinds, strict=True)]
+        violations.append((DISTINCT, f"{values[DISTINCT]!r} is not yes or empty"))
+    kinds = [description.removeprefix(repr(values[column])) for column, description in violations]
+    return [
+        Problem(f"row {number}, {c}", description, kind)
+        for (c, description), kind in zip(violations, kinds, strict=True)
+    ]
 
 
 def _film(number: int, image: Path, values: dict[str, str]) -> Film:

@@ -1,7 +1,7 @@
-"""What a set of scores is worth: average precision, ROC-AUC, precision and recall, and the baseline beside them.
+"""The metrics of a set of scores: average precision, ROC-AUC, precision and recall, and the baseline beside them.
 
-Everything here is exact, in NumPy, and agrees with scikit-learn's definitions, ties included; scikit-learn itself takes
-thirty times as long for a fold's 18 labels, 120 times a trial.
+Everything here is exact, in NumPy, and agrees with scikit-learn's definitions, including ties. scikit-learn itself
+takes thirty times as long for a fold's 18 labels, which are scored 120 times per trial.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def expected_average_precision(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the average precision of each label that is to be expected once ties are broken at random.
+    """Return the expected average precision of each label when ties are broken at random.
 
-    A model whose scores are all distinct gains on one with tied scores without knowing anything: on few films the
-    average precision of a random ranking exceeds the prevalence, which is what a constant score gets. The gain is about
-    H(n)/n for n films, where H(n) = 1 + 1/2 + … + 1/n: 0.05 for a hundred. So this, and not the average precision of
-    its tied scores, is what a model that knows no more than a baseline reaches.
+    A model with distinct scores beats one with tied scores without knowing anything more: on few films, the average
+    precision of a random ranking exceeds the prevalence, which is the value of a constant score. The gain is about
+    H(n)/n for n films, where H(n) = 1 + 1/2 + … + 1/n: 0.05 for a hundred films. So a model that knows no more than a
+    baseline reaches this expectation, not the average precision of the baseline's tied scores.
 
-    A positive film among n tied films, R of them positive, below N films of which T are positive, stands at each of the
-    n places equally often; at place j the precision to be expected is (T + 1 + (R − 1)(j − 1)/(n − 1)) / (N + j). For
-    a constant score this is Bestgen's exact expectation.
+    Consider n tied films, R of them positive, below N films of which T are positive. A positive film among them takes
+    each of the n places equally often, and its expected precision at place j is
+    (T + 1 + (R − 1)(j − 1)/(n − 1)) / (N + j). For a constant score this is Bestgen's exact expectation.
 
     Args:
         labels: (films, labels), 0 and 1.
@@ -83,7 +83,7 @@ def expected_average_precision(labels: np.ndarray, scores: np.ndarray) -> np.nda
         (labels,) float64 in [0, 1]; NaN for a label without positives. Equal to `average_precision` without ties.
 
     Raises:
-        ValueError: as `average_precision`.
+        ValueError: the arguments are invalid, as in `average_precision`.
 
     References:
         Y. Bestgen, "Exact Expected Average Precision of the Random Baseline for System Evaluation", Prague Bulletin of
@@ -103,7 +103,7 @@ def expected_average_precision(labels: np.ndarray, scores: np.ndarray) -> np.nda
 
 
 def _expected_precisions(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Return the sum of the precisions to be expected at the positives of one label, ties broken at random."""
+    """Return the sum of the expected precisions at the positives of one label when ties are broken at random."""
     total, films_above, positives_above = 0.0, 0, 0
     for score in np.unique(scores)[::-1]:
         tied = labels[scores == score]
@@ -118,9 +118,9 @@ def _expected_precisions(labels: np.ndarray, scores: np.ndarray) -> float:
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return the area under each label's receiver operating characteristic.
 
-    That is the chance that a positive film scores above a negative one, ties counting a half: the Mann–Whitney
-    statistic, computed from mid-ranks. Unlike average precision it does not depend on the prevalence, and it flatters
-    rare labels: here a model that sees only the view reaches 0.81 (macro).
+    It is the probability that a positive film scores above a negative one, where a tie counts one half: the
+    Mann–Whitney statistic, computed from mid-ranks. Unlike average precision, it does not depend on the prevalence and
+    it flatters rare labels: here a model that sees only the view reaches 0.81 (macro).
 
     Args:
         labels: (films, labels), 0 and 1.
@@ -130,7 +130,7 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
         (labels,) float64 in [0, 1]; NaN for a label that lacks positives or negatives, for which it is not defined.
 
     Raises:
-        ValueError: as `average_precision`.
+        ValueError: the arguments are invalid, as in `average_precision`.
     """
     labels, scores = _checked(labels, scores)
     order = np.argsort(scores, axis=0, kind="stable")
@@ -142,17 +142,17 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def precision_and_recall(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """Return micro precision and recall: all labels of all films pooled, positive where the score is 0.5 or more.
+    """Return micro precision and recall, pooled over all labels and films; a score of 0.5 or more is positive.
 
-    Where nothing is predicted, precision is 0.0 (scikit-learn's ``zero_division=0``); where nothing is positive,
-    recall is.
+    Precision is 0.0 if nothing is predicted (scikit-learn's ``zero_division=0``), and recall is 0.0 if nothing is
+    positive.
 
     Args:
         labels: (films, labels), 0 and 1.
         scores: (films, labels), probabilities.
 
     Raises:
-        ValueError: as `average_precision`.
+        ValueError: the arguments are invalid, as in `average_precision`.
     """
     labels, scores = _checked(labels, scores)
     predicted = scores >= THRESHOLD
@@ -161,7 +161,7 @@ def precision_and_recall(labels: np.ndarray, scores: np.ndarray) -> tuple[float,
 
 
 def macro(values: np.ndarray) -> float:
-    """Return the plain mean over the labels that have a value; NaN where none has one."""
+    """Return the unweighted mean over the labels that have a value; NaN if none has one."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else math.nan
 
@@ -174,15 +174,15 @@ def macro_average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
         scores: (films, labels), finite.
 
     Raises:
-        ValueError: as `average_precision`.
+        ValueError: the arguments are invalid, as in `average_precision`.
     """
     return macro(average_precision(labels, scores))
 
 
 def view_only_scores(train_views: Sequence[str], train_labels: np.ndarray, views: Sequence[str]) -> np.ndarray:
-    """Return the scores of a model that sees nothing but a film's view: the baseline of every score.
+    """Return the scores of a model that sees only a film's view, which are the baseline of every score.
 
-    It scores a label by its frequency among the training films of that view. A view that training lacks gets the
+    The score of a label is its frequency among the training films of that view. A view without training films gets the
     frequencies over all training films.
 
     Args:
@@ -198,32 +198,32 @@ def view_only_scores(train_views: Sequence[str], train_labels: np.ndarray, views
     """
     if not len(train_labels):
         raise ValueError("a baseline needs training films")
-    of_training = np.asarray(train_views)
+    view_of = np.asarray(train_views)
     overall = train_labels.mean(axis=0, dtype=np.float64)
-    frequencies = {view: train_labels[of_training == view].mean(axis=0, dtype=np.float64) for view in set(train_views)}
+    frequencies = {view: train_labels[view_of == view].mean(axis=0, dtype=np.float64) for view in set(train_views)}
     return np.array([frequencies.get(view, overall) for view in views]).reshape(len(views), len(overall))
 
 
 def summarise(labels: np.ndarray, scores: np.ndarray, cortices: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Return every number that is reported of one fold's scores.
+    """Return every number that is reported about one fold's scores.
 
     Args:
-        labels: (films, 18), 0 and 1, in the order of `LABELS`; a film's view is read off its first two.
+        labels: (films, 18), 0 and 1, in the order of `LABELS`; the first two give a film's view.
         scores: (films, 18), probabilities.
-        cortices: for each view, the cortices that its films show. Average precision per cortex is macro over the
-            cortex's four subscores among the films whose view shows it, unreadable ones included.
+        cortices: the cortices that the films of each view show. Average precision per cortex is macro over the cortex's
+            four subscores among the films whose view shows it, including films on which it is unreadable.
 
     Returns:
-        the numbers of `rust_optuna.data.scores.Scores` by name, NaN where one is not defined.
+        The numbers of `rust_optuna.data.scores.Scores` by name; NaN for a number that is not defined.
 
     Raises:
-        ValueError: as `average_precision`.
+        ValueError: the arguments are invalid, as in `average_precision`.
     """
-    each = average_precision(labels, scores)
+    of_labels = average_precision(labels, scores)
     precision, recall = precision_and_recall(labels, scores)
     return {
-        "average_precision": macro(each),
-        "average_precision_16": macro(each[len(VIEWS) :]),
+        "average_precision": macro(of_labels),
+        "average_precision_16": macro(of_labels[len(VIEWS) :]),
         "roc_auc_macro": macro(roc_auc(labels, scores)),
         "roc_auc_micro": float(roc_auc(labels.reshape(-1, 1), scores.reshape(-1, 1))[0]),
         "precision": precision,
@@ -237,17 +237,17 @@ def summarise_untied(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]
 
     Args:
         labels: (films, 18), 0 and 1.
-        scores: (films, 18), a baseline's.
+        scores: (films, 18), the scores of a baseline.
 
     Raises:
-        ValueError: as `average_precision`.
+        ValueError: the arguments are invalid, as in `average_precision`.
     """
-    each = expected_average_precision(labels, scores)
-    return {"average_precision": macro(each), "average_precision_16": macro(each[len(VIEWS) :])}
+    of_labels = expected_average_precision(labels, scores)
+    return {"average_precision": macro(of_labels), "average_precision_16": macro(of_labels[len(VIEWS) :])}
 
 
 def deviation(folds: Sequence[float | None]) -> float | None:
-    """Return the sample standard deviation over the folds that have a value; None where fewer than two have."""
+    """Return the sample standard deviation over the folds that have a value; None if fewer than two have one."""
     defined = [value for value in folds if value is not None]
     return statistics.stdev(defined) if len(defined) > 1 else None
 
@@ -256,20 +256,20 @@ def lift(folds: Sequence[float | None], baseline: Sequence[float | None]) -> tup
     """Return how far scores lie above a baseline: the mean of the folds' differences, and its standard error.
 
     Args:
-        folds: average precision, one value a fold.
-        baseline: the baseline's in the same folds.
+        folds: the average precision in each fold.
+        baseline: the baseline's average precision in the same folds.
 
     Returns:
-        None where fewer than two folds have both values.
+        Mean and standard error; None if fewer than two folds have both values.
     """
     pairs = zip(folds, baseline, strict=True)
-    differences = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
+    differences = [value - base for value, base in pairs if value is not None and base is not None]
     spread = deviation(differences)
     return None if spread is None else (statistics.fmean(differences), spread / math.sqrt(len(differences)))
 
 
 def labels_without_positives(labels: np.ndarray) -> list[str]:
-    """Return the names of the labels that no film has: those left out of a macro average."""
+    """Return the names of the labels that no film has, which macro averages leave out."""
     counts = np.asarray(labels).sum(axis=0)
     return [LABELS[position] for position in np.flatnonzero(counts == 0)]
 
@@ -285,7 +285,11 @@ def _of_cortex(labels: np.ndarray, scores: np.ndarray, cortices: Mapping[str, Se
 
 
 def _checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels as int64 and scores, or raise ValueError."""
+    """Return the labels as int64, and the scores.
+
+    Raises:
+        ValueError: the arguments are invalid, as in `average_precision`.
+    """
     labels, scores = np.asarray(labels), np.asarray(scores)
     if labels.ndim != 2 or labels.shape != scores.shape:
         raise ValueError(f"labels {labels.shape} and scores {scores.shape} are not both (films, labels)")
@@ -308,7 +312,7 @@ def _tied_runs(ranked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Return the quotient, NaN where the denominator is 0."""
+    """Return the quotient, which is NaN where the denominator is 0."""
     quotient = np.full(numerator.shape, np.nan)
     np.divide(numerator, denominator, out=quotient, where=denominator > 0)
     return quotient

@@ -1,9 +1,9 @@
-"""Image files → arrays: every film grey, upright and on one scale, whatever container it came in.
+"""Image files → arrays: every film grey, upright and on one scale, whatever its file format.
 
-Reads PNG, JPEG and TIFF. A TIFF that declares 12 bits is scaled by 4,095, what declares 16 bits by 65,535. A detector
-of 12 bits that was saved into 16 without stretching, which no file tells, then comes out dark, not clipped; whoever
-knows better says so (``bits``). Pillow itself reduces 16-bit *colour* to its high bytes, which neither clips nor
-stretches.
+The formats are PNG, JPEG and TIFF. A TIFF that declares 12 bits is divided by 4,095, a file that declares 16 bits by
+65,535. A 12-bit film that was saved in 16 bits without stretching cannot be recognised by its file, so it comes out
+dark, not clipped; a caller who knows its true depth passes ``bits``. Pillow itself reduces 16-bit *colour* to its high
+bytes, which neither clips nor stretches.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Resize = Literal["stretch", "pad"]
 
 FORMATS = ("PNG", "JPEG", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-"""Usual names of files of these formats; what a file is, its bytes decide."""
+"""The usual suffixes of these formats. A file's bytes, not its name, decide its format."""
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"MM\0+", b"II+\0")
-"""What files of these formats begin with, as Pillow has it: PNG, JPEG, and TIFF in its kinds."""
+"""The first bytes of these formats according to Pillow: PNG, JPEG, and the variants of TIFF."""
 SIGNATURE_BYTES = max(map(len, SIGNATURES))
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _NO_FULL_SCALE = ("I", "F")
@@ -37,18 +37,18 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a film's file is and holds.
+    """The properties of a film's file and of its picture.
 
     Args:
-        content: sha256 of the file's bytes, hex.
-        pixels: `pixel_hash` of the file.
-        width: in pixels, upright.
-        height: in pixels, upright.
+        content: the sha256 of the file's bytes, hex.
+        pixels: the `pixel_hash` of the file.
+        width: the width of the upright film in pixels.
+        height: the height of the upright film in pixels.
         mode: Pillow's name of the file's pixel layout.
-        bits: per channel, as declared and decoded (Pillow decodes 16-bit colour to 8).
-        darkest: the lowest level.
-        brightest: the highest level.
-        hole: whether it is a JPEG that lacks data in its midst, None for one that is not looked into; see
+        bits: the bits per channel, as declared and decoded (Pillow decodes 16-bit colour to 8).
+        darkest: the lowest grey level.
+        brightest: the highest grey level.
+        hole: whether the file is a JPEG with missing data in its middle, None for a JPEG that was not examined; see
             `rust_optuna.data.jpeg`.
     """
 
@@ -75,23 +75,23 @@ class _Decoded:
 def read_radiograph(content: bytes | Path, *, size: int, resize: Resize, bits: int = 16, name: str = "") -> np.ndarray:
     """Read a film as a square grey array.
 
-    Colour becomes luminance (ITU-R 601), alpha is dropped, EXIF orientation applied. Resizing is antialiased:
-    a fracture line three pixels wide survives the way from 1,760 to 299. The filter is the triangle: a
+    Colour becomes luminance (ITU-R 601), alpha is dropped and the EXIF orientation is applied. Resizing is antialiased:
+    a fracture line three pixels wide survives the reduction from 1,760 to 299. The filter is the triangle, because a
     sharper one would ring, and a dark fringe beside bright metal looks like a gap.
 
     Args:
         content: the file's bytes, or its path.
-        size: width and height of the result, in pixels.
-        resize: ``"stretch"`` to the square, or ``"pad"``: keep the aspect ratio, centred on black.
-        bits: that films of 16 bits really hold. A film with levels beyond that holds 16, and a file that declares its
-            bits is taken at its word.
-        name: what messages call the film where ``content`` is bytes.
+        size: the width and height of the result, in pixels.
+        resize: ``"stretch"`` to the square, or ``"pad"`` to keep the aspect ratio, centred on black.
+        bits: the true depth of 16-bit films. It is ignored for films with higher levels and for files that declare
+            fewer bits themselves.
+        name: the film's name in messages if ``content`` is bytes.
 
     Returns:
-        (size, size) float32 in [−1, 1], −1 black.
+        (size, size) float32 in [−1, 1], where −1 is black.
 
     Raises:
-        DataError: not a whole image of a format and depth that can be read; the message names the file.
+        DataError: the file is not a complete image of a supported format and depth; the message names the file.
     """
     film = _decode(content, name)
     white = film.white
@@ -113,13 +113,13 @@ def read_radiograph(content: bytes | Path, *, size: int, resize: Resize, bits: i
     return scaled
 
 
-def has_signature(begins: bytes) -> bool:
-    """Tell by a file's first `SIGNATURE_BYTES` whether it may be of a format that is read."""
-    return begins.startswith(SIGNATURES)
+def has_signature(start: bytes) -> bool:
+    """Return whether a file's first `SIGNATURE_BYTES` bytes are those of a supported format."""
+    return start.startswith(SIGNATURES)
 
 
 def content_hash(path: Path) -> str:
-    """Return the sha256 of a file's bytes, hex: a film's identity here.
+    """Return the sha256 of a file's bytes, hex, which identifies a film.
 
     Raises:
         DataError: the file cannot be read.
@@ -128,19 +128,19 @@ def content_hash(path: Path) -> str:
 
 
 def pixel_hash(content: bytes | Path, *, name: str = "") -> str:
-    """Return a hash of the decoded, upright, grey pixels: the same for one picture in two lossless files.
+    """Return a hash of the decoded, upright, grey pixels, which is the same for one picture in two lossless files.
 
     Raises:
-        DataError: as `read_radiograph`.
+        DataError: the file cannot be read, as in `read_radiograph`.
     """
     return _hash_pixels(_decode(content, name).grey)
 
 
 def examine(path: Path) -> ImageFacts:
-    """Read a file once and return all there is to know of it.
+    """Read a film's file once and return its properties.
 
     Raises:
-        DataError: as `read_radiograph`.
+        DataError: the file cannot be read, as in `read_radiograph`.
     """
     content = read_bytes(path)
     film = _decode(content, str(path))
@@ -180,25 +180,24 @@ def _decode(content: bytes | Path, name: str) -> _Decoded:
             if mode in _NO_FULL_SCALE:
                 raise DataError(f"{name}: pixels of mode {mode} have no full scale to divide by")
             if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
-                raise DataError(f"{name}: holds more than one page, a film is one")
+                raise DataError(f"{name}: holds more than one page, but a film has one")
             upright = ImageOps.exif_transpose(image)
             if mode not in _SIXTEEN_BITS:
                 return _Decoded(_grey(upright), 255, mode)
             white, inverted = _SIXTEEN_BITS_WHITE, False
             if isinstance(image, TiffImagePlugin.TiffImageFile):
                 white = 2 ** image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] - 1
-                # Pillow turns over only pixels of up to 8 bits.
+                # Pillow itself inverts only pixels of up to 8 bits.
                 inverted = image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-            # Never convert("L") from 16 bits: it clips at 255 instead of scaling.
+            # Not convert("L"), which clips 16-bit levels at 255 instead of scaling them.
             pixels = np.asarray(upright).astype(np.uint16)
             return _Decoded(white - pixels if inverted else pixels, white, mode)
     except (DataError, MemoryError):
         raise
-    # Broken files make Pillow's decoders raise nearly anything, so this one boundary, which nothing but they
-    # are within, catches all.
+    # Broken files make Pillow's decoders raise nearly any exception, so this boundary around them catches all.
     except Exception as error:
-        what = refused_format(content) if isinstance(error, UnidentifiedImageError) else error
-        raise DataError(f"{name}: cannot be read as an image: {what}") from error
+        reason = refused_format(content) if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"{name}: cannot be read as an image: {reason}") from error
 
 
 def _grey(image: Image.Image) -> np.ndarray:
@@ -210,6 +209,6 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 
 def _hash_pixels(grey: np.ndarray) -> str:
-    # 257 maps 8 bits onto 16 exactly (255 * 257 = 65,535), so depth makes no difference.
+    # The factor 257 maps 8 bits onto 16 exactly (255 * 257 = 65,535), so depth makes no difference.
     pixels = grey.astype("<u2") * np.uint16(257) if grey.dtype == np.uint8 else grey.astype("<u2")
     return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()

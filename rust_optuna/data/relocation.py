@@ -1,4 +1,4 @@
-"""A manifest whose films lie in another folder on this machine than where it says."""
+"""Manifests whose films are in another folder on this machine than the one they name."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from rust_optuna.data.threads import Progress
 
 
 def relocated(manifest: Manifest, index: FilmIndex, root: Path, progress: Progress | None = None) -> Manifest:
-    """Return a manifest with those films found below a folder that are not where it says.
+    """Return a manifest whose missing films have been looked up below a folder.
 
-    A film that this machine hashed at its old place is known again by its content, whatever its name is now. The others
-    are looked for by name: all of them below the folder as the manifest has them, but for as many leading folders as
-    have to be left out. Films that are found in neither way stay where the manifest says.
+    A film that this machine hashed at its old path is recognised by its content, whatever its name is now. The other
+    films are looked up by name: all together below the folder, with as few leading folders of their names left out as
+    possible. Films that are found in neither way keep their paths.
 
     Args:
-        manifest: keeps its rules.
-        index: learns what the folder holds.
+        manifest: a manifest that follows its rules.
+        index: the index that records the films of the folder.
         root: the folder.
         progress: called as files are hashed.
 
     Raises:
-        DataValueError: there is no such folder.
-        MissingFilmsError: films that are known by their content are not below it.
+        DataValueError: the folder does not exist.
+        MissingFilmsError: films that are known by their content are not below the folder.
     """
     absent = [film for film in manifest.films if not film.image.is_file()]
     if not absent:
@@ -35,19 +35,19 @@ def relocated(manifest: Manifest, index: FilmIndex, root: Path, progress: Progre
     require_folder(root)
     known = {film.image: content for film in absent if (content := index.content_of(film.image)) is not None}
     index.scan(root, list(known.values()), progress)
-    found = {image: index.locate(content) for image, content in known.items()}
-    found |= _by_name([film for film in absent if film.image not in found], manifest.path.parent.resolve(), root)
-    films = tuple(replace(film, image=found.get(film.image, film.image)) for film in manifest.films)
+    new_path = {image: index.locate(content) for image, content in known.items()}
+    new_path |= _by_name([film for film in absent if film.image not in new_path], manifest.path.parent.resolve(), root)
+    films = tuple(replace(film, image=new_path.get(film.image, film.image)) for film in manifest.films)
     return replace(manifest, films=films)
 
 
 def _by_name(films: Sequence[Film], folder: Path, root: Path) -> dict[Path, Path]:
-    """Return where each film is below the root if the same leading folders are left out of all their names."""
+    """Return the path of each film below the root, with the same number of leading folders left out of every name."""
     written = {film.image: Path(os.path.relpath(film.image, folder)).parts for film in films}
     names = {image: [part for part in parts if part != os.pardir] for image, parts in written.items()}
     for left_out in range(min((len(parts) for parts in names.values()), default=0)):
-        found = {image: root.joinpath(*parts[left_out:]) for image, parts in names.items()}
-        # Two films in one file: what was left out told them apart.
-        if len(set(found.values())) == len(found) and all(map(Path.is_file, found.values())):
-            return found
+        path_of = {image: root.joinpath(*parts[left_out:]) for image, parts in names.items()}
+        # Two films must not end up at one path, which happens if only a left-out folder distinguished them.
+        if len(set(path_of.values())) == len(path_of) and all(map(Path.is_file, path_of.values())):
+            return path_of
     return {}

@@ -1,4 +1,4 @@
-"""CSV files as people save them: byte-order marks, blank lines, other encodings."""
+"""CSV files as people save them, with byte-order marks, blank lines and other encodings."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from pathlib import Path
 from rust_optuna.errors import ManifestError, Problem, UnreadableManifestError
 
 DELIMITERS = ",;\t|"
-"""What stands between the columns: spreadsheets of many languages save semicolons as CSV, databases vertical bars."""
+"""The delimiters of columns: spreadsheets in many languages save CSV with semicolons, databases with vertical bars."""
 _SEP = re.compile(rf'"?sep=(?P<delimiter>[{DELIMITERS}])"?[{DELIMITERS}]*', re.IGNORECASE)
-"""A first line that is for Excel alone: it names the delimiter."""
+"""The pattern of a first line that only Excel reads, which names the delimiter."""
 _ZIP, _OLD_EXCEL = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 
 
 def parse_csv(path: Path, delimiters: str = DELIMITERS) -> list[tuple[int, list[str]]]:
-    """Return a CSV file's rows that are not blank, as (row counted from 1, stripped cells).
+    """Return the rows of a CSV file that are not blank, as (row counted from 1, stripped cells).
 
     Args:
         path: the file.
-        delimiters: that may stand between the columns; the first row tells which it is.
+        delimiters: the possible delimiters; the first row decides which one is used.
 
     Raises:
-        ManifestError: the file is not CSV; an `UnreadableManifestError` where it is no text at all, or not there.
+        ManifestError: the file is not valid CSV.
+        UnreadableManifestError: the file does not exist or is not text.
     """
     delimiter, rows = read_table(path, delimiters)
     stripped = [(number, [cell.strip() for cell in row]) for number, row in rows]
@@ -33,20 +34,20 @@ def parse_csv(path: Path, delimiters: str = DELIMITERS) -> list[tuple[int, list[
 
 
 def names_delimiter(row: Sequence[str], delimiter: str) -> bool:
-    """Say whether a row is Excel's own first line ``sep=;``, which is no part of the table."""
+    """Return whether a row is Excel's own first line ``sep=;``, which is not part of the table."""
     return "".join(row).strip().lower() in ("sep=", f"sep={delimiter}")
 
 
 def read_table(path: Path, delimiters: str = DELIMITERS) -> tuple[str, list[tuple[int, list[str]]]]:
-    """Return a CSV file's delimiter and all its rows as they are, as (row counted from 1, cells).
+    """Return a CSV file's delimiter and all its unchanged rows, as (row counted from 1, cells).
 
     Raises:
-        ManifestError: as `parse_csv`.
+        ManifestError: the file cannot be read, as in `parse_csv`.
     """
     text = _decode(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
     named = _SEP.fullmatch(first.strip(" "))
-    # A comma where no other is more frequent, as in a table of one column.
+    # The comma wins ties, as in a table of one column.
     delimiter = named["delimiter"] if named else max(delimiters, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -59,25 +60,25 @@ def _decode(path: Path) -> str:
     """Return a CSV file's text.
 
     Raises:
-        UnreadableManifestError: the file cannot be read, is a spreadsheet's own or not UTF-8.
+        UnreadableManifestError: the file cannot be read, is in a spreadsheet's own format or is not UTF-8.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UnreadableManifestError(str(path), f"cannot be read: {error.strerror or error}") from error
     if workbook := _workbook(content):
-        what = f"is {workbook}, not a CSV file: open it there and save the sheet as CSV UTF-8"
-        raise UnreadableManifestError(str(path), what)
+        description = f"is {workbook}, not a CSV file: open it there and save the sheet as CSV UTF-8"
+        raise UnreadableManifestError(str(path), description)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        what = f"is not UTF-8 (byte {content[error.start]:#04x} in line {line}): save the file as CSV UTF-8"
-        raise UnreadableManifestError(str(path), what) from error
+        description = f"is not UTF-8 (byte {content[error.start]:#04x} in line {line}): save the file as CSV UTF-8"
+        raise UnreadableManifestError(str(path), description) from error
 
 
 def _workbook(content: bytes) -> str:
-    """Return what kind of a spreadsheet's own file this is, or nothing."""
+    """Return the kind of spreadsheet or archive that a file is, or an empty string."""
     if content.startswith(_OLD_EXCEL) or (content.startswith(_ZIP) and b"xl/" in content):
         return "an Excel workbook"
     if content.startswith(_ZIP):

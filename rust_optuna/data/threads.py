@@ -1,4 +1,4 @@
-"""Work over thousands of files in threads: reading, hashing and decoding all release the interpreter's lock."""
+"""Work on thousands of files in threads: reading, hashing and decoding all release the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Progress = Callable[[int, int], None]
-"""Called with (items done, items in all), always from the thread that started the work."""
+"""A callback with (items done, items in total), always called from the thread that started the work."""
 
 MAX_THREADS = 8
-"""A decoded film takes tens of megabytes; more threads than this gain nothing on one disk."""
+"""The maximum number of threads. A decoded film takes tens of megabytes, and more threads gain nothing on one disk."""
 
 
 def map_in_threads(
     function: Callable[[Item], Result], items: Sequence[Item], progress: Progress | None = None
 ) -> list[Result]:
-    """Return ``function`` of each item, in the order of ``items``.
+    """Return the result of ``function`` for each item, in the order of ``items``.
 
-    What ``function`` raises is raised here; items not yet begun are then given up (so an interrupt does not
-    wait for thousands of files).
+    An error in ``function`` is raised here, and items that have not begun are then dropped, so that an interrupt does
+    not wait for thousands of files.
     """
     results: list[Result] = []
     with ThreadPoolExecutor(max_workers=min(MAX_THREADS, os.cpu_count() or 1)) as pool:

@@ -1,8 +1,8 @@
-"""Which view shows which cortices, as the scores themselves tell it.
+"""The mapping from views to cortices, inferred from the scores.
 
-An anteroposterior film shows the medial and lateral cortex, a lateral film the anterior and posterior one;
-yet the published data set has it the other way round. So the mapping is never assumed, only read off, and it
-must hold over the whole data set.
+An anteroposterior film shows the medial and lateral cortices and a lateral film the anterior and posterior ones, but
+the published data set has it the other way round. So the mapping is never assumed. It is inferred, and it must hold
+over the whole data set.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Contradiction:
 
     Args:
         cortex: one of `CORTICES`.
-        view: the view of the fewer films that carry it, which are the suspicious ones.
-        films: positions of those films; of all films that carry the cortex where the views are even.
+        view: the view with fewer films that carry the cortex, which are the suspicious ones; both views if even.
+        films: the positions of these films; of all films that carry the cortex if both views have equally many.
     """
 
     cortex: str
@@ -33,14 +33,14 @@ class Contradiction:
 
 @dataclass(frozen=True)
 class ViewMapping:
-    """View → the cortices its films show; a cortex that no film scores belongs to no view."""
+    """The cortices that the films of each view show, and contradictions. An unscored cortex belongs to no view."""
 
     cortices: dict[str, tuple[str, ...]]
     contradictions: tuple[Contradiction, ...]
 
 
 def infer_mapping(views: Sequence[str], scored: np.ndarray) -> ViewMapping:
-    """Read the mapping off the scores: a cortex belongs to the view that carries it on more films.
+    """Infer the mapping from the scores: a cortex belongs to the view that carries it on more films.
 
     Args:
         views: the view of each of n films.
@@ -64,25 +64,25 @@ def infer_mapping(views: Sequence[str], scored: np.ndarray) -> ViewMapping:
 
 
 def mapping_of_films(films: Sequence[Film]) -> ViewMapping:
-    """Return the mapping that the rows of a manifest imply."""
+    """Return the mapping implied by the rows of a manifest."""
     scored = np.array([[score is not None for score in film.subscores] for film in films], dtype=bool)
     return infer_mapping([film.view for film in films], scored.reshape(-1, len(CORTICES)))
 
 
 def mapping_problems(films: Sequence[Film]) -> list[Problem]:
-    """Return the rows of a manifest that contradict the mapping that the others imply."""
+    """Return the rows of a manifest that contradict the mapping implied by the other rows."""
     problems = []
-    for found in mapping_of_films(films).contradictions:
-        where = named_rows([films[position].row for position in found.films])
-        what = f"{found.cortex} cortex is scored on {found.view} films too"
-        if len(found.view.split()) > 1:
-            what = f"{found.cortex} cortex is scored on as many anteroposterior as lateral films"
-        problems.append(Problem(where, what))
+    for contradiction in mapping_of_films(films).contradictions:
+        rows = named_rows([films[position].row for position in contradiction.films])
+        description = f"{contradiction.cortex} cortex is scored on {contradiction.view} films too"
+        if len(contradiction.view.split()) > 1:
+            description = f"{contradiction.cortex} cortex is scored on as many anteroposterior as lateral films"
+        problems.append(Problem(rows, description))
     return problems
 
 
 def mapping_of_labels(labels: np.ndarray) -> ViewMapping:
-    """Return the mapping that labels imply, (n, 18) in the order of `LABELS`."""
+    """Return the mapping implied by labels, (n, 18) in the order of `LABELS`."""
     views = [VIEWS[position] for position in np.asarray(labels)[:, : len(VIEWS)].argmax(axis=1)]
     onehot = np.asarray(labels)[:, len(VIEWS) :].reshape(-1, len(CORTICES), len(SUBSCORES))
     return infer_mapping(views, onehot.max(axis=2) > 0)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rust_optuna.errors import OpenHolesError, RustOptunaError
 from rust_optuna.fleet import identity, records
-from rust_optuna.fleet.slot import program
+from rust_optuna.fleet.commands import program
 from rust_optuna.paths import Home
 from rust_optuna.processes import ExitCode
 
@@ -47,7 +47,7 @@ class Daemon:
     serves: bool
 
 
-def detach(home: Home, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Daemon | None:
+def detach(home: Home, name: str, words: Sequence[str], environment: Mapping[str, str]) -> Daemon | None:
     """Start this program as a supervisor of that name, in a session of its own, and wait until a worker of it serves.
 
     Ctrl-C, and `SERVE_SECONDS`, end the waiting and not the daemon.
@@ -55,7 +55,7 @@ def detach(home: Home, name: str, arguments: Sequence[str], environment: Mapping
     Args:
         home: root of relative paths.
         name: from `records.new_name`.
-        arguments: the words of the command; it registers under that name.
+        words: its command, from `commands.worker_start`; it registers under that name.
         environment: variables to set.
 
     Returns:
@@ -70,7 +70,7 @@ def detach(home: Home, name: str, arguments: Sequence[str], environment: Mapping
     try:
         with log.open("ab") as output:
             process = subprocess.Popen(
-                program(arguments),
+                program(words),
                 env={**os.environ, **environment, TELL: str(telling)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

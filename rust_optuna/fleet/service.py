@@ -7,14 +7,11 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TextIO
 
 from rust_optuna.errors import RustOptunaError, StorageError, StudyError
 from rust_optuna.fleet import records
-from rust_optuna.fleet.devices import Device
-from rust_optuna.fleet.slot import Slot
 from rust_optuna.fleet.supervisor import POLL_SECONDS, Supervisor
+from rust_optuna.fleet.workers import Workers
 from rust_optuna.paths import Home
 from rust_optuna.permissions import lack
 from rust_optuna.search.ledger import Ledger
@@ -31,50 +28,6 @@ log = logging.getLogger(__name__)
 
 OBSERVE_SECONDS = 2.0
 """Between looks at the studies where nobody watches: each is a query, and there may be many supervisors."""
-
-
-@dataclass(frozen=True)
-class Workers:
-    """How the workers of a supervisor run.
-
-    Args:
-        devices: one for each of them.
-        grace: seconds in which a worker told to stop may finish its point.
-        forever: serve whatever study is open, and never end by itself.
-        log_format: ``text`` or ``json``.
-        data_root: the folder of the films on this machine, None for where the film index says.
-        objective: ``MODULE:FUNCTION`` of a stand-in.
-        echo: where what the workers log is written too.
-        daemon: the supervisor runs in the background.
-        name: the supervisor's, None for a new one.
-        make_slot: makes a slot; the default is on this machine.
-        on_serving: called once, when a first worker is ready.
-    """
-
-    devices: Sequence[Device]
-    grace: float = 0.0
-    forever: bool = False
-    log_format: str = "text"
-    data_root: Path | None = None
-    objective: str | None = None
-    echo: TextIO | None = None
-    daemon: bool = False
-    name: str | None = None
-    make_slot: Callable[[int, Device, Path], Slot] = Slot
-    on_serving: Callable[[], None] | None = None
-
-    def show(self, slot: Slot) -> None:
-        """Write what a worker logged since the last call."""
-        if self.echo is not None:
-            slot.show(self.echo, f"[{slot.number}] " if self.log_format == "text" else "")
-
-    def arguments(self, names: Sequence[str]) -> list[str]:
-        """Return the words after ``worker run`` of a worker that serves these studies."""
-        words = ["--grace", f"{self.grace:g}", "--log-format", self.log_format]
-        words += ["--forever"] if self.forever else []
-        words += ["--data-root", str(self.data_root)] if self.data_root else []
-        words += ["--objective", self.objective] if self.objective else []
-        return [*words, *(["--", *names] if names else [])]
 
 
 def check_writable(home: Home) -> None:
@@ -157,44 +110,14 @@ def supervise(
         RetiredError: every worker died, again and again.
         StorageError: the database was away for too long.
     """
-    ledger = Ledger(database)
     name = workers.name or records.new_name()
-
-    def there() -> list[Study]:
-        found = [find_study(database, each) for each in names] if names else load_studies(database)
-        return [study for study in found if study is not None]  # one that is not there was deleted meanwhile
-
-    def wanted() -> Sequence[str]:
-        # Without a name a worker would serve all studies. So where those named were all deleted, one that runs for ever
-        # waits for them, and another ends because they are not there.
-        left = [] if workers.forever or not names else [study.name for study in there()]
-        return left or names
-
-    def is_done() -> bool:
-        studies = there()
-        if on_status is not None:
-            for study in studies:
-                on_status(status(database, study, foreign=False))
-        return not workers.forever and all(study.state == StudyState.DONE for study in studies)
-
-    def tend() -> None:
-        for each, study in ledger.open_studies().items():
-            if not names or each in names:
-                ledger.expire(study.id)
-
+    studies = StudiesInDatabase(database, names, forever=workers.forever, on_status=on_status)
     supervisor = Supervisor(
-        ledger,
-        workers.devices,
+        Ledger(database),
+        studies,
+        workers,
         logs=lambda slot: home.log(name, slot),
         environment=environment,
-        arguments=lambda: workers.arguments(wanted()),
-        is_done=is_done,
-        tend=tend,
-        show=workers.show,
-        grace=workers.grace,
-        patience=None if workers.forever else Supervisor.patience,
-        make_slot=workers.make_slot,
-        on_serving=workers.on_serving,
         observe_seconds=OBSERVE_SECONDS if on_status is None else POLL_SECONDS,
     )
     record = records.registered(home, name, daemon=workers.daemon, studies=names, grace=workers.grace)
@@ -203,19 +126,74 @@ def supervise(
         try:
             return supervisor.run(signals)
         finally:
-            _settle(database, there, named=bool(names))
+            studies.settle()
 
 
-def _settle(database: Database, there: Callable[[], Sequence[Study]], *, named: bool) -> None:
-    """Leave Optuna told of everything, as far as it can be: how the search itself ended is what matters now.
+class StudiesInDatabase:
+    """The studies that a supervisor was told to serve, as a database has them: `supervisor.Studies`.
 
-    Named studies are few, and all settled. Of all there are, those that are over and told of are left alone.
+    Args:
+        database: opened for writing.
+        given: names; none for all studies, those made later too, which only workers that run for ever can serve.
+        forever: they are never done.
+        on_status: called with each study at every look.
     """
-    try:
-        untold = Ledger(database).untold()
-        for study in there():
-            if named or study.state == StudyState.OPEN or study.name in untold:
-                with suppress(StudyError):  # deleted meanwhile
-                    Mirror(database, study).settle()
-    except (StorageError, *database_errors()) as error:
-        log.warning("Optuna could not be told of everything: %s. Any worker does it later", error)
+
+    def __init__(
+        self,
+        database: Database,
+        given: Sequence[str],
+        *,
+        forever: bool,
+        on_status: Callable[[Status], None] | None = None,
+    ) -> None:
+        self._database = database
+        self._ledger = Ledger(database)
+        self._given = given
+        self._forever = forever
+        self._on_status = on_status
+
+    def names(self) -> Sequence[str]:
+        """Return the given studies that are still there.
+
+        Without a name a worker would serve all studies. So where those given were all deleted, they are returned: a
+        worker that runs for ever waits for them, and another ends because they are not there.
+        """
+        left = [] if self._forever or not self._given else [study.name for study in self._there()]
+        return left or self._given
+
+    def is_done(self) -> bool:
+        """Say whether all of them are done, and show how far each is."""
+        studies = self._there()
+        if self._on_status is not None:
+            for study in studies:
+                self._on_status(status(self._database, study, foreign=False))
+        return not self._forever and all(study.state == StudyState.DONE for study in studies)
+
+    def tend(self) -> None:
+        """Give back the points whose leases have ended."""
+        for name, study in self._ledger.open_studies().items():
+            if not self._given or name in self._given:
+                self._ledger.expire(study.id)
+
+    def settle(self) -> None:
+        """Leave Optuna told of everything, as far as it can be: how the search itself ended is what matters now.
+
+        Studies that were named are few, and all settled. Of all there are, those that are over and told of are left
+        alone. A database that does not answer is logged, not raised.
+        """
+        try:
+            untold = self._ledger.untold()
+            for study in self._there():
+                if self._given or study.state == StudyState.OPEN or study.name in untold:
+                    with suppress(StudyError):  # deleted meanwhile
+                        Mirror(self._database, study).settle()
+        except (StorageError, *database_errors()) as error:
+            log.warning("Optuna could not be told of everything: %s. Any worker does it later", error)
+
+    def _there(self) -> list[Study]:
+        """Return them but for those that were deleted meanwhile."""
+        if not self._given:
+            return load_studies(self._database)
+        found = [find_study(self._database, name) for name in self._given]
+        return [study for study in found if study is not None]

@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TextIO
 
+from rust_optuna.fleet.commands import program
 from rust_optuna.fleet.devices import Device
 from rust_optuna.processes import SUPERVISOR, WORKER_ID, new_worker_id
 from rust_optuna.signals import blocked
@@ -22,16 +22,11 @@ TAIL_BYTES = 2**16
 """How much of a log is read for its last line."""
 
 
-def program(arguments: Sequence[str]) -> list[str]:
-    """Return the command that runs this program in a new process."""
-    return [sys.executable, "-m", "rust_optuna", *arguments]
-
-
 def spawn(words: Sequence[str], log: Path, worker: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a worker as a child of this process, which it knows as its supervisor.
 
     Args:
-        words: what follows ``worker run``.
+        words: its command, from `commands.worker_run`.
         log: what its output is appended to; the folder is made where it is missing.
         worker: its identifier.
         environment: variables to set beside this process's own.
@@ -40,7 +35,7 @@ def spawn(words: Sequence[str], log: Path, worker: str, environment: Mapping[str
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
-            program(["worker", "run", *words]),
+            program(words),
             env=variables,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -96,7 +91,7 @@ class Slot:
         """Start a worker; return its process number, None where it is not known yet.
 
         Args:
-            words: what follows ``worker run``.
+            words: its command, from `commands.worker_run`.
             environment: variables to set beside the slot's.
         """
         # Late: what keeps a worker on a node of Ray uses this module, and must not load Optuna.

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from rust_optuna.errors import CannotServeError, RetiredError, StorageError
-from rust_optuna.fleet.devices import Device
+from rust_optuna.fleet.commands import worker_run
 from rust_optuna.fleet.slot import ERROR, Slot
+from rust_optuna.fleet.workers import Workers
 from rust_optuna.processes import ExitCode
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.signals import Signals
@@ -37,6 +39,24 @@ LINGER_SECONDS = 120.0
 """What workers get to end by themselves once their studies are done."""
 
 
+class Studies(Protocol):
+    """The studies that a supervisor's workers serve, as far as the supervisor needs to know them.
+
+    Every method is called in the supervisor's thread, the main one, and may ask the database. One that does raises
+    `StorageError` where the database does not answer, which the supervisor endures within its patience (from `names`
+    only while it replaces a worker: at the start, the error ends it). Any other error ends the supervisor.
+    """
+
+    def names(self) -> Sequence[str]:
+        """Return the studies that a worker started now is to serve; none for all that are open."""
+
+    def is_done(self) -> bool:
+        """Say whether nothing is left to do. Called often; False for ever for one that never ends by itself."""
+
+    def tend(self) -> None:
+        """Do the housekeeping. Called every few seconds."""
+
+
 @dataclass
 class Supervisor:
     """Runs a worker process in each slot until its studies are done, or it is told to stop.
@@ -46,44 +66,32 @@ class Supervisor:
 
     Args:
         ledger: whatever a dead worker was running is requeued here at once, before its lease ends.
-        devices: one for each slot.
+        studies: what the workers serve.
+        workers: how they run, one in each slot. The database may be away for `WORKER_PATIENCE_SECONDS`; for ever, where
+            they run for ever.
         logs: returns the file that the output of a slot's workers is appended to.
         environment: variables for all of them (home, storage, artifacts: a password stands in no command line).
-        arguments: returns the words after ``worker run``, asked before each start.
-        is_done: says whether nothing is left to do. Called often; False for ever for one that never ends by itself.
-        tend: the housekeeping, called every few seconds.
-        show: called with each slot often, to show what its worker logged.
-        grace: the seconds in which a worker told to stop may finish its point.
-        patience: for how long the database may be away; None for ever.
-        observe_seconds: between calls of ``is_done`` while no process ends.
+        observe_seconds: between calls of ``studies.is_done`` while no process ends.
         clock: a monotonic clock in seconds.
-        make_slot: makes a slot of its number, device and log: here, or on a node of a cluster.
-        on_serving: called once, when a first worker is ready.
     """
 
     ledger: Ledger
-    devices: Sequence[Device]
+    studies: Studies
+    workers: Workers
     logs: Callable[[int], Path]
     environment: Mapping[str, str]
-    arguments: Callable[[], Sequence[str]]
-    is_done: Callable[[], bool]
-    tend: Callable[[], None] = lambda: None
-    show: Callable[[Slot], None] = lambda slot: None
-    grace: float = 0.0
-    patience: float | None = WORKER_PATIENCE_SECONDS
     observe_seconds: float = POLL_SECONDS
     clock: Callable[[], float] = time.monotonic
-    make_slot: Callable[[int, Device, Path], Slot] = Slot
-    on_serving: Callable[[], None] | None = None
     slots: list[Slot] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.slots = [self.make_slot(number, device, self.logs(number)) for number, device in enumerate(self.devices)]
+        make_slot, devices = self.workers.make_slot, self.workers.devices
+        self.slots = [make_slot(number, device, self.logs(number)) for number, device in enumerate(devices)]
         self._done = False
         self._done_since: float | None = None
         self._outage_since: float | None = None
         self._observe_at = self._tend_at = self.clock()
-        self._serving_told = self.on_serving is None
+        self._serving_told = self.workers.on_serving is None
 
     def run(self, signals: Signals) -> signal.Signals | None:
         """Run workers until all is done; return the signal that stopped it, if one did.
@@ -156,7 +164,7 @@ class Supervisor:
         What takes longer is left to ``kill``.
         """
         self._tell(signal.SIGTERM)
-        self._await(self.grace + MARGIN_SECONDS, signals, hurried_by=2)
+        self._await(self.workers.grace + MARGIN_SECONDS, signals, hurried_by=2)
         if len(signals.received) > 1:
             self._tell(signal.SIGTERM)
             self._await(HURRY_SECONDS, signals, hurried_by=3)
@@ -174,7 +182,7 @@ class Supervisor:
 
     def _start(self, slot: Slot) -> None:
         before = slot.worker
-        pid = slot.start(self.arguments(), self.environment)
+        pid = slot.start(worker_run(self.studies.names(), self.workers), self.environment)
         what = f"replaces {before}" if before else "started"
         about = {"event": "replaced" if before else "started", "worker": slot.worker, "pid": pid}
         about["device"] = slot.device.name
@@ -184,21 +192,22 @@ class Supervisor:
         """See whether all is done, and do the housekeeping, each where its time has come."""
         now = self.clock()
         if at_once or now >= self._observe_at:
-            self._done = self.is_done()
+            self._done = self.studies.is_done()
             if not self._done:  # or no longer: holes were given new attempts
                 self._done_since = None
             self._observe_at = now + self.observe_seconds
         if now >= self._tend_at:
             # Many supervisors started at once do not ask the database in step.
             self._tend_at = now + TEND_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 (jitter)
-            self.tend()
+            self.studies.tend()
 
     def _tell_serving(self) -> None:
-        if self._serving_told or self.on_serving is None:
+        on_serving = self.workers.on_serving
+        if self._serving_told or on_serving is None:
             return
         if any_serves(self.ledger.database, [slot.worker for slot in self.slots if slot.lives]):
             self._serving_told = True
-            self.on_serving()
+            on_serving()
 
     def _bury(self, slot: Slot, code: int) -> None:
         """Requeue what an ended worker was running, and see when it is replaced."""
@@ -221,7 +230,7 @@ class Supervisor:
             what = "Slot %d on %s is given up: its worker cannot serve here, log: %s"
             log.error(what, slot.number, slot.device.name, slot.log, extra={**about, "event": "retired"})
             return
-        self.show(slot)
+        self.workers.show(slot)
         about |= {"event": "died", "deaths": slot.deaths}
         words = slot.last_words()
         log.warning("Worker %s %s; its last words: %s", slot.worker, slot.cause(code), words, extra=about)
@@ -250,7 +259,7 @@ class Supervisor:
         if self._outage_since is None:
             self._outage_since = now
             log.warning("Waiting for the database: %s", error, extra={"event": "outage"})
-        elif self.patience is not None and now - self._outage_since > self.patience:
+        elif not self.workers.forever and now - self._outage_since > WORKER_PATIENCE_SECONDS:
             raise error
 
     def _all_ended(self) -> bool:
@@ -291,4 +300,4 @@ class Supervisor:
 
     def _show(self) -> None:
         for slot in self.slots:
-            self.show(slot)
+            self.workers.show(slot)

@@ -1,1 +1,1 @@
-"""From films to scores: the frozen backbone's features, the head, one trial. Loads TensorFlow, and that late."""
+"""From films to scores: the frozen backbone's features, the head, one trial. TensorFlow is loaded at first use."""

@@ -19,16 +19,16 @@ CHANNELS = 3
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What `check_weights` found in a file that fits.
+    """The findings of `check_weights` about a file that fits.
 
     Args:
         path: the file.
-        sha256: of its bytes; features and fingerprints go by it.
-        layout: how it is laid out, in words.
-        layers: layers that carry weights.
-        parameters: numbers in them.
-        mean_change: mean absolute difference between the file's kernels and He-normal random ones.
-        kernel_deviation: standard deviation of the file's kernels.
+        sha256: the checksum of its bytes, which features and fingerprints are keyed by.
+        layout: the file's layout, in words.
+        layers: the number of layers that carry weights.
+        parameters: the number of weights in them.
+        mean_change: the mean absolute difference between the file's kernels and He-normal random ones.
+        kernel_deviation: the standard deviation of the file's kernels.
     """
 
     path: Path
@@ -41,20 +41,22 @@ class WeightsReport:
 
 
 def build_backbone(backbone: BackboneConfiguration) -> Any:
-    """Return the frozen backbone: (films, size, size, 3) in [−1, 1] to the output of the named layer.
+    """Return the frozen backbone, which maps (films, size, size, 3) in [−1, 1] to the output of the named layer.
 
-    Weights are loaded into the whole no-top InceptionV3, then it is cut at the layer: a file holds the whole of it.
-    Layers are found by the names they have in the first model that a process builds (``conv2d``, ``conv2d_1``, …,
-    ``mixed0`` to ``mixed10``), however many were built before.
+    The model is cut at that layer only after the weights are loaded, because a weights file holds the whole no-top
+    InceptionV3. Layers are found by the names that they have in the first model that a process builds (``conv2d``,
+    ``conv2d_1``, …, ``mixed0`` to ``mixed10``), however many models were built before.
 
     Raises:
-        WeightsError: no such layer, the input layer, or weights that are missing or do not fit.
+        WeightsError: there is no such layer, it is the input layer, or the weights are missing or do not fit.
     """
     keras = load_keras()
     whole = _inception(backbone.image_size, backbone.extraction_precision)
     layers = _layers_by_name(whole)
     if backbone.output not in LAYERS or backbone.output not in layers:
-        raise WeightsError(f"InceptionV3 has no layer {backbone.output!r} with features: mixed0 to mixed10 are usual")
+        raise WeightsError(
+            f"InceptionV3 has no layer {backbone.output!r} with features: the usual ones are mixed0 to mixed10"
+        )
     layer = layers[backbone.output]
     if backbone.weights == "random":
         _randomise(layers, backbone.weights_seed)
@@ -68,11 +70,11 @@ def build_backbone(backbone: BackboneConfiguration) -> Any:
 
 
 def check_weights(path: Path) -> WeightsReport:
-    """Say what a weights file holds, if it fits the backbone.
+    """Return what a weights file that fits the backbone holds.
 
     Raises:
         MissingExtraError: TensorFlow is not installed.
-        WeightsError: it does not fit, with the reason.
+        WeightsError: the file does not fit; the message gives the reason.
     """
     load_keras()
     inspect_weights(path)
@@ -94,14 +96,14 @@ def check_weights(path: Path) -> WeightsReport:
 
 
 def _inception(size: int, precision: str) -> Any:
-    """Return the whole no-top InceptionV3; its weights are float32 whatever the precision of its convolutions."""
+    """Return the whole no-top InceptionV3, whose weights are float32 whatever the precision of its convolutions."""
     keras = load_keras()
     policies = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
     before = keras.config.dtype_policy()
-    # InceptionV3 takes no policy, only Keras's global one.
+    # InceptionV3 takes no policy as an argument, so Keras's global one is set.
     keras.config.set_dtype_policy(policies[precision])
     try:
-        # Weights files hold no image size; only the layers' shapes, which depend on the three channels, must agree.
+        # Weights files fit any image size: the layers' shapes depend only on the three channels.
         return keras.applications.InceptionV3(
             include_top=False, weights=None, input_shape=(size, size, CHANNELS), name="inception_v3"
         )
@@ -110,19 +112,19 @@ def _inception(size: int, precision: str) -> Any:
 
 
 def _layers_by_name(model: Any) -> dict[str, Any]:
-    """Return the layers in order of creation, by the names they would have in the first model of a process.
+    """Return the layers in order of creation, by the names that they would have in the first model of a process.
 
-    Keras numbers unnamed layers through a counter of the process; within one model the numbers still tell the order.
-    Only the ``mixed`` layers are named by InceptionV3 itself.
+    Keras numbers unnamed layers with a counter of the process, so within one model the numbers still give the order.
+    InceptionV3 itself names only the ``mixed`` layers.
     """
     named: dict[str, Any] = {}
     unnamed: dict[str, list[tuple[int, Any]]] = {}
     for layer in model.layers:
-        found = re.fullmatch(r"(.+?)(?:_(\d+))?", layer.name)
-        if layer.name.startswith("mixed") or found is None:
+        parts = re.fullmatch(r"(.+?)(?:_(\d+))?", layer.name)
+        if layer.name.startswith("mixed") or parts is None:
             named[layer.name] = layer
         else:
-            unnamed.setdefault(found[1], []).append((int(found[2] or 0), layer))
+            unnamed.setdefault(parts[1], []).append((int(parts[2] or 0), layer))
     for kind, layers in unnamed.items():
         for position, (_, layer) in enumerate(sorted(layers, key=lambda numbered: numbered[0])):
             named[f"{kind}_{position}" if position else kind] = layer
@@ -139,11 +141,11 @@ def _kernels(layers: dict[str, Any]) -> list[np.ndarray]:
 
 
 def _random_kernels(shapes: list[tuple[int, ...]], seed: int) -> list[np.ndarray]:
-    """Return kernels of deviation √(2/fan-in) (He et al. 2015, arXiv:1502.01852), the same on every device.
+    """Return kernels of standard deviation √(2/fan-in) (He et al. 2015, arXiv:1502.01852), the same on every device.
 
     Args:
-        shapes: (height, width, channels in, channels out) of each, in order of creation.
-        seed: of NumPy's generator, which no version of Keras changes.
+        shapes: the (height, width, channels in, channels out) of each kernel, in order of creation.
+        seed: the seed of NumPy's generator, which does not change with the version of Keras.
     """
     generator = np.random.default_rng(seed)
     deviations = [np.float32(np.sqrt(2.0 / np.prod(shape[:-1]))) for shape in shapes]
@@ -154,7 +156,7 @@ def _random_kernels(shapes: list[tuple[int, ...]], seed: int) -> list[np.ndarray
 
 
 def _randomise(layers: dict[str, Any], seed: int) -> None:
-    """Draw the convolutions; batch normalisations are created as the identity and stay so."""
+    """Set random kernels in the convolutions; batch normalisations are created as the identity and stay so."""
     convolutions = _convolutions(layers)
     kernels = _random_kernels([tuple(layer.kernel.shape) for layer in convolutions], seed)
     for layer, kernel in zip(convolutions, kernels, strict=True):

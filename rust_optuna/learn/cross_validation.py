@@ -1,7 +1,7 @@
 """One trial: the folds of a development set, trained and scored epoch by epoch.
 
-**This is where a trial is scored.** After each epoch every fold scores its validation films by average precision,
-macro over the labels that have positives; the mean over the folds is the epoch's point on the trial's curve; the
+**This is where a trial is scored.** After each epoch, every fold scores its validation films by average precision,
+macro over the labels that have positives. The mean over the folds is the epoch's point on the trial's curve, and the
 trial's value is the curve's highest point.
 """
 
@@ -36,16 +36,16 @@ from rust_optuna.learn.trial_report import BatchSizes, Seeds, Threads, TrialRepo
 from rust_optuna.paths import atomic_write
 
 SEED_BITS = 52
-"""Seeds are reported in JSON, whose readers keep no more than 53 bits of an integer."""
+"""The number of bits of a fold's seed. Seeds are reported in JSON, whose readers keep only 53 bits of an integer."""
 
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Each film's scores by the head that did not see its patient. Every number of a trial comes from these.
+    """Each film's scores by the head that did not see its patient, from which every number of a trial is computed.
 
     Args:
         film: (films,) content hashes, ``U64``.
-        fold: (films,) the fold that the film validated.
+        fold: (films,) the fold whose validation films include the film.
         labels: (films, 18) uint8.
         scores: (films, 18) float32.
     """
@@ -61,7 +61,7 @@ class CrossValidation:
     """The result of one trial.
 
     Args:
-        report: every number that is kept of it, but for what the objective adds.
+        report: every number that is stored with the trial, except those that the objective adds.
         out_of_fold: the scores at the report's epoch.
     """
 
@@ -83,28 +83,30 @@ def cross_validate(
 ) -> CrossValidation:
     """Train and score all folds, epoch by epoch.
 
-    Several folds train at once where the process has several cores: they share nothing but the features, and meet at
-    the end of each epoch. Each operation runs on one thread, so the bits do not depend on how many there are.
+    Several folds train at once if the process has several cores. They share only the features, and meet at the end of
+    each epoch. Each operation runs on one thread, so the bits do not depend on the number of cores.
 
     Args:
         development: films, labels and folds.
         source: the features of those films, in their order.
         trial: the hyperparameters.
-        seed: the study's.
+        seed: the study's seed.
         point: the design point's number. The same (seed, point) gives the same bits, alone or after other trials.
-        on_epoch: called after each epoch with its number, from 1, and the mean over the folds. What it raises (the
-            trial is pruned, the lease lost) ends the trial and passes through.
-        on_advance: called whenever the trial got on within an epoch: at least after each fold, with live features after
-            each batch too, from the thread that trains the fold. What it raises passes through as well.
-        micro_batch: the most films computed at a time, where memory is short; None for whole batches. The steps are
-            the same but for rounding, so the same bits are promised for the same micro-batch only.
-        threads: how many folds train at once; None for one on each core of this process, and one on a GPU.
+        on_epoch: called after each epoch with its number, from 1, and the mean over the folds. An exception it raises
+            (the trial is pruned, the lease lost) ends the trial and propagates.
+        on_advance: called whenever the trial advances within an epoch: after each fold, and with live features after
+            each batch too, from the thread that trains the fold. An exception it raises propagates as well.
+        micro_batch: the maximum number of films computed at a time if memory is short; None for whole batches. The
+            steps agree up to rounding, so only the same micro-batch is guaranteed to give the same bits.
+        threads: the number of folds that train at once; None for one per core of this process, or one on a GPU.
 
     Raises:
-        ValueError: the source is of other films, or a fold leaves nothing to train on.
+        ValueError: the source holds another number of films, or a fold leaves no films to train on.
     """
     if source.films != len(development.content):
-        raise ValueError(f"features of {source.films} films for {len(development.content)}")
+        raise ValueError(
+            f"the source has features of {source.films} films, the development set has {len(development.content)} films"
+        )
     started = time.monotonic()
     numbers = [int(fold) for fold in np.unique(development.folds)]
     threads = min(threads or side_by_side_threads(), len(numbers))
@@ -152,28 +154,28 @@ def cross_validate(
 
 
 def fold_seed(seed: int, point: int, fold: int) -> int:
-    """Return a fold's seed: a hash of (study seed, design point, fold), of `SEED_BITS` bits."""
+    """Return a fold's seed: a hash of (study seed, design point, fold) with `SEED_BITS` bits."""
     state = np.random.SeedSequence((seed, point, fold)).generate_state(1, np.uint64)
     return int(state[0]) >> (64 - SEED_BITS)
 
 
 def save_out_of_fold(path: Path, result: CrossValidation) -> None:
-    """Write the out-of-fold scores as ``.npz``, whole or not at all; `numpy.load` reads it without pickle."""
-    kept = result.out_of_fold
+    """Write the out-of-fold scores atomically as ``.npz``, which `numpy.load` reads without pickle."""
+    scores = result.out_of_fold
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
-            file, allow_pickle=False, film=kept.film, fold=kept.fold, labels=kept.labels, scores=kept.scores
+            file, allow_pickle=False, film=scores.film, fold=scores.fold, labels=scores.labels, scores=scores.scores
         )
 
 
 def load_out_of_fold(path: Path) -> OutOfFold:
-    """Read what `save_out_of_fold` wrote."""
+    """Read the scores that `save_out_of_fold` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         return OutOfFold(arrays["film"], arrays["fold"], arrays["labels"], arrays["scores"])
 
 
 class _Fold:
-    """One fold while a trial runs: its trainer, and its scores as of the last epoch that was finite."""
+    """One fold of a running trial: its trainer, and its scores after the last finite epoch."""
 
     def __init__(
         self,
@@ -190,7 +192,7 @@ class _Fold:
         self._on_advance = on_advance
         self.validation = np.flatnonzero(development.folds == number)
         self._labels = development.labels[self.validation]
-        # One half for every film: until there are scores, average precision is the prevalence.
+        # One half for every film, so that average precision is the prevalence until there are scores.
         self.scores = np.full(self._labels.shape, 0.5, dtype=np.float32)
         training = np.flatnonzero(development.folds != number)
         self.trainer = FoldTrainer(
@@ -199,11 +201,11 @@ class _Fold:
 
     @property
     def at_once(self) -> int:
-        """The most films that are computed at a time where no micro-batch limits them."""
+        """The maximum number of films that are computed at a time without a micro-batch."""
         return max(self.trainer.batch_size, len(self.validation))
 
     def advance(self, epoch: int) -> float:
-        """Train one epoch, unless the fold diverged, and return its average precision."""
+        """Train one epoch, unless the fold has diverged, and return its average precision."""
         if not self.diverged:
             loss = self.trainer.train_epoch(epoch)
             scores = self.trainer.predict(self.validation)
@@ -216,7 +218,7 @@ class _Fold:
 
 
 class _Best:
-    """The highest point of the curve so far, and everything as it stood there."""
+    """The highest point of the curve so far, with its epoch, fold values and scores."""
 
     def __init__(self, films: int) -> None:
         self.epoch = 0
@@ -225,7 +227,7 @@ class _Best:
         self._value = -np.inf
 
     def offer(self, epoch: int, value: float, fold_values: list[float], folds: list[_Fold]) -> None:
-        """Keep this epoch if it is higher than all before."""
+        """Keep this epoch if its value is higher than all before."""
         if value <= self._value:
             return
         self._value, self.epoch, self.fold_values = value, epoch, tuple(fold_values)
@@ -236,19 +238,19 @@ class _Best:
 def _metrics(
     development: DevelopmentSet, scores: np.ndarray
 ) -> tuple[Scores, Scores, AveragePrecisions, tuple[tuple[str, ...], ...]]:
-    """Return what the scores are worth, what the view-only baseline's are, tied and untied, and the labels left out."""
+    """Return the scores' numbers, the view-only baseline's, tied and untied, and the labels left out of each fold's."""
     views = np.asarray(development.views)
-    ours, baseline, untied, left_out = [], [], [], []
+    model, baseline, untied, left_out = [], [], [], []
     for fold in np.unique(development.folds):
-        here = development.folds == fold
-        labels = development.labels[here]
-        trivial = view_only_scores(list(views[~here]), development.labels[~here], list(views[here]))
-        ours.append(summarise(labels, scores[here], development.cortices))
+        inside = development.folds == fold
+        labels = development.labels[inside]
+        trivial = view_only_scores(list(views[~inside]), development.labels[~inside], list(views[inside]))
+        model.append(summarise(labels, scores[inside], development.cortices))
         baseline.append(summarise(labels, trivial, development.cortices))
         untied.append(summarise_untied(labels, trivial))
         left_out.append(tuple(labels_without_positives(labels)))
     return (
-        Scores.over_folds(ours),
+        Scores.over_folds(model),
         Scores.over_folds(baseline),
         AveragePrecisions.over_folds(untied),
         tuple(left_out),

@@ -1,8 +1,8 @@
 """Films to features: the only place where the backbone runs.
 
-Cached and live training both call `Extractor.extract`, always in micro-batches of the same size and in those of their
-places that round alike, each computed on one thread. So a film has the same features to the bit whatever stands beside
-it, and however many micro-batches are computed at once.
+Cached and live training both call `Extractor.extract`. It always uses micro-batches of the same size, only those of
+their slots that round alike, and one thread per micro-batch. So a film has the same features to the bit whatever films
+stand beside it and however many micro-batches are computed at once.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from rust_optuna.learn.weights import weights_identity
 from rust_optuna.machine import memory_available
 
 MICRO_BATCH = 16
-"""Films in one run of the backbone, the last run padded. Never the training batch: rounding depends on it, so a change
-is a change of `PREPROCESSING_VERSION`."""
+"""The number of films in one run of the backbone; the last run is padded. It is never the training batch. Rounding
+depends on it, so a change also raises `PREPROCESSING_VERSION`."""
 
 PREPROCESSING_VERSION = 5
-"""Raised whenever the way from a film's bytes to its features may change the features."""
+"""The version of the way from a film's bytes to its features. Raise it with every change that may change features."""
 
 LIBRARIES = ("tensorflow", "keras", "numpy", "pillow")
-"""What features come from besides our own code: Pillow decodes and resizes, NumPy draws random weights."""
+"""The libraries that features depend on: Pillow decodes and resizes, NumPy draws random weights."""
 
 BYTES_A_PIXEL = 300
-"""What a micro-batch takes while it is computed, for each pixel of its films: 250 were measured at 299 × 299."""
+"""The memory of a micro-batch while it is computed, in bytes per pixel of its films: 250 were measured at 299 × 299."""
 
 HORIZONTAL, VERTICAL = 1, 2
 FLIPS = 4
-"""Flip variants of a film: the sum of `HORIZONTAL` and `VERTICAL`, or 0 for the film as it is."""
+"""The number of flip variants of a film: 0 for the unflipped film, `HORIZONTAL`, `VERTICAL`, or their sum."""
 
 
 def extraction_identity(backbone: BackboneConfiguration) -> dict[str, str | int]:
-    """Return all that a study says about its features: they are equal where this and `extraction_versions` are.
+    """Return every setting that determines a study's features.
 
-    Equal to the bit, on one kind of arithmetic (`rust_optuna.learn.arithmetic`).
+    Features are equal to the bit if this and `extraction_versions` are equal and the kind of arithmetic is the same
+    (`rust_optuna.learn.arithmetic`).
 
     Raises:
         WeightsError: the weights are missing.
@@ -56,12 +57,12 @@ def extraction_identity(backbone: BackboneConfiguration) -> dict[str, str | int]
         "resize": backbone.resize,
         "precision": backbone.extraction_precision,
     }
-    # Left out where it is the default: features from before there was this setting keep their identity.
+    # The default is left out, so that features from before this setting existed keep their identity.
     return identity if backbone.bits == KEYS["bits"].default else {**identity, "bits": backbone.bits}
 
 
 def extraction_versions() -> dict[str, str | int]:
-    """Return the versions that features depend on, ours and those of the libraries."""
+    """Return the versions that features depend on: ours and the libraries'."""
     return {"preprocessing": PREPROCESSING_VERSION, **minor_versions(*LIBRARIES)}
 
 
@@ -69,14 +70,14 @@ class Extractor:
     """The frozen backbone with its global pooling, compiled once.
 
     Args:
-        backbone: which one, and where it is tapped.
+        backbone: the backbone's configuration.
 
     Attributes:
-        model: the backbone as a Keras model, before pooling; a change of its weights changes no features any more.
-        width: features of a film.
-        slots: the places of a micro-batch that are used: see `_equal_slots`.
-        threads: how many micro-batches are computed at once: one a core, as far as memory allows; one on a GPU. Any
-            number gives the same bits.
+        model: the backbone as a Keras model, before pooling; changing its weights no longer changes the features.
+        width: the number of features of a film.
+        slots: the number of slots of a micro-batch that are used, see `_equal_slots`.
+        threads: the number of micro-batches computed at once: one per core, as far as memory allows, or one on a GPU.
+            Any number gives the same bits.
 
     Raises:
         MissingExtraError: TensorFlow is not installed.
@@ -97,31 +98,31 @@ class Extractor:
     def extract(
         self, images: np.ndarray, flips: np.ndarray, on_done: Callable[[int], None] = lambda done: None
     ) -> np.ndarray:
-        """Return the features of films, each flipped as asked. Any number of threads may call it at once.
+        """Return the features of films, each with its flip. Any number of threads may call it at once.
 
         Args:
             images: (films, size, size) float32 in [−1, 1].
             flips: (films,) integers from 0 to 3; bit 0 mirrors left and right, bit 1 top and bottom.
-            on_done: called as micro-batches end, with the number of films done, from the thread that called this. What
-                it raises ends the extraction.
+            on_done: called in the calling thread after each micro-batch, with the number of films done. An exception it
+                raises ends the extraction.
 
         Returns:
             (films, width) float32.
 
         Raises:
-            ValueError: shapes or flips are not as said.
+            ValueError: the images have another shape, or a flip is not from 0 to 3.
         """
         size = self.backbone.image_size
         if images.shape != (len(flips), size, size):
-            raise ValueError(f"{images.shape} is not ({len(flips)}, {size}, {size})")
+            raise ValueError(f"the images have the shape {images.shape}, not ({len(flips)}, {size}, {size})")
         if len(flips) and not 0 <= min(flips) <= max(flips) < FLIPS:
-            raise ValueError("flips go from 0 to 3")
+            raise ValueError("a flip is not from 0 to 3")
         return self._extract(images, np.arange(len(images)), np.asarray(flips), on_done)
 
     def _extract(
         self, images: np.ndarray, rows: np.ndarray, flips: np.ndarray, on_done: Callable[[int], None]
     ) -> np.ndarray:
-        """Return the features of the images in those rows, one row or another perhaps several times."""
+        """Return the features of the images in these rows, of which some may occur several times."""
         features = np.empty((len(rows), self.width), dtype=np.float32)
 
         def micro_batch(part: slice) -> int:
@@ -135,18 +136,18 @@ class Extractor:
                 done += micro_batch(part)
                 on_done(done)
             return features
-        begun = [self._pool.submit(micro_batch, part) for part in parts]
+        runs = [self._pool.submit(micro_batch, part) for part in parts]
         try:
-            for each in as_completed(begun):
-                done += each.result()
+            for run in as_completed(runs):
+                done += run.result()
                 on_done(done)
         finally:
-            for each in begun:
-                each.cancel()
+            for run in runs:
+                run.cancel()
         return features
 
     def _micro_batch(self, images: np.ndarray, flips: np.ndarray) -> np.ndarray:
-        """Return the features of no more films than there are places, the others left black."""
+        """Return the features of at most `MICRO_BATCH` films; unused slots stay black."""
         films, size = len(images), self.backbone.image_size
         padded = np.zeros((MICRO_BATCH, size, size), dtype=np.float32)
         padded[:films] = images
@@ -157,11 +158,11 @@ class Extractor:
         return features
 
     def _equal_slots(self) -> int:
-        """Return how many of a micro-batch's places, from the first, give a film the same features to the bit.
+        """Return how many of a micro-batch's slots, from the first, give a film the same features to the bit.
 
-        All of them with oneDNN's kernels. With AVX2 and without them, the last place goes through another kernel (a
-        matrix product's remainder), whose sums are rounded otherwise; such a place is left empty. So this is looked at,
-        not trusted: one micro-batch of a single image of noise.
+        With oneDNN's kernels all slots do. With AVX2 and without those kernels, the last slot goes through another
+        kernel (a matrix product's remainder) that rounds differently; such a slot is left empty. This is measured, not
+        assumed, with one micro-batch that repeats one image of noise.
         """
         size = self.backbone.image_size
         noise = np.random.default_rng(0).uniform(-1, 1, (size, size)).astype(np.float32)
@@ -174,7 +175,7 @@ class Extractor:
 
         Args:
             images: (films, size, size) float32 in [−1, 1].
-            on_done: called now and then with about how many films are done; see `extract`.
+            on_done: called after each micro-batch with the approximate number of films done; see `extract`.
 
         Returns:
             (films, 4, width) float32.
@@ -185,20 +186,20 @@ class Extractor:
 
 
 def micro_batch_bytes(backbone: BackboneConfiguration) -> int:
-    """Return about how much memory a micro-batch takes while it is computed."""
+    """Return the approximate memory of a micro-batch while it is computed, in bytes."""
     return MICRO_BATCH * backbone.image_size**2 * BYTES_A_PIXEL
 
 
 def read_film(backbone: BackboneConfiguration, content: str, read: Callable[[str], bytes]) -> np.ndarray:
-    """Return a film as the backbone takes it: (size, size) float32 in [−1, 1].
+    """Return a film in the form that the backbone takes: (size, size) float32 in [−1, 1].
 
     Args:
-        backbone: says how films are resized.
+        backbone: the configuration, which determines how films are resized.
         content: the film's content hash.
-        read: returns a film's bytes.
+        read: a function that returns a film's bytes.
 
     Raises:
-        FilmError: it cannot be read.
+        FilmError: the film cannot be read.
     """
     encoded = read(content)
     try:
@@ -211,8 +212,8 @@ def read_film(backbone: BackboneConfiguration, content: str, read: Callable[[str
 def _compile(model: Any, backbone: BackboneConfiguration) -> Callable[[np.ndarray, np.ndarray], Any]:
     """Return the function from one micro-batch of grey films and flips to features.
 
-    The weights become constants of the graph, so that TensorFlow multiplies each batch normalisation into its
-    convolution once instead of passing over the activations for each film: 7 to 10% faster.
+    The weights become constants of the graph. TensorFlow then multiplies each batch normalisation into its convolution
+    once, instead of passing over the activations of each film, which is 7 to 10% faster.
     """
     tf, keras = load_tensorflow(), load_keras()
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -220,8 +221,8 @@ def _compile(model: Any, backbone: BackboneConfiguration) -> Callable[[np.ndarra
     pool = keras.ops.max if backbone.pooling == "max" else keras.ops.mean
 
     def flipped(images: Any, flips: Any, bit: int, axis: int) -> Any:
-        chosen = tf.bitwise.bitwise_and(flips, bit) > 0
-        return tf.where(chosen[:, tf.newaxis, tf.newaxis], tf.reverse(images, [axis]), images)
+        mirrored = tf.bitwise.bitwise_and(flips, bit) > 0
+        return tf.where(mirrored[:, tf.newaxis, tf.newaxis], tf.reverse(images, [axis]), images)
 
     def run(images: Any, flips: Any) -> Any:
         images = flipped(images, flips, HORIZONTAL, axis=2)
@@ -229,7 +230,7 @@ def _compile(model: Any, backbone: BackboneConfiguration) -> Callable[[np.ndarra
         colours = tf.repeat(images[..., tf.newaxis], 3, axis=-1)
         return tf.cast(pool(model(colours, training=False), axis=(1, 2)), tf.float32)
 
-    # No XLA: on a processor it is slower than the plain kernels (14 films a second against 18).
+    # XLA is not used: on a processor it is slower than the plain kernels (14 films a second against 18).
     signature = [
         tf.TensorSpec([MICRO_BATCH, backbone.image_size, backbone.image_size], tf.float32),
         tf.TensorSpec([MICRO_BATCH], tf.int32),

@@ -2,16 +2,16 @@
 
 Layout, below the cache's folder::
 
-    arithmetic.json         the kinds of arithmetic of the processors that have been here
+    arithmetic.json         the kinds of arithmetic of the processors that have used this folder
     <first 16 hex digits of the identity's SHA-256>/
-        identity.json       what the features are of (weights' bytes, layer, pooling, size, …) and what wrote them
-                            (versions, the kind of arithmetic)
-        index.json          the films and the SHA-256 of each shard; replaced whole
+        identity.json       the settings behind the features (weights' bytes, layer, pooling, size, …), the versions and
+                            the kind of arithmetic
+        index.json          the films and the SHA-256 of each shard; always replaced as a whole
         shard-<name>.npy    (≤ 64 films, 4 flips, width) float32; written once, never changed
-        .lock               held by whoever builds
+        .lock               held by the process that builds
 
-A shard counts once the index names it. Whoever dies when, a reader sees whole shards or none; a shard whose bytes are
-not those it was written with is not there.
+A shard counts once the index names it, so even after a crash a reader sees complete shards only. A shard whose checksum
+does not match counts as missing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LAYOUT_VERSION = 1
 POLL_SECONDS = 0.5
 
 Progress = Callable[[int, int], None]
-"""Called with (films done, films asked for)."""
+"""A callback with (films done, films requested)."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Features:
 
     Args:
         table: (films, 4, width) float32; the second axis is the flip variant.
-        sha256: of the table's bytes.
+        sha256: the checksum of the table's bytes.
     """
 
     table: np.ndarray
@@ -62,7 +62,7 @@ class Features:
 
 @dataclass(frozen=True)
 class _Shard:
-    """One line of the index."""
+    """One entry of the index."""
 
     name: str
     sha256: str
@@ -72,14 +72,14 @@ class _Shard:
 class FeatureCache:
     """The features of one backbone, on disk, as this machine's kind of arithmetic computes them.
 
-    Any number of processes may use one folder at a time; over a network, where its file system has locks. Machines of
-    different kinds share it too, but not each other's features: what is cached is to the bit what would be computed. An
-    object belongs to one thread.
+    Any number of processes may use one folder at a time, over a network too if its file system has locks. Machines of
+    different kinds may share the folder but not each other's features: cached features equal computed ones to the bit.
+    A cache object belongs to one thread.
 
     Args:
-        folder: the cache's folder, of all backbones.
-        backbone: whose features.
-        kind: of arithmetic; None for this process's, for which TensorFlow is loaded.
+        folder: the cache's folder, for all backbones.
+        backbone: the backbone's configuration.
+        kind: the kind of arithmetic; None for this process's, for which TensorFlow is loaded.
 
     Raises:
         WeightsError: the weights are missing.
@@ -95,7 +95,7 @@ class FeatureCache:
 
     @classmethod
     def without_tensorflow(cls, folder: Path, backbone: BackboneConfiguration) -> FeatureCache | None:
-        """Return the cache of this machine's processor, None where its kind of arithmetic is not known here yet.
+        """Return the cache of this machine's processor, or None if its kind of arithmetic is not known here yet.
 
         Raises:
             WeightsError: the weights are missing.
@@ -104,12 +104,12 @@ class FeatureCache:
         return None if kind is None else cls(folder, backbone, kind)
 
     def missing(self, contents: Sequence[str]) -> list[str]:
-        """Return those films, each once and in the given order, that have no features or only damaged ones."""
-        there = self._rows()
-        return [content for content in dict.fromkeys(contents) if content not in there]
+        """Return the distinct films, in this order, that have no features or only damaged ones."""
+        rows = self._rows()
+        return [content for content in dict.fromkeys(contents) if content not in rows]
 
     def width(self) -> int | None:
-        """Return the features of a film, or None while there are none."""
+        """Return the number of features of a film, or None while the cache is empty."""
         for shard in self._shards():
             if self._is_sound(shard):
                 return int(np.load(self.folder / shard.name, mmap_mode="r", allow_pickle=False).shape[-1])
@@ -122,27 +122,27 @@ class FeatureCache:
         progress: Progress | None = None,
         extractor: Extractor | None = None,
     ) -> None:
-        """Compute the features of those films that have none.
+        """Compute the features of the films that have none.
 
-        One process builds at a time; others wait, reporting its progress, and then find nothing left to do. Killed
-        at any moment, the shards finished so far stay.
+        One process builds at a time; others wait, report its progress, and then find nothing left to do. If the process
+        is killed, the shards finished so far stay.
 
         Args:
-            contents: the films, by content hash.
-            read: returns a film's bytes.
+            contents: the content hashes of the films.
+            read: a function that returns a film's bytes.
             progress: called as films are done.
-            extractor: made here, and TensorFlow loaded, if it is needed and not given.
+            extractor: the extractor to use; None to create one, and load TensorFlow, if films are missing.
 
         Raises:
             DataError: a film cannot be read.
-            LockedError: another process that builds does not get on.
-            MissingExtraError: something is missing and TensorFlow is not installed.
-            ValueError: something is missing, and this is the cache of another kind of arithmetic.
+            LockedError: another process is building and makes no progress.
+            MissingExtraError: films are missing and TensorFlow is not installed.
+            ValueError: films are missing, and this is the cache of another kind of arithmetic.
         """
         if not self.missing(contents):
             return
         if self.kind != arithmetic(self.backbone.extraction_precision):
-            raise ValueError(f"features of {self.kind!r} cannot be computed here")
+            raise ValueError(f"features of the kind {self.kind!r} cannot be computed on this machine")
         total = len(set(contents))
         report = progress or (lambda done, total: None)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -164,13 +164,13 @@ class FeatureCache:
         """Return the films' features, in the order of ``contents``.
 
         Raises:
-            DataError: a film has none, or only damaged ones: `build` makes them.
+            DataError: a film has no features, or only damaged ones; `build` computes them.
         """
         rows = self._rows()
         missing = [content for content in contents if content not in rows]
         if missing:
             raise DataError(
-                f"{len(missing):,} of {len(contents):,} films have no features in {self.folder}, or damaged ones: "
+                f"{len(missing):,} of {len(contents):,} films have no features in {self.folder}, or only damaged ones: "
                 "run `rust-optuna features build`"
             )
         shards: dict[str, np.ndarray] = {}
@@ -183,7 +183,7 @@ class FeatureCache:
                 table = np.empty((len(contents), *shards[name].shape[1:]), dtype=np.float32)
             table[position] = shards[name][row]
         if table is None:
-            raise DataError("there are no films to load features of")
+            raise DataError("There are no films whose features could be loaded")
         return Features(table, hashlib.sha256(table.data).hexdigest())
 
     def _compute(
@@ -195,12 +195,12 @@ class FeatureCache:
         total: int,
         report: Progress,
     ) -> np.ndarray:
-        """Return one shard's features, (films, 4, width), reporting after each micro-batch."""
+        """Return one shard's features, (films, 4, width), and report progress after each micro-batch."""
         images = map_in_threads(lambda content: read_film(self.backbone, content, read), films)
-        return extractor.extract_all_flips(np.stack(images), lambda here: report(done + here, total))
+        return extractor.extract_all_flips(np.stack(images), lambda in_shard: report(done + in_shard, total))
 
     def _append(self, films: Sequence[str], table: np.ndarray) -> None:
-        """Write one shard, then name it in the index. The lock is held."""
+        """Write one shard, then name it in the index. The caller holds the lock."""
         buffer = io.BytesIO()
         np.save(buffer, table, allow_pickle=False)
         encoded = buffer.getvalue()
@@ -210,19 +210,19 @@ class FeatureCache:
         self._write_index([*self._shards(), shard])
 
     def _tidy(self) -> None:
-        """Write the identity and remove what dead builders and damage left. The lock is held."""
+        """Write the identity and remove damaged shards and leftovers of dead builders. The caller holds the lock."""
         sound = [shard for shard in self._shards() if self._is_sound(shard)]
         _write_json(self.folder / "identity.json", self.identity)
         self._write_index(sound)
-        kept = {shard.name for shard in sound}
+        indexed = {shard.name for shard in sound}
         for path in self.folder.iterdir():
             unfinished = path.name.startswith(".") and path.name.endswith(".tmp")
-            orphan = path.name.startswith("shard-") and path.name not in kept
+            orphan = path.name.startswith("shard-") and path.name not in indexed
             if unfinished or orphan:
                 path.unlink(missing_ok=True)
 
     def _shards(self) -> list[_Shard]:
-        """Return what the index says; an index that is absent or cannot be read says nothing."""
+        """Return the shards that the index names; none if the index is missing or cannot be read."""
         try:
             index = json.loads((self.folder / "index.json").read_bytes())
             if index["layout"] != LAYOUT_VERSION:
@@ -236,7 +236,7 @@ class FeatureCache:
         _write_json(self.folder / "index.json", {"layout": LAYOUT_VERSION, "shards": lines})
 
     def _rows(self) -> dict[str, tuple[str, int]]:
-        """Return where each film's features are: shard and row, sound shards only."""
+        """Return the shard and row of each film's features, in sound shards only."""
         return {
             content: (shard.name, row)
             for shard in self._shards()
@@ -245,7 +245,7 @@ class FeatureCache:
         }
 
     def _is_sound(self, shard: _Shard) -> bool:
-        """Compare a shard with its checksum; once, as long as the file stays as it is."""
+        """Return whether a shard matches its checksum, which is computed again only when the file changes."""
         try:
             with (self.folder / shard.name).open("rb") as file:
                 status = os.fstat(file.fileno())
@@ -261,15 +261,15 @@ class FeatureCache:
 
     @contextmanager
     def _locked(self, contents: Sequence[str], report: Progress) -> Iterator[None]:
-        """Hold the builder's lock; while another holds it, report how far it is."""
+        """Hold the builder's lock; while another process holds it, report that process's progress."""
         total = len(set(contents))
-        looked = -math.inf
+        polled = -math.inf
         done = 0
 
         def progress() -> int:
-            nonlocal looked, done
-            if time.monotonic() - looked > POLL_SECONDS:
-                looked, done = time.monotonic(), total - len(self.missing(contents))
+            nonlocal polled, done
+            if time.monotonic() - polled > POLL_SECONDS:
+                polled, done = time.monotonic(), total - len(self.missing(contents))
                 report(done, total)
             return done
 

@@ -13,12 +13,12 @@ from rust_optuna.data.manifest import LABELS
 from rust_optuna.learn.runtime import load_keras
 
 COLUMNS_AT_ONCE = 128
-"""Columns widened to float64 at a time: 2,079 films × 4 flips × 2,048 features would take 136 MB in one piece."""
+"""The number of columns converted to float64 at a time: 2,079 films × 4 flips × 2,048 features would take 136 MB."""
 
 
 @dataclass(frozen=True)
 class Standardisation:
-    """What features enter the head as: ``(features − mean) · scale``.
+    """The transformation of features before they enter the head: ``(features − mean) · scale``.
 
     Args:
         mean: (width,) float32.
@@ -32,7 +32,7 @@ class Standardisation:
     def fit(cls, table: np.ndarray) -> Standardisation:
         """Fit mean and (population) standard deviation of each feature, in float64.
 
-        A feature that never varies has scale 1: it enters as 0 in training, and is not blown up in validation.
+        A feature that never varies gets scale 1, so that it is 0 in training and not inflated in validation.
 
         Args:
             table: (films, 4, width) float32, the training films in all their flips.
@@ -41,7 +41,7 @@ class Standardisation:
             ValueError: there are no films.
         """
         if not len(table):
-            raise ValueError("a standardisation is fitted on at least one film")
+            raise ValueError("a standardisation needs at least one film")
         rows = table.reshape(-1, table.shape[-1])
         fitted = cls(np.zeros(rows.shape[1], np.float32), np.ones(rows.shape[1], np.float32))
         for start in range(0, rows.shape[1], COLUMNS_AT_ONCE):
@@ -54,7 +54,7 @@ class Standardisation:
 
 
 def layer_sizes(width: int, hidden_units: Sequence[int]) -> list[tuple[int, int]]:
-    """Return (inputs, outputs) of each dense layer of the head."""
+    """Return the (inputs, outputs) of each dense layer of the head."""
     sizes = [width, *hidden_units, len(LABELS)]
     return list(itertools.pairwise(sizes))
 
@@ -62,13 +62,13 @@ def layer_sizes(width: int, hidden_units: Sequence[int]) -> list[tuple[int, int]
 def initial_weights(width: int, hidden_units: Sequence[int], seed: int) -> list[np.ndarray]:
     """Return a head's weights before training: kernel, bias, kernel, bias, …, float32.
 
-    Kernels are uniform in ±√(6/(inputs + outputs)) (Glorot and Bengio 2010, as Keras's ``GlorotUniform``), biases zero.
-    NumPy draws them, so that they are the same on every device.
+    Kernels are uniform in ±√(6/(inputs + outputs)) (Glorot and Bengio 2010, as Keras's ``GlorotUniform``); biases are
+    zero. NumPy draws the kernels, so that they are the same on every device.
 
     Args:
-        width: features of a film.
-        hidden_units: units of the hidden layers.
-        seed: not negative.
+        width: the number of features of a film.
+        hidden_units: the units of the hidden layers.
+        seed: the seed, at least 0.
     """
     generator = np.random.default_rng(seed)
     weights: list[np.ndarray] = []
@@ -88,14 +88,14 @@ def keras_head(
 ) -> Any:
     """Return the head as a plain Keras model from (films, width) features to (films, 18) probabilities.
 
-    `training` computes the same without Keras's overhead; tests hold the two together.
+    `training` computes the same without Keras's overhead; tests compare the two.
 
     Args:
-        width: features of a film.
-        hidden_units: units of the hidden layers.
-        dropout_rate: share of a hidden layer's outputs that training drops.
-        weights: kernel, bias, kernel, bias, …; Keras's own random ones if not given.
-        standardisation: of the features; none if not given.
+        width: the number of features of a film.
+        hidden_units: the units of the hidden layers.
+        dropout_rate: the share of a hidden layer's outputs that training drops.
+        weights: kernel, bias, kernel, bias, …; None for Keras's own random weights.
+        standardisation: the standardisation of the features; None for none.
     """
     keras = load_keras()
     layers: list[Any] = [keras.Input((width,), dtype="float32")]

@@ -1,12 +1,12 @@
-"""The compiled arithmetic of training: one program an epoch, the same for all folds and trials of a process.
+"""The compiled arithmetic of training: one program per epoch, the same for all folds and trials of a process.
 
-Everything that differs between trials is an argument, variables too, so TensorFlow traces once for each shape of head
-and a hundred trials take no more memory than one. Rows are gathered and Adam's update is one fused pass inside the
-program: a plain Keras training step spends most of its time around the arithmetic.
+Everything that differs between trials is an argument, including the variables. So TensorFlow traces once for each shape
+of head, and a hundred trials take no more memory than one. The program gathers the rows and updates Adam in one fused
+pass, because a plain Keras training step spends most of its time around the arithmetic.
 
-Where memory is short, another program takes the same steps a few rows at a time (``micro_batch``).
+If memory is short, another program takes the same steps a few rows at a time (``micro_batch``).
 
-This module is TensorFlow's; nothing above it is.
+This module is written in TensorFlow; the training loop above it is not.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ BETA_1, BETA_2 = 0.9, 0.999
 
 
 class State(NamedTuple):
-    """What training changes: TensorFlow variables, of one head.
+    """The state of one head that training changes, as TensorFlow variables.
 
     Args:
         weights: kernel, bias, kernel, bias, ….
         first_moments: Adam's running means of the gradients.
-        second_moments: Adam's running means of their squares.
-        steps: optimizer steps taken, int64.
+        second_moments: Adam's running means of the squared gradients.
+        steps: the number of optimizer steps taken, int64.
     """
 
     weights: tuple[Any, ...]
@@ -42,17 +42,17 @@ class State(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What a trial sets, as tensors, so that another value needs no other program.
+    """The settings of a trial, as tensors, so that another value does not need another program.
 
     Args:
-        learning_rate: Adam's.
-        epsilon: Adam's.
-        dropout_rate: share of a hidden layer's outputs that a step drops.
-        seed: the fold's, int64; dropout is drawn from (seed, step, layer).
-        standardisation: mean and scale, each (width,): features enter as ``(features − mean) · scale``; None for
-            features as they are (another program, not one with zeros and ones: they cost two passes over the batch).
-        precision: of the matrix products, ``float32`` or ``bfloat16``; weights, moments, loss and Adam's update are
-            float32 in both (another program, too).
+        learning_rate: Adam's learning rate.
+        epsilon: Adam's epsilon.
+        dropout_rate: the share of a hidden layer's outputs that a step drops.
+        seed: the fold's seed, int64; dropout is drawn from (seed, step, layer).
+        standardisation: mean and scale, each (width,): features enter as ``(features − mean) · scale``. None for
+            unchanged features, which is a program of its own: mean 0 and scale 1 would cost two passes over the batch.
+        precision: the precision of the matrix products, ``float32`` or ``bfloat16``, each with its own program;
+            weights, moments, loss and Adam's update are float32 in both.
     """
 
     learning_rate: Any
@@ -65,12 +65,12 @@ class Settings(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run of the program did.
+    """The outcome of a run of the program.
 
     Args:
-        loss: the sum over its steps of each batch's mean loss.
-        steps: optimizer steps taken.
-        first_batch: rows that the first step gathered.
+        loss: the sum over the steps of each batch's mean loss.
+        steps: the number of optimizer steps taken.
+        first_batch: the number of rows that the first step gathered.
     """
 
     loss: float
@@ -125,22 +125,23 @@ def train(
 ) -> Progress:
     """Take one optimizer step for each batch of rows, in order; the last batch may be short.
 
-    This is the one place that batches. A micro-batch does not change what a step is, but how many rows of it are
-    computed at a time: the parts' gradients are summed and the weights change once, with dropout as for the whole
-    batch. Only rounding differs.
+    This is the only place that forms batches. A micro-batch does not change the step, only the number of rows computed
+    at a time: the gradients of the parts are summed and the weights change once, with the dropout of the whole batch.
+    Only rounding differs.
 
     Args:
-        state: changed in place.
-        settings: the trial's.
+        state: the head's state, changed in place.
+        settings: the trial's settings.
         table: (any, width) float32 tensor of features.
-        rows: (films,) rows of the table, in the order in which they are trained.
+        rows: (films,) rows of the table, in training order.
         targets: (films, 18) float32, in the same order.
-        batch_size: at least 1; more than ``films`` is one batch of all.
-        loss: what the epoch has summed up before.
-        micro_batch: the most rows computed at a time, at least 1; None, or ``batch_size`` and more, for whole batches.
+        batch_size: at least 1; a size above ``films`` is one batch of all films.
+        loss: the loss that the epoch has summed so far.
+        micro_batch: the maximum number of rows computed at a time, at least 1; None, or at least ``batch_size``, for
+            whole batches.
     """
     tf = load_tensorflow()
-    given = [
+    arguments = [
         state,
         settings,
         table,
@@ -150,12 +151,12 @@ def train(
         tf.constant(loss, tf.float32),
     ]
     programs = _programs_for(state)
-    # By the size asked for, not by the rows given: an epoch's short last batch comes alone from live features, with
-    # all others from cached ones, and must go through the same program.
+    # Choose by the batch size, not by the number of rows: an epoch's short last batch arrives alone from live features
+    # and with all others from cached ones, and must go through the same program.
     if micro_batch is None or micro_batch >= batch_size:
-        total, steps, first = programs.train(*given)
+        total, steps, first = programs.train(*arguments)
     else:
-        total, steps, first = programs.train_in_parts(*given, tf.constant(micro_batch, tf.int32))
+        total, steps, first = programs.train_in_parts(*arguments, tf.constant(micro_batch, tf.int32))
     return Progress(float(total), int(steps), int(first))
 
 
@@ -166,9 +167,9 @@ def predict(state: State, settings: Settings, features: Any) -> np.ndarray:
 
 
 def traces() -> int:
-    """Return how many programs this process has traced so far."""
-    every = [program for programs in _PROGRAMS.values() for program in programs]
-    return sum(int(program.experimental_get_tracing_count()) for program in every)
+    """Return how often this process has traced a program so far."""
+    all_programs = [program for programs in _PROGRAMS.values() for program in programs]
+    return sum(int(program.experimental_get_tracing_count()) for program in all_programs)
 
 
 class _Programs(NamedTuple):
@@ -184,8 +185,8 @@ _MAKING = threading.Lock()
 def _programs_for(state: State) -> _Programs:
     """Return the programs for heads of these shapes, each traced at its first call.
 
-    Not through XLA, which compiles anew for each size of the last batch. One function for all shapes would not do:
-    where TensorFlow has seen two, it traces a third program for any, in which no shape can be relied upon.
+    XLA is not used, because it compiles anew for each size of the last batch. One function for all shapes would not
+    work: after two shapes, TensorFlow traces a third program for any shape, in which no shape is known.
     """
     shapes = tuple(tuple(variable.shape) for variable in state.weights)
     with _MAKING:
@@ -223,9 +224,9 @@ def _train_in_parts(
 def _for_each_batch(
     step: Callable[[Any, Any], tuple[Any, Any]], rows: Any, targets: Any, batch_size: Any, loss: Any
 ) -> tuple[Any, Any, Any]:
-    """Take a step for each batch; return the summed losses, the steps and the rows that the first one gathered.
+    """Take a step for each batch; return the summed losses, the steps and the number of rows that the first gathered.
 
-    ``step`` makes of a batch's rows and targets its loss and the rows gathered.
+    ``step`` maps a batch's rows and targets to its loss and the number of rows gathered.
     """
     tf = load_tensorflow()
     count = tf.shape(rows)[0]
@@ -244,7 +245,7 @@ def _for_each_batch(
 
 
 def _step(state: State, settings: Settings, batch: Any, targets: Any) -> Any:
-    """Take one optimizer step and return the batch's loss before it."""
+    """Take one optimizer step and return the batch's loss before the step."""
     tf = load_tensorflow()
 
     def drop(layer: int, x: Any) -> Any:
@@ -252,8 +253,8 @@ def _step(state: State, settings: Settings, batch: Any, targets: Any) -> Any:
 
     with tf.GradientTape() as tape:
         logits = _forward(state.weights, settings, batch, drop)
-        each = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
-        loss = tf.reduce_mean(each)
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
+        loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, state.weights)
     state.steps.assign_add(1)
     _update(state, settings, gradients)
@@ -263,11 +264,11 @@ def _step(state: State, settings: Settings, batch: Any, targets: Any) -> Any:
 def _step_in_parts(
     state: State, settings: Settings, table: Any, rows: Any, targets: Any, micro_batch: Any
 ) -> tuple[Any, Any]:
-    """Take the step that `_step` takes, a part of the batch at a time; return its loss and the rows gathered."""
+    """Take the step of `_step` in parts of the batch; return its loss and the number of rows gathered."""
     tf = load_tensorflow()
     count, values = tf.shape(rows)[0], tf.cast(tf.size(targets), tf.float32)
     threshold = _threshold(settings.dropout_rate)
-    # For the whole batch at once: a part's own draw would not be the rows that the whole batch's draw has there.
+    # Drawn for the whole batch at once: a part's own draw would differ from the whole batch's in the same rows.
     masks = [
         _kept(count, bias.shape[0], threshold, _dropout_seed(state, settings, layer))
         for layer, bias in enumerate(state.weights[1:-2:2])
@@ -283,21 +284,21 @@ def _step_in_parts(
             logits = _forward(
                 state.weights, settings, batch, lambda layer, x: _scaled(x, masks[layer][start:stop], threshold)
             )
-            each = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets[start:stop], logits=logits)
-            share = tf.reduce_sum(each) / values
+            losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets[start:stop], logits=logits)
+            share = tf.reduce_sum(losses) / values
         added = tape.gradient(share, state.weights)
-        summed = [gradient + more for gradient, more in zip(gradients, added, strict=True)]
+        summed = [gradient + addend for gradient, addend in zip(gradients, added, strict=True)]
         return stop, loss + share, gathered + tf.shape(batch)[0], *summed
 
-    nothing = [tf.zeros_like(weight) for weight in state.weights]
-    _, loss, gathered, *gradients = tf.while_loop(more, part, [0, 0.0, 0, *nothing], parallel_iterations=1)
+    zeros = [tf.zeros_like(weight) for weight in state.weights]
+    _, loss, gathered, *gradients = tf.while_loop(more, part, [0, 0.0, 0, *zeros], parallel_iterations=1)
     state.steps.assign_add(1)
     _update(state, settings, gradients)
     return loss, gathered
 
 
 def _dropout_seed(state: State, settings: Settings, layer: int) -> Any:
-    """Return what a hidden layer's dropout is drawn from in the step about to be taken."""
+    """Return the seed of a hidden layer's dropout in the next step."""
     tf = load_tensorflow()
     hidden = len(state.weights) // 2 - 1
     return tf.stack([settings.seed, state.steps * hidden + layer])
@@ -330,10 +331,10 @@ def _predict(weights: tuple[Any, ...], settings: Settings, features: Any) -> Any
 
 
 def _of_any_length(tensor: Any) -> Any:
-    """Hide how many rows there are.
+    """Return the tensor with an unknown number of rows.
 
-    TensorFlow traces for the first length it meets and once more, for any length, at the second. Both must be the
-    same program, or a point's bits could depend on what its process ran before.
+    TensorFlow traces once for the first length that it meets, and once more for any length at the second. Both must be
+    the same program, or a point's bits could depend on what its process ran before.
     """
     tf = load_tensorflow()
     return tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=[None, *tensor.shape[1:]])
@@ -342,7 +343,7 @@ def _of_any_length(tensor: Any) -> Any:
 def _forward(
     weights: tuple[Any, ...], settings: Settings, features: Any, drop: Callable[[int, Any], Any] | None = None
 ) -> Any:
-    """Return the logits, float32; ``drop``, if given, is applied to each hidden layer's number and outputs."""
+    """Return the logits, float32; ``drop`` is called with each hidden layer's number and outputs."""
     tf = load_tensorflow()
     x = features
     if settings.standardisation is not None:
@@ -358,12 +359,12 @@ def _forward(
 
 
 def dropped(x: Any, rate: Any, seed: Any) -> Any:
-    """Return ``x`` with a share of its values zeroed and the others divided by the share kept (inverted dropout).
+    """Return ``x`` with a share of its values set to zero and the others divided by the share kept (inverted dropout).
 
-    A value is dropped where a 16-bit random integer is below 65536 · rate, rounded. The share dropped is thus the rate
-    to within 2⁻¹⁷, and the kept are divided by one less that very share (a factor that bfloat16 rounds to its eight
-    bits). Drawing 32 bits a value, only to compare them with a rate, was the largest cost of a step after the matrix
-    products.
+    A value is dropped if a 16-bit random integer is below 65536 · rate, rounded. The share dropped thus equals the rate
+    to within 2⁻¹⁷, and the kept values are divided by one minus exactly that share (a factor that bfloat16 rounds to
+    its eight bits). Drawing 32 bits per value only to compare them with a rate was the largest cost of a step after the
+    matrix products.
 
     Args:
         x: (rows, units).
@@ -376,13 +377,13 @@ def dropped(x: Any, rate: Any, seed: Any) -> Any:
 
 
 def _threshold(rate: Any) -> Any:
-    """Return how many of the 65536 values of a 16-bit integer mean that a value is dropped, as a float32."""
+    """Return how many of the 65536 values of a 16-bit integer drop a value, as a float32."""
     tf = load_tensorflow()
     return tf.minimum(tf.round(rate * 65536.0), 65535.0)
 
 
 def _kept(rows: Any, units: int, threshold: Any, seed: Any) -> Any:
-    """Draw which values dropout keeps: (rows, units) of bool."""
+    """Draw the values that dropout keeps: (rows, units) of bool."""
     tf = load_tensorflow()
     words = [rows, (units + 1) // 2]
     bits = tf.random.stateless_uniform(words, seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
@@ -390,8 +391,8 @@ def _kept(rows: Any, units: int, threshold: Any, seed: Any) -> Any:
     return draws >= tf.cast(threshold - 32768.0, tf.int16)
 
 
-def _scaled(x: Any, kept: Any, threshold: Any) -> Any:
-    """Zero what is not kept and divide the rest by the share kept."""
+def _scaled(x: Any, mask: Any, threshold: Any) -> Any:
+    """Return ``x`` with the dropped values set to zero and the others divided by the share kept."""
     tf = load_tensorflow()
     factor = tf.cast(65536.0 / (65536.0 - threshold), x.dtype)
-    return x * tf.where(kept, factor, tf.zeros([], x.dtype))
+    return x * tf.where(mask, factor, tf.zeros([], x.dtype))

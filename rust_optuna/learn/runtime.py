@@ -1,7 +1,6 @@
-"""The one doorway to TensorFlow and Keras: loaded at first use, set up once, the same for every process.
+"""The only way to TensorFlow and Keras: they are loaded at first use and set up once, alike in every process.
 
-Importing any module of this layer loads neither, so commands that only read start fast and work where TensorFlow is
-not installed.
+Importing a module of this layer loads neither, so commands that only read start fast and work without TensorFlow.
 """
 
 from __future__ import annotations
@@ -24,27 +23,28 @@ from rust_optuna.errors import MissingExtraError, RustOptunaError
 from rust_optuna.machine import cores, processor
 
 NUMERICS_VERSION = 3
-"""Raised whenever a change of the code may change the values that a study computes; part of its fingerprint."""
+"""The version of the arithmetic. Raise it with every change that may change a study's values; fingerprints hold it."""
 
 PACKAGES = ("rust_optuna", "optuna", "numpy", "pillow", "keras", "tensorflow")
 
 KERNEL_THREADS = 1
-"""Threads that one operation is computed by, on a processor: where a sum is divided among several, it is rounded
-otherwise. A constant of the numerics, then, and not of the machine; several cores compute several operations."""
+"""The number of threads that compute one operation on a processor. A sum that is divided among several threads is
+rounded differently, so this is a constant of the numerics, not of the machine. Several cores compute several
+operations."""
 
 
 @functools.cache
 def load_tensorflow() -> Any:
     """Return the module ``tensorflow``, imported and set up.
 
-    Whatever decides how sums are rounded is set here, the same in every process, whatever the environment says: an
-    operation runs on `KERNEL_THREADS`, by oneDNN's kernels where there are any (TensorFlow itself leaves them out on
-    processors without AVX-512, where they are a quarter faster and round alike wherever in a batch a film stands).
-    As many operations run at once as there are cores (`rust_optuna.machine.cores`).
+    Every setting that decides how sums are rounded is made here, alike in every process, whatever the environment says.
+    An operation runs on `KERNEL_THREADS` threads, by oneDNN's kernels where there are any. (TensorFlow itself leaves
+    them out on processors without AVX-512, where they are a quarter faster and round alike wherever in a batch a film
+    stands.) As many operations run at once as there are cores (`rust_optuna.machine.cores`).
 
-    GPUs take memory as they need it, so that several workers can share one, and compute in float32 proper (not
-    TensorFloat-32, whose products have 10 bits) and deterministically. Which of them are used, ``CUDA_VISIBLE_DEVICES``
-    says; whoever starts a process sets it in its environment.
+    GPUs allocate memory as they need it, so that several workers can share one. They compute deterministically and in
+    real float32 (not TensorFloat-32, whose products have 10 bits). ``CUDA_VISIBLE_DEVICES`` selects the GPUs; the
+    process that starts this one sets it.
 
     Raises:
         MissingExtraError: TensorFlow is not installed.
@@ -55,7 +55,7 @@ def load_tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    # TensorFlow's own copy of Keras would make a folder named ~ for a user without a home folder.
+    # TensorFlow's own copy of Keras would create a folder named ~ for a user without a home folder.
     os.environ["KERAS_HOME"] = str(keras_home())
     with _without_chatter():
         import tensorflow as tf
@@ -94,57 +94,57 @@ def load_keras() -> Any:
 
 
 def keras_home() -> Path:
-    """Return the folder that Keras keeps its settings and downloads in.
+    """Return the folder in which Keras keeps its settings and downloads.
 
-    That is ``KERAS_HOME``, else ``.keras`` in the user's home folder. Where there is none, or it cannot be written to,
-    it is ``.keras`` in the folder for temporary files.
+    That is ``KERAS_HOME``, else ``.keras`` in the user's home folder. If there is no home folder, or it is not
+    writable, it is ``.keras`` in the folder for temporary files.
     """
-    given = os.environ.get("KERAS_HOME")
-    folder = Path(os.path.expanduser(given or "~/.keras"))
-    if folder.parts[0] == "~" or not (given or os.access(folder.parent, os.W_OK)):
+    chosen = os.environ.get("KERAS_HOME")
+    folder = Path(os.path.expanduser(chosen or "~/.keras"))
+    if folder.parts[0] == "~" or not (chosen or os.access(folder.parent, os.W_OK)):
         return Path(tempfile.gettempdir()) / ".keras"
     return folder.absolute()
 
 
 def describe_device() -> str:
-    """Return the device that trains here, in words: the first GPU's name, else the processor's."""
+    """Return the name of the device that trains here: the first GPU, else the processor."""
     return first_gpu() or f"CPU: {processor()}"
 
 
 def first_gpu() -> str | None:
-    """Return the name of the GPU that computes here, None where the processor does."""
+    """Return the name of the GPU that computes here, or None if the processor does."""
     tf = load_tensorflow()
     gpus = tf.config.list_physical_devices("GPU")
     return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")) if gpus else None
 
 
 def side_by_side_threads() -> int:
-    """Return how many Python threads are to keep this process's cores busy, each with operations of its own.
+    """Return how many Python threads keep this process's cores busy, each with operations of its own.
 
-    One on a GPU, which computes one operation after the other.
+    On a GPU it is one, because a GPU computes one operation after the other.
     """
     return 1 if first_gpu() else cores()
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that the processor or the device had no memory left.
+    """Return whether an error means that the processor or the device had no memory left.
 
-    TensorFlow's errors are known by name, so that nothing is loaded to look at one of another kind.
+    TensorFlow's errors are recognised by name, so that TensorFlow is not loaded to look at other errors.
     """
     names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.startswith("tensorflow")}
     if "InternalError" in names:
-        # A copy to the device, and CUDA's own libraries, say it in words only.
+        # Copies to the device and CUDA's own libraries report it only in the message.
         return re.search(r"out.of.memory|Dst tensor is not initialized", str(error), re.IGNORECASE) is not None
     if "AbortedError" in names:
-        # oneDNN's own memory: 1 is its dnnl_out_of_memory.
+        # Status 1 is oneDNN's own dnnl_out_of_memory.
         return re.search(r"received an exception: ?Status: 1,", str(error)) is not None
     return isinstance(error, MemoryError) or "ResourceExhaustedError" in names
 
 
 def free_memory() -> None:
-    """Give back what a trial that failed left behind: objects that hold each other, Keras's graphs, cached kernels.
+    """Free what a failed trial left behind: objects that refer to each other, Keras's graphs, cached kernels.
 
-    The error itself must be gone before: its traceback holds the trial's tensors.
+    The error itself must be gone before, because its traceback holds the trial's tensors.
     """
     if "keras" in sys.modules:
         load_keras().utils.clear_session(free_memory=False)
@@ -152,54 +152,54 @@ def free_memory() -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the installed versions of `PACKAGES` and of Python, without importing any of them."""
+    """Return the installed versions of Python and `PACKAGES`, without importing any package."""
     return dict(_versions())
 
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         # tensorflow-cpu is the same software under another name.
         for name in (package, f"{package}-cpu"):
             try:
-                found[package] = importlib.metadata.version(name)
+                installed[package] = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
                 continue
             break
-    return found
+    return installed
 
 
 def minor_versions(*packages: str) -> dict[str, str]:
-    """Return the major and minor version of those of the packages that are installed: what their numbers depend on."""
+    """Return the major and minor versions of the installed packages among these: numerical results depend on them."""
     installed = versions()
     return {name: ".".join(installed[name].split(".")[:2]) for name in packages if name in installed}
 
 
 def training_versions() -> dict[str, str | int]:
-    """Return the versions that training depends on, ours and those of the libraries: NumPy draws weights and orders."""
+    """Return the versions that training depends on: ours and the libraries' (NumPy draws weights and orders)."""
     return {"numerics": NUMERICS_VERSION, **minor_versions("tensorflow", "keras", "numpy")}
 
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Drop what TensorFlow's libraries say at level INFO while they load, which no setting turns off.
+    """Drop the messages of level INFO that TensorFlow's libraries write while they load, which no setting turns off.
 
-    They write to the file descriptor itself. Everything else that is written there meanwhile is written afterwards.
+    They write to the file descriptor itself. All other output that arrives there meanwhile is written afterwards.
     """
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     try:
-        with tempfile.TemporaryFile() as spoken:
-            os.dup2(spoken.fileno(), 2)
+        with tempfile.TemporaryFile() as output:
+            os.dup2(output.fileno(), 2)
             try:
                 yield
             finally:
                 sys.stderr.flush()
-                os.dup2(kept, 2)
-                spoken.seek(0)
-                for line in spoken:
+                os.dup2(stderr, 2)
+                output.seek(0)
+                for line in output:
                     if not re.match(rb"I\d{4} |WARNING: All log messages before absl", line):
                         os.write(2, line)
     finally:
-        os.close(kept)
+        os.close(stderr)

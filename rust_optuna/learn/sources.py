@@ -1,6 +1,6 @@
-"""Where training takes features from: the cache, or the backbone at every step. Nothing else of a trial differs.
+"""The source of training's features: the cache, or the backbone at every step. Nothing else in a trial differs.
 
-Both are equal to the bit, for one function extracts (`Extractor.extract`) and one program trains.
+Both give the same bits, because the same function extracts (`Extractor.extract`) and the same program trains.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ from rust_optuna.learn.runtime import load_tensorflow
 class FeatureSource(Protocol):
     """The features of a development set's films, numbered in the order of its contents.
 
-    Any number of threads may use one at once: the folds of a trial do.
+    Any number of threads may use one source at once, as the folds of a trial do.
     """
 
     @property
     def films(self) -> int:
-        """Number of films."""
+        """The number of films."""
 
     @property
     def width(self) -> int:
-        """Features of a film."""
+        """The number of features of a film."""
 
     @property
     def sha256(self) -> str:
-        """Checksum of all films' features in all flips, the same for equal features wherever they come from."""
+        """The checksum of all films' features in all flips. Equal features have equal checksums from every source."""
 
     def table(self) -> np.ndarray:
-        """Return (films, 4, width) float32: all films in all flips. Training never looks here."""
+        """Return (films, 4, width) float32: all films in all flips. Training does not use it."""
 
     @property
     def batches_at_once(self) -> int | None:
-        """How many batches `gather` is to be asked for at a time; None for a whole epoch."""
+        """The number of batches to pass to `gather` at a time; None for a whole epoch."""
 
     def gather(self, films: np.ndarray, flips: np.ndarray) -> tuple[Any, np.ndarray]:
-        """Return a (any, width) tensor of features and, for each film with its flip, its row there."""
+        """Return an (any, width) tensor of features, and the row in it of each film with its flip."""
 
     def unflipped(self, films: np.ndarray) -> Any:
-        """Return a (films, width) tensor of the films as they are."""
+        """Return a (films, width) tensor of the unflipped films."""
 
     def standardisation(self, films: np.ndarray) -> Standardisation:
-        """Return mean and scale over those films in all four flips."""
+        """Return mean and scale over these films in all four flips."""
 
 
 class CachedFeatures:
-    """Features computed before, on the device as one table.
+    """Features that were computed before, as one table on the device.
 
     Args:
-        features: of all films of a development set, in its order.
+        features: the features of all films of a development set, in its order.
     """
 
     batches_at_once: int | None = None
@@ -71,17 +71,17 @@ class CachedFeatures:
 
     @property
     def films(self) -> int:
-        """Number of films."""
+        """The number of films."""
         return len(self._features.table)
 
     @property
     def width(self) -> int:
-        """Features of a film."""
+        """The number of features of a film."""
         return int(self._features.table.shape[-1])
 
     @property
     def sha256(self) -> str:
-        """Checksum of the table's bytes."""
+        """The checksum of the table's bytes."""
         return self._features.sha256
 
     def table(self) -> np.ndarray:
@@ -89,15 +89,15 @@ class CachedFeatures:
         return self._features.table
 
     def gather(self, films: np.ndarray, flips: np.ndarray) -> tuple[Any, np.ndarray]:
-        """Return the whole table, copied to the device once, and the rows of each film with its flip."""
+        """Return the whole table, copied to the device once, and the row of each film with its flip."""
         return self._on_device(), np.asarray(films) * FLIPS + flips
 
     def unflipped(self, films: np.ndarray) -> Any:
-        """Return a (films, width) tensor of the films as they are."""
+        """Return a (films, width) tensor of the unflipped films."""
         return load_tensorflow().gather(self._on_device(), np.asarray(films) * FLIPS)
 
     def standardisation(self, films: np.ndarray) -> Standardisation:
-        """Return mean and scale over those films in all four flips."""
+        """Return mean and scale over these films in all four flips."""
         return self._standardisations.of(films)
 
     def _on_device(self) -> Any:
@@ -108,14 +108,14 @@ class CachedFeatures:
 
 
 class LiveFeatures:
-    """The backbone, run at every step: what the published study did, at about a thousand times the cost.
+    """The backbone, run at every step as in the published study, at about a thousand times the cost.
 
-    Decoded films stay in memory (0.36 MB each at 299×299).
+    Decoded films stay in memory (0.36 MB per film at 299×299).
 
     Args:
         extractor: the backbone.
-        contents: the development set's films, in its order.
-        read: returns a film's bytes.
+        contents: the content hashes of the development set's films, in its order.
+        read: a function that returns a film's bytes.
 
     Raises:
         DataError: a film cannot be read.
@@ -135,24 +135,25 @@ class LiveFeatures:
 
     @property
     def films(self) -> int:
-        """Number of films."""
+        """The number of films."""
         return len(self._images)
 
     @property
     def width(self) -> int:
-        """Features of a film."""
+        """The number of features of a film."""
         return self._extractor.width
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Checksum of all films' features in all flips."""
+        """The checksum of all films' features in all flips."""
         return hashlib.sha256(self.table().data).hexdigest()
 
     def complete(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Compute now what takes all films at once, minutes of work, rather than within the first trial.
+        """Compute the table of all films now, which takes minutes, rather than within the first trial.
 
         Args:
-            progress: called with the films done, and how many there are. What it raises ends the computation.
+            progress: called with the number of films done and the number of all films. An exception it raises ends the
+                computation.
         """
         report = progress or (lambda done, total: None)
         with self._completing:
@@ -162,29 +163,29 @@ class LiveFeatures:
                 )
 
     def gather(self, films: np.ndarray, flips: np.ndarray) -> tuple[Any, np.ndarray]:
-        """Run the backbone on those films and return its output, a row for each."""
+        """Run the backbone on these films and return its output, one row per film."""
         features = self._extractor.extract(self._images[films], flips)
         return load_tensorflow().constant(features), np.arange(len(films))
 
     def unflipped(self, films: np.ndarray) -> Any:
-        """Run the backbone on the films as they are."""
+        """Run the backbone on the unflipped films."""
         return self.gather(films, np.zeros(len(films), dtype=np.int64))[0]
 
     def standardisation(self, films: np.ndarray) -> Standardisation:
-        """Return mean and scale over those films in all four flips."""
+        """Return mean and scale over these films in all four flips."""
         return self._standardisations.of(films)
 
     def table(self) -> np.ndarray:
-        """Return (films, 4, width) float32: all films in all flips. Training never looks here."""
+        """Return (films, 4, width) float32: all films in all flips. Training does not use it."""
         self.complete()
         return cast(np.ndarray, self._complete)
 
 
 class _Standardisations:
-    """Fits each set of films once: the folds of a study are those of all its trials.
+    """A cache of standardisations, which fits each set of films once: all trials of a study have the same folds.
 
     Args:
-        table: returns (films, 4, width) float32.
+        table: a function that returns (films, 4, width) float32.
     """
 
     def __init__(self, table: Callable[[], np.ndarray]) -> None:
@@ -193,7 +194,7 @@ class _Standardisations:
         self._fitted: dict[bytes, Standardisation] = {}
 
     def of(self, films: np.ndarray) -> Standardisation:
-        """Return the standardisation fitted on those films."""
+        """Return the standardisation fitted on these films."""
         key = np.asarray(films, dtype=np.int64).tobytes()
         with self._fitting:
             if key not in self._fitted:

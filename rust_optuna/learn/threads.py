@@ -1,4 +1,4 @@
-"""The folds of a trial side by side: threads of one process, which meet at the end of each epoch."""
+"""The folds of a trial side by side, in threads of one process that meet at the end of each epoch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Result = TypeVar("Result")
 
 
 class AbandonedError(Exception):
-    """Another thread of the trial has failed, or the trial was interrupted: this one need not go on."""
+    """The end of a trial, by a failure in another thread or an interrupt: this thread need not go on."""
 
 
 class SideBySide:
-    """Calls a function of several items at once; in the calling thread alone where there is one thread only.
+    """A pool of threads that calls a function on several items at once.
 
-    TensorFlow releases the interpreter's lock while it computes, so that as many cores are busy as there are threads.
+    TensorFlow releases the interpreter's lock while it computes, so each thread keeps one core busy.
 
     Args:
-        threads: how many calls at a time, at least 1.
+        threads: the number of simultaneous calls, at least 1. A single one runs in the calling thread.
     """
 
     def __init__(self, threads: int) -> None:
@@ -32,23 +32,23 @@ class SideBySide:
         self._abandoned = threading.Event()
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """Return the function of each item, in their order.
+        """Return the function's result for each item, in the order of the items.
 
-        What a call that fails raises is raised here, without waiting for the others: they end with the block, sooner by
-        `check`. Of several that have failed by then, the first in order; lack of memory before all else, for it makes
-        others fail.
+        When a call fails, its error is raised here without waiting for the other calls. Those end with the block, or
+        sooner by `check`. If several calls have failed by then, the error is the first in order, except that lack of
+        memory comes before all others, because it makes other calls fail.
         """
         if self._pool is None:
             return [function(item) for item in items]
-        begun = [self._pool.submit(function, item) for item in items]
-        wait(begun, return_when=FIRST_EXCEPTION)
-        errors = [error for each in begun if each.done() and (error := each.exception()) is not None]
+        calls = [self._pool.submit(function, item) for item in items]
+        wait(calls, return_when=FIRST_EXCEPTION)
+        errors = [error for call in calls if call.done() and (error := call.exception()) is not None]
         if errors:
             raise next(filter(out_of_memory, errors), errors[0])
-        return [each.result() for each in begun]
+        return [call.result() for call in calls]
 
     def check(self) -> None:
-        """Raise AbandonedError where nothing waits for the calling thread any more."""
+        """Raise `AbandonedError` if nothing waits for the calling thread any more."""
         if self._abandoned.is_set():
             raise AbandonedError
 

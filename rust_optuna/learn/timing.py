@@ -1,4 +1,4 @@
-"""How long the steps of a trial and of extraction take on this machine: measured on the real code, never looked up."""
+"""Measurement of the time that the steps of a trial and of extraction take on this machine, with the real code."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ from rust_optuna.learn.threads import SideBySide
 from rust_optuna.learn.training import FoldTrainer
 
 BATCH_SIZES = (4, 16, 64, 256, 1024)
-"""Sizes of which a step is timed where they lie between the smallest and the largest of the trials, which are timed
-too, and so are all training films at once; between them a step's time is a straight line."""
+"""The batch sizes at which a step is timed, if they lie between the trials' smallest and largest. Those two and the
+full training set are timed too. Between timed sizes, the time of a step is interpolated linearly."""
 FILMS_AN_EPOCH = 256
-"""Or one batch, where that is more: an epoch's own cost must vanish beside its steps."""
+"""The films in a timed epoch, or one batch if that is more, so that the epoch's own cost is small beside its steps."""
 SECONDS_A_SIZE = 0.5
 ROUNDS = 3
 
 
 def timed_sizes(batch_sizes: Sequence[int], films: int) -> list[int]:
-    """Return the sizes of which a step is timed for trials of some batch sizes that train on that many films."""
+    """Return the batch sizes at which a step is timed, for trials of these batch sizes on this many training films."""
     smallest, largest = (min(size, films) for size in (min(batch_sizes), max(batch_sizes)))
     return sorted({smallest, *(size for size in BATCH_SIZES if smallest < size < largest), largest})
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:
-    """Return when the last of some jobs ends if each of some workers takes the next as soon as it is free."""
-    free = [0.0] * workers
-    for each in seconds:
-        heapq.heapreplace(free, free[0] + each)
-    return max(free)
+    """Return when the last job ends if each worker takes the next job as soon as it is free."""
+    ends = [0.0] * workers
+    for duration in seconds:
+        heapq.heapreplace(ends, ends[0] + duration)
+    return max(ends)
 
 
 @dataclass(frozen=True)
 class TrainingTimes:
-    """The parts that a trial's time is made of, in seconds.
+    """The parts of a trial's time, in seconds.
 
     Args:
-        steps: (batch size, seconds of one optimizer step while as many folds train at once), sizes ascending.
-        scoring: of one fold's validation films after one epoch, metric included.
-        around: of a trial outside its epochs: initial weights, metrics of the best epoch, the stored scores.
-        artifact_bytes: size of a trial's stored scores.
-        memory_bytes: the most that the measuring process took, with features of true size.
-        threads: how many folds train at once.
+        steps: (batch size, seconds of one optimizer step while ``threads`` folds train at once), sizes ascending.
+        scoring: the scoring of one fold's validation films after one epoch, including the metric.
+        around: a trial's time outside its epochs: initial weights, metrics of the best epoch, storing the scores.
+        artifact_bytes: the size of a trial's stored scores.
+        memory_bytes: the peak memory of the measuring process, with features of real size.
+        threads: the number of folds that train at once.
     """
 
     steps: tuple[tuple[int, float], ...]
@@ -70,12 +70,12 @@ class TrainingTimes:
     threads: int = 1
 
     def step(self, batch_size: int) -> float:
-        """Return the seconds of one step, on the straight line through the two nearest measured sizes."""
+        """Return the seconds of one step, interpolated between the two nearest measured sizes."""
         sizes, seconds = zip(*self.steps, strict=True)
         return float(np.interp(batch_size, sizes, seconds))
 
     def epoch(self, films: int, batch_size: int) -> float:
-        """Return the seconds of training on that many films once; the last batch may be short."""
+        """Return the seconds of training once on this many films; the last batch may be short."""
         whole, rest = divmod(films, min(batch_size, films))
         return whole * self.step(min(batch_size, films)) + (self.step(rest) if rest else 0.0)
 
@@ -83,22 +83,22 @@ class TrainingTimes:
         """Return the seconds of a cross-validation.
 
         Args:
-            training_films: how many each fold trains on.
-            batch_size: of the trial.
-            epochs: of the trial.
+            training_films: the number of training films of each fold.
+            batch_size: the trial's batch size.
+            epochs: the trial's number of epochs.
         """
         folds = [self.epoch(films, batch_size) + self.scoring for films in training_films]
         return self.around + epochs * makespan(folds, self.threads)
 
 
 class TrainingTimer:
-    """Times training on made-up features of true size, which take as long as real ones.
+    """A timer of training, on random features of real size, which take as long as real ones.
 
     Args:
         development: the study's films, with their labels and folds.
-        width: features of a film.
+        width: the number of features of a film.
         trial: any trial of the kind to be timed; its batch size and epochs do not matter.
-        batch_sizes: of the trials that are to be run.
+        batch_sizes: the batch sizes of the trials that are to be run.
     """
 
     def __init__(
@@ -114,21 +114,21 @@ class TrainingTimer:
         self._threads = min(side_by_side_threads(), folds)
         self._rounds = math.ceil(folds / self._threads)
         films = len(self._training)
-        # What is no step is found by trials with all films in a batch.
+        # Trials with all films in one batch reveal the time outside steps.
         self.sizes = sorted({*timed_sizes(batch_sizes, films), films})
-        # One call of each program, so that none is traced while the clock runs.
+        # Call each program once, so that none is traced while the clock runs.
         self._cross_validate()
 
     def measure(self) -> TrainingTimes:
-        """Time a step of each size, the scoring of a fold and what is around, each several times; take medians."""
+        """Time a step of each size, a fold's scoring and the time outside epochs; return medians of several runs."""
         seconds: dict[int, list[float]] = {size: [] for size in self.sizes}
         for _ in range(ROUNDS):
             for size in self.sizes:
                 seconds[size].append(self._step(size))
-        steps = tuple((size, float(np.median(found))) for size, found in seconds.items())
+        steps = tuple((size, float(np.median(times))) for size, times in seconds.items())
         bare = TrainingTimes(steps, scoring=0.0, around=0.0, artifact_bytes=0, memory_bytes=0, threads=self._threads)
         trials = {epochs: [self._cross_validate(epochs)[0] for _ in range(ROUNDS)] for epochs in (1, 2)}
-        whole = {epochs: float(np.median(found)) for epochs, found in trials.items()}
+        whole = {epochs: float(np.median(times)) for epochs, times in trials.items()}
         folds = [int((self._development.folds != fold).sum()) for fold in np.unique(self._development.folds)]
         training = makespan([bare.epoch(films, max(self.sizes)) for films in folds], self._threads)
         return replace(
@@ -140,7 +140,7 @@ class TrainingTimer:
         )
 
     def _step(self, batch_size: int) -> float:
-        """Return the mean seconds of a step of full batches, over at least `SECONDS_A_SIZE`."""
+        """Return the mean seconds of a step with a full batch, measured for at least `SECONDS_A_SIZE`."""
         steps = max(1, min(FILMS_AN_EPOCH, len(self._training)) // batch_size)
         films = self._training[: steps * batch_size]
         trainers = [self._trainer(films, batch_size) for _ in range(self._threads)]
@@ -157,27 +157,27 @@ class TrainingTimer:
         return FoldTrainer(self._source, self._development.labels, films, trial, seed=0)
 
     def _cross_validate(self, epochs: int = 1) -> tuple[float, int]:
-        """Run a short trial with all films in a batch; return its seconds and the bytes of its stored scores."""
+        """Run a short trial with all films in one batch; return its seconds and the bytes of its stored scores."""
         trial = replace(self._trial, batch_size=len(self._training), epochs=epochs, features="cached")
         began = time.perf_counter()
-        found = cross_validate(
+        result = cross_validate(
             self._development, self._source, trial, seed=0, point=0, on_epoch=lambda epoch, value: None
         )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "scores.npz"
-            save_out_of_fold(path, found)
+            save_out_of_fold(path, result)
             return time.perf_counter() - began, path.stat().st_size
 
 
 @dataclass(frozen=True)
 class ExtractionTimes:
-    """What extraction costs.
+    """The cost of extraction.
 
     Args:
-        kind: of arithmetic, by which features are kept.
-        width: features of a film.
-        reading: seconds to read and resize one film.
-        flip: seconds of the backbone, for one film in one flip, with as many micro-batches at once as there will be.
+        kind: the kind of arithmetic, by which features are kept.
+        width: the number of features of a film.
+        reading: the seconds to read and resize one film.
+        flip: the seconds of the backbone for one film in one flip, with as many micro-batches at once as in extraction.
     """
 
     kind: str
@@ -187,15 +187,15 @@ class ExtractionTimes:
 
     @property
     def film(self) -> float:
-        """Seconds for one film in all four flips."""
+        """The seconds for one film in all four flips."""
         return self.reading + FLIPS * self.flip
 
 
 class ExtractionTimer:
-    """Times the backbone on real films.
+    """A timer of the backbone, on real films.
 
     Args:
-        backbone: whose features.
+        backbone: the backbone to time.
 
     Raises:
         WeightsError: the weights are missing or do not fit.
@@ -206,7 +206,7 @@ class ExtractionTimer:
         self._extractor = Extractor(backbone)
 
     def measure(self, contents: Sequence[str], read: Callable[[str], bytes]) -> ExtractionTimes:
-        """Read these films and run the backbone on them a few times, on whole micro-batches.
+        """Time the reading of these films and a few runs of the backbone on whole micro-batches of them.
 
         Raises:
             DataError: a film cannot be read.
@@ -231,6 +231,6 @@ def _train(epoch: int, trainer: FoldTrainer) -> None:
 
 
 def _peak_memory() -> int:
-    """Return the most memory this process has taken, in bytes."""
+    """Return the peak memory of this process, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

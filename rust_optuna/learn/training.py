@@ -19,18 +19,18 @@ FLIP_BITS = {"both": HORIZONTAL | VERTICAL, "horizontal": HORIZONTAL, "vertical"
 class FoldTrainer:
     """The state of one fold's training: weights, optimizer, steps.
 
-    The seed alone decides initial weights, order, flips and dropout, so the same features give the same bits whatever
-    ran before or runs beside it, in other threads too. One thread at a time may use it.
+    The seed alone decides initial weights, order, flips and dropout. So the same features give the same bits whatever
+    ran before or runs at the same time, in other threads too. Only one thread at a time may use a trainer.
 
     Args:
         source: the features.
         labels: (all films, 18) of 0 and 1, in the order of the source.
-        films: (training films,) numbers of the films to train on.
+        films: (training films,) the numbers of the films to train on.
         trial: the hyperparameters.
-        seed: the fold's, at least 0.
-        micro_batch: the most films computed at a time, where memory is short; None for whole batches. Values then
-            agree up to rounding, not to the bit.
-        on_advance: called after each chunk of batches: with live features every batch, else the whole epoch.
+        seed: the fold's seed, at least 0.
+        micro_batch: the maximum number of films computed at a time if memory is short; None for whole batches. Values
+            then agree up to rounding, not to the bit.
+        on_advance: called after each chunk of batches: every batch with live features, else the whole epoch.
 
     Raises:
         ValueError: there is no film to train on.
@@ -48,10 +48,10 @@ class FoldTrainer:
         on_advance: Callable[[], None] = lambda: None,
     ) -> None:
         if not len(films):
-            raise ValueError("a fold without training films")
+            raise ValueError("the fold has no training films")
         self.seed = seed
         self.batch_size = min(trial.batch_size, len(films))
-        """The size of the batches that are trained; the last of an epoch may be short."""
+        """The size of the training batches; the last batch of an epoch may be short."""
         self._source = source
         self._micro_batch = micro_batch
         self._on_advance = on_advance
@@ -70,24 +70,24 @@ class FoldTrainer:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps taken so far, as counted by the program that takes them."""
+        """The number of optimizer steps so far, as counted by the program that takes them."""
         return int(self._state.steps.numpy())
 
     @property
     def weights(self) -> list[np.ndarray]:
-        """Copies of kernel, bias, kernel, bias, …, as they stand now."""
+        """Copies of the current kernel, bias, kernel, bias, …."""
         return [variable.numpy().copy() for variable in self._state.weights]
 
     @property
     def finite(self) -> bool:
-        """Whether all weights are finite numbers; where units stand still, loss and scores may be so without them."""
+        """Whether all weights are finite. With dead units, loss and scores may be finite while some weights are not."""
         return all(np.isfinite(array).all() for array in self.weights)
 
     def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return an epoch's films in the order they are trained, and each one's flip.
+        """Return an epoch's films in training order, and the flip of each film.
 
         Args:
-            epoch: from 1.
+            epoch: the epoch's number, from 1.
         """
         generator = np.random.default_rng((self.seed, epoch))
         films = generator.permutation(self._films)
@@ -98,32 +98,34 @@ class FoldTrainer:
         """Train on every film once and return the mean of the batches' losses (not finite once training diverged).
 
         Args:
-            epoch: from 1; each at most once, in order.
+            epoch: the epoch's number, from 1. Each epoch is trained at most once, in order.
 
         Raises:
-            RuntimeError: the first batch, as gathered, is not of the size asked for, or a batch was left out.
+            RuntimeError: the first batch, as gathered, does not have the requested size, or a batch was left out.
         """
         films, flips = self.order(epoch)
         at_once = self._source.batches_at_once
         stride = len(films) if at_once is None else at_once * self.batch_size
         loss, steps = 0.0, 0
         for start in range(0, len(films), stride):
-            chosen = films[start : start + stride]
-            table, rows = self._source.gather(chosen, flips[start : start + stride])
-            targets = self._targets[chosen]
-            done = program.train(
+            chunk = films[start : start + stride]
+            table, rows = self._source.gather(chunk, flips[start : start + stride])
+            targets = self._targets[chunk]
+            progress = program.train(
                 self._state, self._settings, table, rows, targets, self.batch_size, loss, self._micro_batch
             )
-            loss, steps = done.loss, steps + done.steps
-            if start == 0 and done.first_batch != self.batch_size:
-                raise RuntimeError(f"a batch of {self.batch_size} was asked for, {done.first_batch} trained")
+            loss, steps = progress.loss, steps + progress.steps
+            if start == 0 and progress.first_batch != self.batch_size:
+                raise RuntimeError(
+                    f"the batch size is {self.batch_size}, but the first batch had {progress.first_batch}"
+                )
             self._on_advance()
         if steps != math.ceil(len(films) / self.batch_size):
-            raise RuntimeError(f"{steps} steps for {len(films)} films in batches of {self.batch_size}")
+            raise RuntimeError(f"took {steps} steps for {len(films)} films in batches of {self.batch_size}")
         return loss / steps
 
     def predict(self, films: np.ndarray) -> np.ndarray:
-        """Return the scores of films as they are, unflipped: (films, 18) float32."""
+        """Return the scores of the unflipped films: (films, 18) float32."""
         at_once = self._micro_batch
         if at_once is None or at_once >= len(films):
             return self._predict(films)

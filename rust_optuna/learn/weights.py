@@ -1,4 +1,4 @@
-"""Weights of the backbone: what they are, where they lie, and whether a file fits."""
+"""The weights of the backbone: their identity, their file, and whether a file fits."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from rust_optuna.spelling import nearest
 IMAGENET_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
 IMAGENET_ADDRESS = f"https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/{IMAGENET_FILE}"
 IMAGENET_MD5 = "bcbd6486424b2319ff4ef7d526e38f63"
-"""Address and checksum as they stand in ``keras.applications.inception_v3``."""
+"""The address and checksum from ``keras.applications.inception_v3``."""
 
 NAMED = ("imagenet", "random")
-"""What `weights` may be besides the path of a file."""
+"""The values that `weights` may have besides the path of a file."""
 RANDOM_WEIGHTS = "random-he-normal-1"
 SUFFIXES = (".weights.h5", ".h5", ".hdf5", ".keras")
 DOWNLOAD_TIMEOUT = 30.0
@@ -36,12 +36,12 @@ MISFIT = "does not fit InceptionV3 without its top"
 
 
 def weights_identity(backbone: BackboneConfiguration) -> str:
-    """Return what the weights are, whatever the file is called: ``sha256:…`` of its bytes, or the scheme and seed.
+    """Return the identity of the weights, whatever the file's name: ``sha256:…`` of its bytes, or scheme and seed.
 
     TensorFlow is loaded only if ImageNet weights must be downloaded first.
 
     Raises:
-        WeightsError: the file is missing, or ImageNet weights could not be had.
+        WeightsError: the file is missing, or the ImageNet weights could not be downloaded.
     """
     if backbone.weights == "random":
         return f"{RANDOM_WEIGHTS}:{backbone.weights_seed}"
@@ -58,10 +58,10 @@ def weights_scheme(backbone: BackboneConfiguration) -> str:
 
 
 def imagenet_file() -> Path:
-    """Return Keras's own copy of the ImageNet weights, downloaded by Keras if it is not there yet.
+    """Return Keras's own copy of the ImageNet weights, which Keras downloads if it is missing.
 
     Raises:
-        WeightsError: the file is absent or damaged, and could not be downloaded.
+        WeightsError: the file is missing or damaged, and could not be downloaded.
     """
     folder = keras_home() / "models"
     path = folder / IMAGENET_FILE
@@ -71,30 +71,30 @@ def imagenet_file() -> Path:
     keras = load_keras()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Keras draws its progress bar on the standard output, where a command's answer goes.
+        # Keras draws its progress bar on the standard output, which is reserved for a command's result.
         with _socket_timeout(DOWNLOAD_TIMEOUT), redirect_stdout(sys.stderr):
-            found = keras.utils.get_file(
+            downloaded = keras.utils.get_file(
                 IMAGENET_FILE,
                 IMAGENET_ADDRESS,
                 cache_dir=str(keras_home()),
                 cache_subdir="models",
                 file_hash=IMAGENET_MD5,
             )
-    # Keras turns whatever the network did into a bare Exception.
+    # Keras turns every network error into a bare Exception.
     except Exception as error:
         raise WeightsError(
-            f"ImageNet weights {state} and could not be downloaded ({_network_reason(error)}). Fetch "
-            f"{IMAGENET_ADDRESS} and put it into {folder}, or name another file: `weights` under [model] in the study "
-            "file may be the path of one"
+            f"The ImageNet weights {state} and could not be downloaded ({_network_reason(error)}). Download "
+            f"{IMAGENET_ADDRESS} into {folder}, or use another file: set `weights` under [model] in the study file to "
+            "its path"
         ) from error
-    return Path(found)
+    return Path(downloaded)
 
 
 def weights_file(backbone: BackboneConfiguration) -> Path:
-    """Return the file that a backbone's weights are in, unless they are random.
+    """Return the file with a backbone's weights, which must not be random.
 
     Raises:
-        WeightsError: there is none, or ImageNet weights could not be had.
+        WeightsError: the file does not exist, or the ImageNet weights could not be downloaded.
     """
     if backbone.weights == "imagenet":
         return imagenet_file()
@@ -105,16 +105,16 @@ def weights_file(backbone: BackboneConfiguration) -> Path:
 
 
 def meant(name: str) -> str:
-    """Return, in brackets, the weights that have a name of their own and that ``name`` probably means, or nothing."""
+    """Return a hint, in brackets, at the named weights that ``name`` probably means, or an empty string."""
     near = nearest(name, NAMED)
     return f" (is {near} meant?)" if near else ""
 
 
 def inspect_weights(path: Path) -> None:
-    """Refuse a file that plainly does not fit, with a better reason than Keras would give, and sooner.
+    """Refuse a file that plainly does not fit, sooner and with a better reason than Keras would give.
 
     Raises:
-        WeightsError: it does not.
+        WeightsError: the file does not fit.
     """
     if not path.is_file():
         raise MissingWeightsError(f"There is no weights file {path}{meant(path.name)}")
@@ -126,19 +126,19 @@ def inspect_weights(path: Path) -> None:
 
 
 def load_weights(model: Any, path: Path) -> None:
-    """Load a file that `inspect_weights` passed into the whole backbone, and make sure that it filled all of it.
+    """Load a file that `inspect_weights` accepted into the whole backbone, and check that it fills all arrays.
 
     Raises:
-        WeightsError: it did not.
+        WeightsError: the file cannot be loaded, or does not fill all arrays.
     """
     for variable in model.weights:
         variable.assign(np.full(tuple(variable.shape), np.nan, dtype=np.float32))
     try:
         with warnings.catch_warnings():
-            # Keras warns of what it leaves unfilled, among much else; here that is counted.
+            # Keras warns about unfilled arrays, among much else; they are counted below.
             warnings.simplefilter("ignore", UserWarning)
             model.load_weights(str(path))
-    # Whatever a strange file makes h5py or Keras raise, the answer is that it does not fit.
+    # Whatever error h5py or Keras raises on a strange file, the file does not fit.
     except Exception as error:
         raise WeightsError(f"{path.name} {MISFIT}: {_one_line(error)}") from error
     unfilled = [v.path for v in model.weights if not np.isfinite(v.numpy()).all()]
@@ -150,7 +150,7 @@ def load_weights(model: Any, path: Path) -> None:
 
 
 def weights_layout(path: Path) -> str:
-    """Return how a file that fits is laid out, in words."""
+    """Return a description of the layout of a file that fits."""
     if path.suffix == ".keras":
         return "Keras 3 archive"
     if path.name.endswith(".weights.h5"):
@@ -160,7 +160,7 @@ def weights_layout(path: Path) -> str:
 
 
 def digest(path: Path, algorithm: str) -> str:
-    """Return the checksum of a file, computed once as long as the file stays as it is."""
+    """Return the checksum of a file, which is computed again only when the file changes."""
     status = path.stat()
     return _digest_of_version(path, algorithm, status.st_mtime_ns, status.st_size)
 
@@ -173,7 +173,7 @@ def _digest_of_version(path: Path, algorithm: str, _changed: int, _size: int) ->
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Bound every wait for the network, for Keras's download has no timeout of its own."""
+    """Limit every wait for the network, because Keras's download has no timeout of its own."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -183,11 +183,11 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 
 def _unfit(path: Path) -> str | None:
-    """Say what is plainly wrong with a file, better than Keras would, or None."""
+    """Return a plain reason why a file does not fit, or None."""
     try:
         names = _in_file(path, _array_names)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        return f"it cannot be read, or was cut off on its way ({_one_line(error)})"
+        return f"it cannot be read or is incomplete ({_one_line(error)})"
     if not names:
         return "it holds no weights"
     legacy = not any("layers/" in name for name in names)
@@ -203,13 +203,13 @@ def _unfit(path: Path) -> str | None:
 
 
 def _in_file(path: Path, question: Callable[[Any], Any]) -> Any:
-    """Return ``question`` asked of the HDF5 file that ``path`` is, or that lies in it."""
+    """Return ``question`` of the HDF5 file at ``path``, or of the one inside that archive."""
     import h5py
 
     if path.suffix != ".keras":
         with h5py.File(path, "r") as file:
             return question(file)
-    # Read whole: seeking backwards in a compressed file means reading it from the start again.
+    # Read as a whole, because seeking backwards in a compressed file means reading it from the start again.
     with zipfile.ZipFile(path) as archive:
         content = io.BytesIO(archive.read("model.weights.h5"))
     with h5py.File(content, "r") as file:
@@ -217,20 +217,20 @@ def _in_file(path: Path, question: Callable[[Any], Any]) -> Any:
 
 
 def _array_names(file: Any) -> list[str]:
-    """Return the names of a model's arrays (not of its optimizer's)."""
+    """Return the names of a model's arrays, without those of its optimizer."""
     names: list[str] = []
-    file.visititems(lambda name, found: names.append(name) if hasattr(found, "shape") else None)
+    file.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
     return [name for name in names if not name.startswith("optimizer")]
 
 
 def _network_reason(error: BaseException) -> str:
-    """Return why a download failed, without the address and the numbers that Keras puts around the reason."""
+    """Return why a download failed, without the address and numbers that Keras adds to the reason."""
     # Keras raises "URL fetch failure on ADDRESS: None -- [Errno -2] Name or service not known".
     text = str(error).removeprefix(f"URL fetch failure on {IMAGENET_ADDRESS}: ")
     return _one_line(re.sub(r"^None -- (\[Errno -?\d+\] )?", "", text))
 
 
 def _one_line(error: BaseException | str) -> str:
-    """Return the start of an error's text, fit to stand in a sentence."""
+    """Return the start of an error's text in one line, for use within a sentence."""
     text = " ".join(str(error).split()).rstrip(".")
     return text if len(text) <= 200 else text[:200] + "…"

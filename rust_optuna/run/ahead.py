@@ -39,7 +39,11 @@ class Wanted:
 
 
 def wanted_by_file(
-    path: Path, home: Home, open_database: Callable[[], Database], progress: Progress | None = None
+    path: Path,
+    home: Home,
+    open_database: Callable[[], Database],
+    progress: Progress | None = None,
+    data_root: Path | None = None,
 ) -> Wanted:
     """Return what the study that a file describes will need.
 
@@ -48,6 +52,7 @@ def wanted_by_file(
         home: root of relative paths.
         open_database: called only where the file inherits from another study.
         progress: called while films are hashed.
+        data_root: where films are looked for that are not where the manifest says; None for nowhere.
 
     Raises:
         ConfigurationError: the file breaks its rules.
@@ -56,7 +61,7 @@ def wanted_by_file(
     """
     configuration = read_study_file(path)
     with open_database() if configuration.from_best_of else nullcontext() as database:
-        study = prepare(configuration, home, database, progress=progress)
+        study = prepare(configuration, home, database, progress=progress, data_root=data_root)
     return Wanted(study.development.content, cached_backbones(configuration, study.points, study.inherited, home))
 
 

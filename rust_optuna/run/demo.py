@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from rust_optuna.config import CONTRAST, HOLDOUT
 from rust_optuna.data.manifest import read_manifest
 from rust_optuna.data.split import split_manifest
 from rust_optuna.data.synthetic.draw import synthesize
@@ -19,16 +20,15 @@ from rust_optuna.study_file import toml_string
 Progress = Callable[[int, int], None]
 
 STUDIES = ("regime_1.toml", "regime_2.toml")
-HOLDOUT = 0.15
 PRETRAINED_OUTPUT, RANDOM_OUTPUT = "mixed3", "mixed0"
 """The layers that suit the films best: random weights lose more with each layer, pretrained ones gain at first."""
-RANDOM_CONTRAST, PRETRAINED_CONTRAST = 2.0, 1.0
+RANDOM_CONTRAST, PRETRAINED_CONTRAST = 2.0, CONTRAST
 """How plainly the scores must show for random weights to see them; pretrained ones see them on ordinary films."""
 
 SUITED_TO = {str(RANDOM_CONTRAST): "random", str(PRETRAINED_CONTRAST): "pretrained"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Demo:
     """The demo's own settings.
 
@@ -41,7 +41,7 @@ class Demo:
     """
 
     patients: int = 300
-    seed: int = 1
+    seed: int
     contrast: float = RANDOM_CONTRAST
     shuffle_scores: bool = False
     weights: str = "random"

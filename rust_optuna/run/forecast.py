@@ -33,7 +33,6 @@ from rust_optuna.search.preparation import PreparedStudy, compare, prepare
 from rust_optuna.search.studies import load_parameters
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.states import UNFINISHED, StudyState
-from rust_optuna.study_file import read_study_file
 
 Progress = Callable[[int, int], None]
 FLOAT = np.dtype(np.float32).itemsize
@@ -114,7 +113,7 @@ class Forecast:
 
 
 def forecast(
-    files: Sequence[Path],
+    configurations: Sequence[StudyConfiguration],
     home: Home,
     open_database: Callable[[], Database],
     *,
@@ -122,10 +121,10 @@ def forecast(
     data_root: Path | None = None,
     progress: Progress | None = None,
 ) -> Forecast:
-    """Say what a search of these files would take.
+    """Say what a search of these studies would take.
 
     Args:
-        files: study files, in order.
+        configurations: the studies, in order.
         home: root of relative paths.
         open_database: opens the storage for reading; points that are finished there are not counted again.
         choice: as for the search.
@@ -136,7 +135,7 @@ def forecast(
         RustOptunaError: whatever the search itself would refuse.
     """
     devices = choice.devices()
-    plans = _plans([read_study_file(path) for path in files], home, open_database, progress, data_root)
+    plans = _plans(configurations, home, open_database, progress, data_root)
     clock = _Clock(home, devices, [size for plan in plans for size in plan.batch_sizes])
     extraction = _extraction(plans, clock)
     studies = [_study(plan, clock) for plan in plans]

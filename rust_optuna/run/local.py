@@ -8,15 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rust_optuna.config import BackboneConfiguration
+from rust_optuna.config import BackboneConfiguration, StudyConfiguration
 from rust_optuna.errors import ConfigurationError, RustOptunaError
 from rust_optuna.fleet import service as fleet
+from rust_optuna.fleet.commands import features_build, program
 from rust_optuna.fleet.devices import Device, DeviceChoice
-from rust_optuna.fleet.service import Workers, supervise
-from rust_optuna.fleet.slot import program
+from rust_optuna.fleet.service import supervise
+from rust_optuna.fleet.workers import Workers
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import Home
-from rust_optuna.processes import PART_OF
+from rust_optuna.processes import GRACE_SECONDS, PART_OF
 from rust_optuna.search.creation import Creation, create_study, refuse_before_database
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.preparation import missing_files
@@ -32,10 +33,6 @@ from rust_optuna.storage.artifacts import check_writable
 from rust_optuna.storage.database import Database, create_database
 from rust_optuna.storage.site import Site
 from rust_optuna.storage.states import StudyState
-from rust_optuna.study_file import read_study_file
-
-GRACE_SECONDS = 0.0
-"""Whoever stops a search wants it to stop; points that are given back cost their time again, and nothing else."""
 
 
 @dataclass
@@ -54,7 +51,7 @@ class Listener:
 
 
 def search(
-    files: Sequence[Path],
+    configurations: Sequence[StudyConfiguration],
     site: Site,
     choice: DeviceChoice = DeviceChoice(),  # noqa: B008 (frozen)
     listener: Listener | None = None,
@@ -68,7 +65,7 @@ def search(
     Whatever stops it (an interrupt, a crash, power), the same call goes on where it stopped.
 
     Args:
-        files: study files, in order.
+        configurations: the studies, in order.
         site: where everything lies; the database is made where it is missing.
         choice: on which devices the workers run.
         listener: told how it goes.
@@ -84,7 +81,6 @@ def search(
         KeyboardInterrupt: passed on, once the workers are stopped and their points given back.
     """
     listener = listener or Listener()
-    configurations = [read_study_file(path) for path in files]
     # Of the later ones too: they are prepared only once the first has been run, hours from now.
     for configuration in configurations:
         if problems := missing_files(configuration, site.home):
@@ -128,7 +124,7 @@ def _build_features(
         return
     # Its progress bar, on stderr, is this search's own; what it would print to a user is not.
     with subprocess.Popen(
-        program(["features", "build", study.name, *(["--data-root", str(data_root)] if data_root else [])]),
+        program(features_build(study.name, data_root)),
         env={**os.environ, **environment, **device.alone, PART_OF: "search"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

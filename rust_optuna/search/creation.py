@@ -161,11 +161,8 @@ def delete_study(database: Database, name: str, store: ArtifactStore, *, force: 
     """
     with database.exclusive(_lock(name)):
         study = load_study(database, name)
-        point = tables.point
-        running = sa.select(sa.func.count()).where(point.c.study_id == study.id, point.c.state == PointState.RUNNING)
-        busy = database.transact(lambda c: c.execute(running).scalar_one())
-        if busy and not force:
-            raise StudyError(f"{name} has {busy} running points: stop its workers first, or use --force")
+        if not force:
+            refuse_running(database, study)
         # Files first, names last: what is left of an interrupted deletion can still be found by the study's name.
         artifacts = artifacts_of(database.storage, name)
         remove(store, artifacts)
@@ -173,6 +170,19 @@ def delete_study(database: Database, name: str, store: ArtifactStore, *, force: 
             optuna.delete_study(study_name=name, storage=database.storage)
         database.transact(lambda c: _delete_rows(c, study.id))
     return len(artifacts)
+
+
+def refuse_running(database: Database, study: Study) -> None:
+    """Refuse to delete a study of which workers run points.
+
+    Raises:
+        StudyError: they do.
+    """
+    point = tables.point
+    running = sa.select(sa.func.count()).where(point.c.study_id == study.id, point.c.state == PointState.RUNNING)
+    if busy := database.transact(lambda c: c.execute(running).scalar_one()):
+        points = "1 running point" if busy == 1 else f"{busy} running points"
+        raise StudyError(f"{study.name} has {points}: stop its workers first, or use --force")
 
 
 def _lock(name: str) -> str:

@@ -283,7 +283,7 @@ def prepare(
     if not any(film.image.is_file() for film in manifest.films):
         what = (
             f"none of the {len(manifest.films):,} films is there, the first: {manifest.films[0].image}: No such file. "
-            "If they lie in another folder now, name it: rust-optuna search STUDY.toml --data-root FOLDER"
+            "If they lie in another folder now, name it: --data-root FOLDER"
         )
         raise ManifestError(str(manifest.path), [Problem("image", what)])
     refuse_problems(manifest, index, progress)

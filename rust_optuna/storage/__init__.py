@@ -1,1 +1,1 @@
-"""What is kept, and where: the one database on each back end, its tables, and the artifact store."""
+"""Persistent storage: the database on each back end, its tables, and the artifact store."""

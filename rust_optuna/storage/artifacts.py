@@ -1,6 +1,6 @@
-"""Where out-of-fold scores are kept: an Optuna artifact store, in a folder or on S3.
+"""The store of out-of-fold scores: an Optuna artifact store, in a folder or on S3.
 
-A store belongs to one storage and says so: it holds the token that was made with the database's tables. A worker that
+A store belongs to one storage, whose token it holds; the token was made with the database's tables. So a worker that
 was pointed to another store, or to an empty folder where the right one is not mounted, is refused before it computes.
 """
 
@@ -25,34 +25,33 @@ from rust_optuna.storage.database import Database
 from rust_optuna.storage.states import AttemptState
 
 TOKEN = "rust_optuna_token"  # noqa: S105 (a name; the token is no secret either)
-"""The object in a store that says whose it is."""
+"""The object in a store that names the storage it belongs to."""
 TOKENS_SINCE = 2
-"""The version of the tables that brought the tokens."""
+"""The version of the tables that introduced tokens."""
 S3 = "s3://"
 
 
 class ArtifactStore(Protocol):
-    """What Optuna needs of a store; ``str`` of one says where it is, without credentials.
+    """The interface that Optuna needs; ``str`` of a store is its location without credentials.
 
-    An artifact is there as a whole or not at all. Each method may raise StorageError or OSError where the store itself
-    fails.
+    A store never shows part of an artifact. Each method may raise StorageError or OSError where the store itself fails.
     """
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """Open an artifact; raise Optuna's ArtifactNotFound where it is not there."""
+        """Open an artifact; raise Optuna's ArtifactNotFound if it is not in the store."""
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Store an artifact."""
 
     def remove(self, artifact_id: str) -> None:
-        """Remove an artifact; raise ArtifactNotFound where it is not there and the store tells."""
+        """Remove an artifact; raise ArtifactNotFound if it is not in the store and the store reports that."""
 
 
 class FolderStore(FileSystemArtifactStore):
-    """A folder of artifacts, each whole even after a power cut.
+    """A folder of artifacts, each of which is whole even after a power cut.
 
     Args:
-        folder: made when something is written to it.
+        folder: the folder; it is made at the first write.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,11 +68,15 @@ class FolderStore(FileSystemArtifactStore):
 
 
 def open_store(location: str, home: Home) -> ArtifactStore:
-    """Open a store: ``s3://BUCKET/PREFIX``, or a folder (relative ones are below the home), made by the first writer.
+    """Open the store at ``s3://BUCKET/PREFIX`` or in a folder, which is made at the first write.
+
+    Args:
+        location: the location; a relative folder is below the home.
+        home: the root of relative paths.
 
     Raises:
-        StorageError: a malformed location on S3.
-        MissingExtraError: S3 needs boto3.
+        StorageError: the location on S3 is malformed.
+        MissingExtraError: the store is on S3, and boto3 is not installed.
     """
     if location.startswith(S3):
         from rust_optuna.storage.s3 import S3Store
@@ -83,58 +86,58 @@ def open_store(location: str, home: Home) -> ArtifactStore:
 
 
 def adopt(store: ArtifactStore, database: Database) -> None:
-    """Make a store that is nobody's this storage's, or find that it is already; any number of times.
+    """Make a store that belongs to no storage this storage's own; change nothing if it already is.
 
     Raises:
-        StorageError: it is another storage's.
+        StorageError: the store belongs to another storage.
     """
-    ours, theirs = _token(database), _token_in(store)
-    if theirs is None:
-        store.write(TOKEN, io.BytesIO(ours.encode()))
-    elif theirs != ours:
-        raise StorageError(_owned(store, str(database)))
+    storage_token, store_token = _token(database), _token_in(store)
+    if store_token is None:
+        store.write(TOKEN, io.BytesIO(storage_token.encode()))
+    elif store_token != storage_token:
+        raise StorageError(_foreign_store_message(store, str(database)))
 
 
 def refuse_owned(store: ArtifactStore, storage: str) -> None:
-    """Refuse a store that is some storage's, for a storage that is still to be made.
+    """Refuse a store that belongs to any storage, before a new storage is made.
 
     Raises:
-        StorageError: it is.
+        StorageError: the store belongs to a storage.
     """
     if _token_in(store) is not None:
-        raise StorageError(_owned(store, storage))
+        raise StorageError(_foreign_store_message(store, storage))
 
 
-def _owned(store: ArtifactStore, storage: str) -> str:
+def _foreign_store_message(store: ArtifactStore, storage: str) -> str:
     return (
-        f"{store} holds the artifacts of another storage than {storage}: name another place with --artifacts; or, "
-        "if that storage is gone for good, remove what is there"
+        f"{store} holds the artifacts of another storage than {storage}: name another place with --artifacts, or, if "
+        "that other storage is gone for good, remove its artifacts"
     )
 
 
 def check_owner(store: ArtifactStore, database: Database) -> None:
-    """Refuse to work with a store that is not this storage's.
+    """Refuse a store that does not belong to this storage.
 
     Raises:
-        WrongStoreError: it is another's, or nobody's.
+        WrongStoreError: the store belongs to another storage, or to none.
     """
-    theirs = _token_in(store)
-    if theirs != _token(database):
-        why = f"it holds no {TOKEN}" if theirs is None else "it is another storage's"
+    token = _token_in(store)
+    if token != _token(database):
+        reason = f"it holds no {TOKEN}" if token is None else "it is another storage's"
         raise WrongStoreError(
-            f"{store} is not the artifact store of {database} ({why}): name the right one with --artifacts. Where that "
-            "one is lost, rust-optuna storage adopt-artifacts takes this one in its place"
+            f"{store} is not the artifact store of {database} ({reason}): name the right one with --artifacts. If that "
+            "one is lost, rust-optuna storage adopt-artifacts puts this one in its place"
         )
 
 
 def check_writable(store: ArtifactStore) -> None:
-    """Refuse a folder that this process may not write to; whether a bucket takes objects shows with the first only.
+    """Refuse a folder that this process may not write to. A bucket is not checked: only a first write would show.
 
     Raises:
-        WrongStoreError: it may not, with what helps.
+        WrongStoreError: the process lacks the permission; the message says what helps.
     """
-    if isinstance(store, FolderStore) and (words := lack(store.folder, write=True)) is not None:
-        raise WrongStoreError(f"Trials' scores cannot be kept: {words}")
+    if isinstance(store, FolderStore) and (problem := lack(store.folder, write=True)) is not None:
+        raise WrongStoreError(f"The trials' scores cannot be stored: {problem}")
 
 
 def _token(database: Database) -> str:
@@ -150,7 +153,7 @@ def _token_in(store: ArtifactStore) -> str | None:
 
 
 def artifacts_of(storage: optuna.storages.BaseStorage, name: str) -> list[str]:
-    """Return the identifiers of all artifacts of an Optuna study's trials, those of failed attempts too."""
+    """Return the identifiers of all artifacts of an Optuna study's trials, including those of failed attempts."""
     try:
         trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
     except KeyError:
@@ -159,9 +162,9 @@ def artifacts_of(storage: optuna.storages.BaseStorage, name: str) -> list[str]:
 
 
 def missing(store: ArtifactStore, database: Database) -> tuple[int, int]:
-    """Return how many complete trials have scores that are not in the store, and how many have scores at all.
+    """Return how many complete trials' scores are not in the store, and how many complete trials have scores at all.
 
-    Of tables of any version.
+    The database's tables may be of any version.
 
     Raises:
         StorageError: the store does not answer.
@@ -170,8 +173,8 @@ def missing(store: ArtifactStore, database: Database) -> tuple[int, int]:
     query = sa.select(attempt.c.artifact).where(
         attempt.c.outcome == AttemptState.COMPLETE, attempt.c.artifact.is_not(None)
     )
-    named = database.transact(lambda connection: connection.execute(query).scalars().all())
-    return sum(not _holds(store, artifact) for artifact in named), len(named)
+    artifacts = database.transact(lambda connection: connection.execute(query).scalars().all())
+    return sum(not _holds(store, artifact) for artifact in artifacts), len(artifacts)
 
 
 def _holds(store: ArtifactStore, artifact: str) -> bool:
@@ -183,10 +186,10 @@ def _holds(store: ArtifactStore, artifact: str) -> bool:
 
 
 def download(store: ArtifactStore, artifact: str, path: Path) -> None:
-    """Copy an artifact to a file, whole or not at all.
+    """Copy an artifact to a file. A copy that fails leaves no file.
 
     Raises:
-        DataError: it is not in the store.
+        DataError: the artifact is not in the store.
         StorageError: the store does not answer.
     """
     try:
@@ -197,7 +200,7 @@ def download(store: ArtifactStore, artifact: str, path: Path) -> None:
 
 
 def remove(store: ArtifactStore, artifacts: list[str]) -> None:
-    """Remove artifacts; one that is gone already is no error."""
+    """Remove artifacts; ignore those that are already gone."""
     for artifact in artifacts:
         with suppress(ArtifactNotFound, FileNotFoundError):
             store.remove(artifact)

@@ -1,4 +1,4 @@
-"""What differs between SQLite, PostgreSQL and MariaDB/MySQL: one class for each, chosen once.
+"""The differences between SQLite, PostgreSQL and MariaDB/MySQL, in one class each.
 
 Everything else about a database (`rust_optuna.storage.database`) is the same on all of them.
 """
@@ -23,67 +23,67 @@ from rust_optuna.errors import StorageError, StorageValueError
 from rust_optuna.permissions import lack
 from rust_optuna.storage import sqlite_files, tables
 from rust_optuna.storage.encodings import holds_unicode
-from rust_optuna.storage.outages import denies, first_line, passes
+from rust_optuna.storage.outages import denies_statement, first_line, may_pass
 from rust_optuna.storage.refusal import check_file_system
 from rust_optuna.storage.sqlite_files import BUSY_SECONDS
 from rust_optuna.storage.url import hide_passwords
 
 LONGEST_LOCK_SECONDS = 365 * 24 * 3600
-"""How long MariaDB waits for a lock: it knows no "for ever"."""
+"""How long MariaDB waits for a lock; it cannot wait without a limit."""
 ANSWER_SECONDS = 60
-"""Without an answer for so long, a connection to a server is taken for dead."""
+"""How long a connection may go without an answer from the server before it counts as dead."""
 
 Patiently = Callable[[Callable[[], Connection]], Connection]
-"""Calls a function that connects, again while the database does not answer."""
+"""A function that calls the given function, which connects, and retries while the database does not answer."""
 
 
 class Backend(ABC):
-    """What one kind of database needs.
+    """The needs of one kind of database.
 
     Args:
-        url: of the database, from `rust_optuna.storage.url.parse_url`.
-        read_only: it is only to be read.
+        url: the database's URL, from `rust_optuna.storage.url.parse_url`.
+        read_only: whether the database is only read.
     """
 
     extra: ClassVar[str | None] = None
-    """The extra of this package that brings the driver; None where Python has it."""
-    if_away: ClassVar[str] = ""
-    """What to do where the database does not answer, to be added to a sentence."""
+    """The extra of this package that installs the driver; None where Python includes it."""
+    outage_hint: ClassVar[str] = ""
+    """The advice for a database that does not answer, to be appended to a message."""
 
     def __init__(self, url: URL, *, read_only: bool = False) -> None:
         self.url = url
         self.read_only = read_only
 
     def __str__(self) -> str:
-        """Return the URL with its passwords hidden, those among its query parameters too."""
+        """Return the URL with its passwords hidden, including those in its query parameters."""
         return hide_passwords(self.url.render_as_string(hide_password=False))
 
     @abstractmethod
     def engine_arguments(self) -> dict[str, Any]:
-        """Return the arguments of ``sqlalchemy.create_engine`` besides the URL."""
+        """Return the arguments of ``sqlalchemy.create_engine`` for the ledger's engine, without the URL."""
 
     @abstractmethod
     def optunas_engine_arguments(self) -> dict[str, Any]:
-        """Return the same for Optuna's own engine."""
+        """Return the arguments of ``sqlalchemy.create_engine`` for Optuna's engine, without the URL."""
 
     @abstractmethod
     def prepare(self, engine: Engine) -> None:
-        """Set up what an engine does with each new connection and transaction."""
+        """Register what an engine does with each new connection and transaction."""
 
     @abstractmethod
     def exclusive(self, name: str, patiently: Patiently) -> AbstractContextManager[None]:
         """Hold a lock that ends with its holder's process; see `Database.exclusive`."""
 
     @abstractmethod
-    def lacks(self, error: BaseException) -> str | None:
-        """Say which permission this process or its user lacks, where that is why the database failed."""
+    def missing_permission(self, error: BaseException) -> str | None:
+        """Return a message about the permission whose lack caused a database's error; None for other causes."""
 
-    def missing(self) -> str:
-        """Say that the server has no such database, and what makes it."""
-        raise NotImplementedError  # an SQLite file is looked for before it is opened
+    def missing_database(self) -> str:
+        """Return the message that the server has no such database, with the command that makes it."""
+        raise NotImplementedError  # on SQLite the file is checked before it is opened
 
     def check_options(self) -> None:
-        """Refuse options in the URL that the driver does not know, where it would not say so itself.
+        """Refuse options in the URL that the driver does not know and would not report clearly itself.
 
         Raises:
             StorageValueError: there are such options.
@@ -91,39 +91,39 @@ class Backend(ABC):
 
     @property
     def file(self) -> Path | None:
-        """The file that holds the database; None where a server does."""
+        """The file that holds the database; None for a database on a server."""
         return None
 
     @property
     def may_write(self) -> bool:
-        """Whether this process may write the database's files; what a server's user may do, only the server knows."""
+        """Whether this process may write the database's files; always true for a server, which decides by itself."""
         return True
 
     def make(self) -> None:
-        """Make what must be there before the first connection."""
+        """Make what must exist before the first connection."""
 
     def check_place(self) -> None:
-        """Refuse a database that would seem to work where it lies, and then lose something.
+        """Refuse a location in which the database would seem to work and then lose data.
 
         Raises:
-            StorageError: it lies there.
+            StorageError: the database lies in such a location.
         """
 
     def check_permission(self, *, write: bool) -> None:
-        """Look whether the database's files can be read, or also be written or made.
+        """Check that the database's files can be read and, with ``write``, written or made.
 
         Raises:
-            StorageError: they cannot.
+            StorageError: this process lacks the permission.
         """
 
 
 class SQLite(Backend):
-    """A file, shared by the processes of one machine."""
+    """SQLite: a file that the processes of one machine share."""
 
     def __init__(self, url: URL, *, read_only: bool = False) -> None:
         super().__init__(url, read_only=read_only)
         self.path = Path(str(url.database))
-        self._copied = read_only and not self.may_write
+        self._reads_copy = read_only and not self.may_write
 
     @property
     def file(self) -> Path:
@@ -132,36 +132,38 @@ class SQLite(Backend):
 
     @property
     def may_write(self) -> bool:
-        """Whether this process may write the file and those beside it."""
+        """Whether this process may write the file and those that SQLite keeps beside it."""
         return sqlite_files.may_write(self.path)
 
     def make(self) -> None:
-        """Make the empty file."""
+        """Make an empty file if there is none."""
         sqlite_files.make(self.path)
 
     def check_place(self) -> None:
-        """Refuse file systems on which SQLite loses data."""
+        """Refuse a file system on which SQLite loses data."""
         check_file_system(self.path)
 
     def check_permission(self, *, write: bool) -> None:
-        """Look whether the file can be read, or also be written or made."""
-        if words := lack(self.path, write=False) or (sqlite_files.lack_to_write(self.path) if write else None):
-            raise StorageError(words)
+        """Check that the file can be read and, with ``write``, written or made."""
+        if message := lack(self.path, write=False) or (
+            sqlite_files.missing_write_permission(self.path) if write else None
+        ):
+            raise StorageError(message)
 
     def engine_arguments(self) -> dict[str, Any]:
-        """Return how long to wait for the writer's lock; a reader who may not write gets a copy in memory."""
-        if self._copied:
+        """Return how long to wait for the writer's lock, or, for a reader who may not write, the copying function."""
+        if self._reads_copy:
             return {"creator": lambda: sqlite_files.copy(self.path)}
         return {"connect_args": {"timeout": BUSY_SECONDS}}
 
     def optunas_engine_arguments(self) -> dict[str, Any]:
-        """Return the same."""
+        """Return the ledger's arguments."""
         return self.engine_arguments()
 
     def prepare(self, engine: Engine) -> None:
-        """Make transactions what the ledger needs: write-ahead log, and the writer's lock taken at BEGIN.
+        """Set up transactions as the ledger needs them, with a write-ahead log and the writer's lock taken at BEGIN.
 
-        Python's driver begins transactions late and deferred, where a read followed by a write fails at once with
+        Python's driver begins transactions late and deferred: a read followed by a write then fails at once with
         "database is locked" instead of waiting. Readers never take the writer's lock.
         """
         begin = "BEGIN" if self.read_only else "BEGIN IMMEDIATE"
@@ -175,12 +177,12 @@ class SQLite(Backend):
             cursor.execute("PRAGMA query_only = ON" if self.read_only else "PRAGMA journal_mode = WAL")
             cursor.close()
 
-        if self._copied:
+        if self._reads_copy:
 
             @sa.event.listens_for(engine, "checkout")
             def renew(connection: sqlite_files.Copy, record: Any, proxy: Any) -> None:
                 if connection.state != sqlite_files.state(self.path):
-                    raise DisconnectionError("it has changed since it was copied")
+                    raise DisconnectionError("the database has changed since it was copied")
 
         @sa.event.listens_for(engine, "begin")
         def immediate(connection: Connection) -> None:
@@ -188,72 +190,73 @@ class SQLite(Backend):
 
     @contextmanager
     def exclusive(self, name: str, patiently: Patiently) -> Iterator[None]:
-        """Hold a lock on a file beside the database, the same for all names, for they are held briefly."""
+        """Hold a lock on a file beside the database. All names share one lock, because locks are held briefly."""
         with locks.locked(Path(f"{self.path}.lock")):
             yield
 
-    def lacks(self, error: BaseException) -> str | None:
-        """Say which of the files this process may not write, where that is why SQLite failed."""
-        if not self.read_only and (denies(error) or passes(error)):
-            return sqlite_files.lack_to_write(self.path)
+    def missing_permission(self, error: BaseException) -> str | None:
+        """Return a message about a file that this process may not write, if that may have caused SQLite's error."""
+        if not self.read_only and (denies_statement(error) or may_pass(error)):
+            return sqlite_files.missing_write_permission(self.path)
         return None
 
 
 class Server(Backend):
-    """A database that a server holds, which processes of many machines reach over the network."""
+    """A database on a server, which processes on many machines reach over the network."""
 
-    if_away = ". Look whether the server runs and can be reached from here, or name another one: --storage URL"
+    outage_hint = ". Check that the server runs and can be reached from here, or name another with --storage"
     take_lock: ClassVar[str]
+    """The statement that takes a lock, with a placeholder for its ``key``."""
     free_lock: ClassVar[str]
-    """Statements with a place for the lock's ``key``."""
+    """The statement that releases a lock, with a placeholder for its ``key``."""
     make_command: ClassVar[str]
-    """The shell's command that makes a database, without its name."""
+    """The shell command that makes a database, without the database's name."""
 
     @abstractmethod
     def own_arguments(self) -> dict[str, Any]:
-        """Return what every connection is told, where the URL does not say it already."""
+        """Return this server's arguments for every connection, unless the URL sets them."""
 
     def connect_arguments(self) -> dict[str, Any]:
-        """Return what every connection is told: not to wait for ever on a dead network.
+        """Return the arguments for every connection, which keep it from waiting for ever on a dead network.
 
-        What the URL says of these stands: SQLAlchemy would let them replace it.
+        Arguments that the URL sets are left out, because SQLAlchemy would let these replace them.
         """
-        ours = {"connect_timeout": 10, **self.own_arguments()}
-        return {name: value for name, value in ours.items() if name not in self.url.query}
+        defaults = {"connect_timeout": 10, **self.own_arguments()}
+        return {name: value for name, value in defaults.items() if name not in self.url.query}
 
     def engine_arguments(self) -> dict[str, Any]:
-        """Return the same for an engine of one connection: a worker's threads take turns, and servers have few."""
+        """Return the arguments of an engine with one connection, for which a worker's threads take turns."""
         pool = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 0}
         return {"connect_args": self.connect_arguments(), "isolation_level": "READ COMMITTED", **pool}
 
     def optunas_engine_arguments(self) -> dict[str, Any]:
-        """Return the same with a second connection, which Optuna's storage opens for moments."""
+        """Return the ledger's arguments, but with a second connection, which Optuna's storage opens for moments."""
         return self.engine_arguments() | {"max_overflow": 1}
 
     def prepare(self, engine: Engine) -> None:
-        """Look once whether the database can hold all of Unicode."""
+        """Find out at the first connection whether the database can hold all of Unicode."""
 
         @sa.event.listens_for(engine, "connect", once=True)
-        def look(connection: Any, record: Any) -> None:
+        def check_encoding(connection: Any, record: Any) -> None:
             setattr(engine.dialect, tables.HOLDS_UNICODE, holds_unicode(connection))
 
-    def missing(self) -> str:
-        """Say that the server has no such database, and what makes it."""
+    def missing_database(self) -> str:
+        """Return the message that the server has no such database, with the command that makes it."""
         make = f"{self.make_command} {shlex.quote(str(self.url.database))}"
-        return f"{self}: the server has no database of that name. Make it ({make}), or name another one: --storage URL"
+        return f"{self}: the server has no database of that name. Make it ({make}), or name another with --storage"
 
-    def lacks(self, error: BaseException) -> str | None:
-        """Say which permission the user lacks."""
-        if not denies(error):
+    def missing_permission(self, error: BaseException) -> str | None:
+        """Return a message about the statement that the user may not use; None for another error."""
+        if not denies_statement(error):
             return None
         return (
-            f"{self} denies its user what this command does: {first_line(error)}. Reading takes SELECT on all "
-            "tables of the database, and working INSERT, UPDATE and DELETE besides"
+            f"{self} denies its user what this command does: {first_line(error)}. Reading needs SELECT on all tables "
+            "of the database; workers need INSERT, UPDATE and DELETE as well"
         )
 
     @contextmanager
     def exclusive(self, name: str, patiently: Patiently) -> Iterator[None]:
-        """Hold an advisory lock, on a connection of its own: the block's transactions use the engine's only one."""
+        """Hold an advisory lock, on a separate connection because transactions use the engine's only one."""
         key = lock_key(f"{self.url.database}:{name}")
         take = self.take_lock.format(key=key)
         engine = self._lock_engine()
@@ -261,10 +264,10 @@ class Server(Backend):
         def locked() -> Connection:
             connection = engine.connect()
             try:
-                taken = connection.exec_driver_sql(take).scalar()
+                answer = connection.exec_driver_sql(take).scalar()
                 connection.commit()
-                if taken in (0, None):  # MariaDB's way of saying no; PostgreSQL returns an empty value
-                    raise StorageError(f"{self} gave no lock {name}: {take.split('(')[0]} returned {taken}")
+                if answer in (0, None):  # MariaDB's refusal; PostgreSQL returns an empty value for a lock
+                    raise StorageError(f"{self} gave no lock {name}: {take.split('(')[0]} returned {answer}")
             except BaseException:
                 connection.close()
                 raise
@@ -274,7 +277,7 @@ class Server(Backend):
             try:
                 yield
             finally:
-                # A server that has gone has freed it.
+                # A server that is gone has released the lock.
                 with suppress(SQLAlchemyError):
                     connection.exec_driver_sql(self.free_lock.format(key=key))
                     connection.commit()
@@ -283,12 +286,12 @@ class Server(Backend):
         return sa.create_engine(self.url, connect_args=self.lock_arguments(), poolclass=sa.NullPool)
 
     def lock_arguments(self) -> dict[str, Any]:
-        """Return what the connection that waits for a lock is told."""
+        """Return the arguments for the connection that waits for a lock."""
         return self.connect_arguments()
 
 
 class PostgreSQL(Server):
-    """PostgreSQL, by psycopg."""
+    """PostgreSQL, through psycopg."""
 
     extra = "postgresql"
     make_command = "createdb"
@@ -296,18 +299,18 @@ class PostgreSQL(Server):
     free_lock = "SELECT pg_advisory_unlock({key})"
 
     def own_arguments(self) -> dict[str, Any]:
-        """Return how a dead network is noticed. Text travels as UTF-8: no encoding at all would hand out bytes."""
-        alive = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-        return alive | {"tcp_user_timeout": ANSWER_SECONDS * 1000, "client_encoding": "utf8"}
+        """Return how to notice a dead network, and UTF-8 as the encoding: without one, psycopg would return bytes."""
+        keepalives = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+        return keepalives | {"tcp_user_timeout": ANSWER_SECONDS * 1000, "client_encoding": "utf8"}
 
     def connect_arguments(self) -> dict[str, Any]:
-        """Return the same, and what the URL says of ``options`` with the time zone, UTC, added."""
+        """Return the arguments of every server's connection, and the URL's ``options`` with UTC as the time zone."""
         options = f"{self.url.query.get('options', '')} -c timezone=UTC".strip()
         return super().connect_arguments() | {"options": options}
 
 
 class MariaDB(Server):
-    """MariaDB or MySQL, by PyMySQL."""
+    """MariaDB or MySQL, through PyMySQL."""
 
     extra = "mysql"
     make_command = "mariadb-admin create"
@@ -315,15 +318,18 @@ class MariaDB(Server):
     free_lock = "SELECT RELEASE_LOCK('{key}')"
 
     def own_arguments(self) -> dict[str, Any]:
-        """Return how a dead network is noticed."""
+        """Return how to notice a dead network."""
         return {"read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
 
     def lock_arguments(self) -> dict[str, Any]:
-        """Return the same without an end to waiting: a lock is waited for, whatever the URL says."""
+        """Return the arguments of every connection, but without its limit on waiting for an answer."""
         return self.connect_arguments() | {"read_timeout": None}
 
     def prepare(self, engine: Engine) -> None:
-        """Set the time zone as well, UTC, here: ``init_command`` is one statement, and may be the URL's."""
+        """Set the time zone to UTC as well.
+
+        ``init_command`` would not do for that: it is a single statement, and the URL may set it.
+        """
 
         @sa.event.listens_for(engine, "connect")
         def set_time_zone(connection: Any, record: Any) -> None:
@@ -333,16 +339,19 @@ class MariaDB(Server):
         super().prepare(engine)
 
     def check_options(self) -> None:
-        """Refuse options that PyMySQL does not know: it would say so, as of a bug, at each connection."""
+        """Refuse options that PyMySQL does not know; it would raise a TypeError, as for a bug, at each connection."""
         dialect = self.url.get_dialect()
         _, options = dialect().create_connect_args(self.url)
         known = inspect.signature(dialect.import_dbapi().connections.Connection.__init__).parameters
         if unknown := sorted(options.keys() - known.keys()):
-            raise StorageValueError(f"The storage's URL has an option that PyMySQL does not know: {', '.join(unknown)}")
+            raise StorageValueError(
+                "The storage's URL has options that PyMySQL does not know; correct or remove them: "
+                + ", ".join(unknown)
+            )
 
 
 BACKENDS: dict[str, type[Backend]] = {"sqlite": SQLite, "postgresql": PostgreSQL, "mysql": MariaDB}
-"""By SQLAlchemy's name of the back end."""
+"""The back ends by SQLAlchemy's name for them."""
 
 
 def backend_of(url: URL, *, read_only: bool = False) -> Backend:
@@ -351,5 +360,5 @@ def backend_of(url: URL, *, read_only: bool = False) -> Backend:
 
 
 def lock_key(name: str) -> int:
-    """Return a number of 48 bits, within a signed 64-bit lock key, that stands for a name."""
+    """Return a name's hash as a number of 48 bits, which fits a signed 64-bit lock key."""
     return int(hashlib.sha256(name.encode()).hexdigest()[:12], 16)

@@ -1,4 +1,4 @@
-"""What an error of a database means: that waiting helps, or what else does."""
+"""The meaning of a database's error: whether waiting helps, and if not, what does."""
 
 from __future__ import annotations
 
@@ -16,44 +16,50 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 NO_DATABASE_ON_POSTGRESQL, NO_DATABASE_ON_MARIADB = re.compile(r'database ".*" does not exist'), (1049,)
-"""What each says of a database that is not there."""
+"""The message and the error number for a database that does not exist."""
 REFUSALS = ("password authentication failed", "no password supplied")
-"""What PostgreSQL says of a wrong password, and its driver of a missing one."""
+"""The messages of PostgreSQL for a wrong password, and of its driver for a missing one."""
 DENIED_BY_MARIADB = ((1142,), (1143,))
-"""The numbers of its errors for a statement that its user may not use on a table, or on a column."""
+"""MariaDB's error numbers for a statement that the user may not use on a table, or on a column."""
 REFUSED_BY_MARIADB = ((1044,), (1045,), (1698,))
-"""The numbers of its errors for a wrong password, and for a database that is not for this user."""
+"""MariaDB's error numbers for a database that the user may not use, and for a wrong password."""
 
 
 def database_errors() -> tuple[type[Exception], type[Exception]]:
-    """Return what the ledger's transactions and Optuna's storage raise when the database fails them; loads Optuna."""
+    """Return the errors of Optuna's storage and of the ledger's transactions when the database fails. Import Optuna."""
     import optuna
 
     return optuna.exceptions.StorageInternalError, SQLAlchemyError
 
 
-def passes(error: BaseException) -> bool:
-    """Say whether an error of the database is a trouble that may pass: no connection, a deadlock, a full disk."""
+def may_pass(error: BaseException) -> bool:
+    """Return whether a database's error may pass by itself, such as no connection, a deadlock or a full disk."""
     cause = _cause(error)
     if isinstance(cause, DBAPIError):
-        # InternalError: a statement after the one that broke the transaction.
-        known = isinstance(cause, OperationalError | InterfaceError | InternalError) or cause.connection_invalidated
-        return known and not str(cause.orig).startswith("no such ") and not refuses(cause) and not denies(cause)
+        # A statement after the one that broke the transaction raises InternalError.
+        outage = isinstance(cause, OperationalError | InterfaceError | InternalError) or cause.connection_invalidated
+        return (
+            outage
+            and not str(cause.orig).startswith("no such ")
+            and not refuses_user(cause)
+            and not denies_statement(cause)
+        )
     return isinstance(cause, PoolTimeoutError | PendingRollbackError)
 
 
-def refuses(error: BaseException) -> bool:
-    """Say whether the server turned the user away: waiting does not make a wrong password right."""
+def refuses_user(error: BaseException) -> bool:
+    """Return whether the server refused to let the user in, for example for a wrong password."""
     orig = getattr(_cause(error), "orig", None)
     if orig is None:
         return False
-    # psycopg gives no SQLSTATE where the connection itself failed.
-    said = str(getattr(orig, "sqlstate", None) or "").startswith("28") or any(words in str(orig) for words in REFUSALS)
-    return said or orig.args[:1] in REFUSED_BY_MARIADB
+    # psycopg reports no SQLSTATE if the connection itself failed.
+    by_code = str(getattr(orig, "sqlstate", None) or "").startswith("28")
+    by_message = any(message in str(orig) for message in REFUSALS)
+    return by_code or by_message or orig.args[:1] in REFUSED_BY_MARIADB
 
 
-def denies(error: BaseException) -> bool:
-    """Say whether the database let its user in, and then did not let them read or write what they wanted to."""
+def denies_statement(error: BaseException) -> bool:
+    """Return whether the database let its user in but did not permit the statement."""
     orig = getattr(_cause(error), "orig", None)
     if isinstance(orig, sqlite3.Error):
         return getattr(orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
@@ -61,7 +67,7 @@ def denies(error: BaseException) -> bool:
 
 
 def is_missing(error: BaseException) -> bool:
-    """Say whether a server answered that it has no database of that name: waiting does not make it."""
+    """Return whether the server answered that it has no database of that name."""
     orig = getattr(_cause(error), "orig", None)
     if orig is None:
         return False
@@ -69,7 +75,7 @@ def is_missing(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what the database itself said."""
+    """Return the first line of the database's own message."""
     cause = _cause(error)
     cause = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
     lines = str(cause).strip().splitlines()
@@ -77,6 +83,6 @@ def first_line(error: BaseException) -> str:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return what SQLAlchemy raised where Optuna's storage wrapped it, else the error itself."""
+    """Return SQLAlchemy's error if Optuna's storage wrapped one, else the error itself."""
     wrapped = type(error).__name__ == "StorageInternalError"
     return error.__cause__ if wrapped and error.__cause__ is not None else error

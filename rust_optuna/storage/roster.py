@@ -13,24 +13,24 @@ from rust_optuna.storage.states import AttemptState, PointState
 from rust_optuna.storage.tables import attempt, database_now, point, study, worker
 
 RECENT_SECONDS = 600.0
-"""A worker that has not been heard of for longer, and holds no point, is not listed."""
+"""How long a worker that holds no point stays listed after its last sign of life."""
 
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """One worker process, as the ledger knows it; times are by the database's clock.
+    """A worker process as the ledger knows it, with times by the database's clock.
 
     Args:
-        worker: its identifier.
-        host: its machine.
-        process: its process there.
-        device: what CUDA_VISIBLE_DEVICES said.
-        beat_seconds: how long ago it was last heard of.
-        study: the study whose point it holds, None for none.
-        point: that point's number.
-        attempt: the number of its attempt.
-        running_seconds: how long it has been at it.
-        lease_seconds: how long its lease still lasts; negative once it has ended.
+        worker: the worker's identifier.
+        host: the machine's name.
+        process: the process's number on that machine.
+        device: the value of CUDA_VISIBLE_DEVICES.
+        beat_seconds: how long ago the last sign of life was.
+        study: the study whose point the worker holds; None where it holds none, like the fields that follow.
+        point: the point's number.
+        attempt: the attempt's number.
+        running_seconds: how long the attempt has been running.
+        lease_seconds: how long the lease still lasts; negative once it has ended.
     """
 
     worker: str
@@ -50,9 +50,12 @@ class WorkerStatus:
 
 
 def list_workers(database: Database, *, recent_seconds: float | None = RECENT_SECONDS) -> list[WorkerStatus]:
-    """Return the workers that hold a point or were heard of lately, or with None all that ever were, by host."""
+    """Return, ordered by host, the workers that hold a point or gave a sign of life within ``recent_seconds``.
+
+    With None, return every worker that is in the ledger.
+    """
     now = database_now()
-    held = sa.and_(point.c.lease_owner == worker.c.id, point.c.state == PointState.RUNNING)
+    holds_point = sa.and_(point.c.lease_owner == worker.c.id, point.c.state == PointState.RUNNING)
     newest = sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt)
     query = (
         sa.select(worker.c.id.label("worker"), worker.c.host, worker.c.process, worker.c.device)
@@ -60,7 +63,7 @@ def list_workers(database: Database, *, recent_seconds: float | None = RECENT_SE
         .add_columns(study.c.name.label("study"), point.c.number.label("point"), attempt.c.number.label("attempt"))
         .add_columns((now - attempt.c.started_at).label("running_seconds"))
         .add_columns((point.c.lease_end - now).label("lease_seconds"))
-        .outerjoin(point, held)
+        .outerjoin(point, holds_point)
         .outerjoin(study, study.c.id == point.c.study_id)
         .outerjoin(attempt, newest)
         .order_by(worker.c.host, worker.c.started_at, worker.c.id)
@@ -72,28 +75,29 @@ def list_workers(database: Database, *, recent_seconds: float | None = RECENT_SE
 
 
 def any_serves(database: Database, worker_ids: Sequence[str]) -> bool:
-    """Say whether one of these workers, which run, has made ready: it has given a sign of life since it began."""
+    """Return whether any of these running workers is ready: it has given a sign of life since it registered."""
     ready = worker.c.id.in_(worker_ids), worker.c.beat_at > worker.c.started_at
     query = sa.select(sa.func.count()).select_from(worker).where(*ready)
     return database.transact(lambda connection: connection.execute(query).scalar_one() > 0)
 
 
-def at_work(database: Database, heard_seconds: float) -> tuple[int, float]:
-    """Return how many workers seem to be at work, and in how many seconds none of them will if they are dead.
+def count_at_work(database: Database, heard_seconds: float) -> tuple[int, float]:
+    """Return how many workers seem to be at work, and after how many seconds none would if all of them were dead.
 
-    Those are who hold a point whose lease has not ended, or were heard of within ``heard_seconds``.
+    A worker seems to be at work while it holds a point whose lease has not ended, or for ``heard_seconds`` after its
+    last sign of life.
     """
     now = database_now()
-    heard = sa.select(worker.c.id, worker.c.beat_at + heard_seconds - now)
-    holding = sa.select(point.c.lease_owner, point.c.lease_end - now).where(point.c.state == PointState.RUNNING)
-    query = sa.union_all(heard, holding)
+    beats = sa.select(worker.c.id, worker.c.beat_at + heard_seconds - now)
+    leases = sa.select(point.c.lease_owner, point.c.lease_end - now).where(point.c.state == PointState.RUNNING)
+    query = sa.union_all(beats, leases)
     rows = database.transact(lambda connection: connection.execute(query).all())
-    left = {name: seconds for name, seconds in rows if seconds > 0}
-    return len(left), max((seconds for _, seconds in rows), default=0.0)
+    names = {name for name, seconds in rows if seconds > 0}
+    return len(names), max((seconds for _, seconds in rows), default=0.0)
 
 
 def points_finished_by(database: Database, worker_id: str) -> int:
-    """Return the number of points that a worker brought to an end."""
+    """Return the number of points that a worker finished, complete or pruned."""
     ended = attempt.c.outcome.in_((AttemptState.COMPLETE, AttemptState.PRUNED))
     query = sa.select(sa.func.count()).where(attempt.c.worker == worker_id, ended)
     return database.transact(lambda connection: int(connection.execute(query).scalar_one()))

@@ -1,4 +1,4 @@
-"""Artifacts on S3, or on anything that speaks its protocol."""
+"""An artifact store on S3, or on any service that speaks its protocol."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from rust_optuna.errors import MissingExtraError, StorageError
 
 LOCATION = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]*)(/(?P<prefix>[^?#]*))?")
 TRIES = 8
-"""Tries of one request; waits double up to 20 seconds."""
+"""How often one request is tried; the waits between tries double, up to 20 seconds."""
 
 
 class S3Store:
-    """The objects of a bucket below a prefix. Credentials, region and endpoint are boto3's own business.
+    """The objects of a bucket below a prefix. boto3 itself reads credentials, region and endpoint.
 
     Args:
-        bucket: exists.
-        prefix: without slashes at its ends; may be empty.
+        bucket: the name of an existing bucket.
+        prefix: the prefix, without slashes at its ends; it may be empty.
 
     Raises:
         MissingExtraError: boto3 is not installed.
@@ -36,7 +36,7 @@ class S3Store:
         with self._errors("be opened"):
             try:
                 client = _client()
-            except ValueError as error:  # a malformed endpoint
+            except ValueError as error:  # the endpoint is malformed
                 raise StorageError(f"{self} could not be opened: {error}") from error
             self._store = Boto3ArtifactStore(bucket, client)
 
@@ -45,49 +45,51 @@ class S3Store:
         """Open the store at ``s3://BUCKET/PREFIX``.
 
         Raises:
-            StorageError: that is not what the location looks like.
+            StorageError: the location is malformed.
         """
-        found = LOCATION.fullmatch(location)
-        if found is None:
+        match = LOCATION.fullmatch(location)
+        if match is None:
             raise StorageError(
-                "The artifacts' location is not s3://BUCKET/PREFIX. Credentials and endpoint do not belong there: set "
-                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL or whatever else boto3 reads"
+                "The artifacts' location is not of the form s3://BUCKET/PREFIX. Credentials and endpoint do not belong "
+                "in it: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL or whatever else boto3 reads"
             )
-        return cls(found["bucket"], (found["prefix"] or "").strip("/"))
+        return cls(match["bucket"], (match["prefix"] or "").strip("/"))
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """Fetch a whole artifact: they are small, and an error then comes from here and nowhere else.
+        """Fetch a whole artifact, which is small, so that reading from the result cannot fail.
 
         Raises:
-            ArtifactNotFound: it is not there.
-            StorageError: the bucket is not there, or does not answer.
+            ArtifactNotFound: the artifact is not in the bucket.
+            StorageError: the bucket does not exist, or does not answer.
         """
-        with self._errors(f"give {artifact_id}"):
+        with self._errors(f"return {artifact_id}"):
             try:
                 with self._store.open_reader(self._key(artifact_id)) as body:
                     return io.BytesIO(body.read())
             except ArtifactNotFound as error:
                 if "NoSuchBucket" in str(error.__cause__):
-                    raise StorageError(f"{self}: there is no bucket {self.bucket}") from error
+                    raise StorageError(
+                        f"{self}: there is no bucket {self.bucket}; make it, or name another with --artifacts"
+                    ) from error
                 raise
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Store an artifact; S3 shows an object once it is whole.
+        """Store an artifact; S3 shows an object only once it is whole.
 
         Raises:
-            StorageError: the bucket is not there, or does not answer.
+            StorageError: the bucket does not exist, or does not answer.
         """
-        with self._errors(f"take {artifact_id}"):
+        with self._errors(f"store {artifact_id}"):
             self._store.write(self._key(artifact_id), content_body)
 
     def remove(self, artifact_id: str) -> None:
-        """Remove an artifact, if it is there.
+        """Remove an artifact if it is in the bucket.
 
         Raises:
-            StorageError: the bucket is not there, or does not answer.
+            StorageError: the bucket does not exist, or does not answer.
         """
         with self._errors(f"remove {artifact_id}"):
             self._store.remove(self._key(artifact_id))
@@ -96,12 +98,12 @@ class S3Store:
         return f"{self.prefix}/{artifact_id}" if self.prefix else artifact_id
 
     @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
+    def _errors(self, action: str) -> Iterator[None]:
         errors = _boto3_errors()
         try:
             yield
         except errors as error:
-            raise StorageError(f"{self} could not {what}: {' '.join(str(error).split())}") from error
+            raise StorageError(f"{self} could not {action}: {' '.join(str(error).split())}") from error
 
 
 def _boto3_errors() -> tuple[type[Exception], ...]:
@@ -117,6 +119,6 @@ def _client() -> Any:
     import boto3
     from botocore.config import Config
 
-    patient = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": TRIES})
-    # A session of its own: boto3's shared one is not safe between threads.
-    return boto3.session.Session().client("s3", config=patient)
+    config = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": TRIES})
+    # boto3's shared session is not thread-safe.
+    return boto3.session.Session().client("s3", config=config)

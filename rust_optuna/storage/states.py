@@ -1,4 +1,4 @@
-"""The states that the ledger keeps, as it writes them."""
+"""The states of studies, points and attempts, spelled as the ledger stores them."""
 
 from __future__ import annotations
 
@@ -6,57 +6,57 @@ from enum import StrEnum
 
 
 class StudyState(StrEnum):
-    """How far a study is."""
+    """The state of a study."""
 
     DRAWING = "drawing"
-    """Its creation, or its extension, is not finished."""
+    """The study is being created or extended."""
     OPEN = "open"
-    """It has points to run."""
+    """The study has points to run."""
     DONE = "done"
-    """Each of its points has ended: complete, pruned or a hole."""
+    """Every point of the study has ended: complete, pruned or a hole."""
 
 
 class PointState(StrEnum):
-    """What is the case with a design point."""
+    """The state of a design point."""
 
     WAITING = "waiting"
     RUNNING = "running"
     COMPLETE = "complete"
     PRUNED = "pruned"
     HOLE = "hole"
-    """Its attempts are used up."""
+    """The point's attempts are used up."""
 
 
 UNFINISHED = (PointState.WAITING, PointState.RUNNING)
-"""The states of a point that is still to end."""
+"""The states of a point that has not ended yet."""
 
 
 class AttemptState(StrEnum):
-    """How an attempt at a point ended."""
+    """The outcome of an attempt at a point."""
 
     RUNNING = "running"
-    """It has not ended."""
+    """The attempt has not ended."""
     COMPLETE = "complete"
     PRUNED = "pruned"
     FAILED = "failed"
-    """By an error of the objective, which used up one of the point's attempts."""
+    """The objective raised an error, which used up one of the point's attempts."""
     LOST = "lost"
-    """Its lease ended, or its worker was seen to die."""
+    """The attempt's lease ended, or its worker was seen to die."""
     RELEASED = "released"
-    """Its worker gave the point back."""
+    """The worker gave the point back."""
 
 
 class FaultKind(StrEnum):
-    """What kind of trouble ended an attempt without a result."""
+    """The kind of trouble that ended an attempt without a result."""
 
     MEMORY = "memory"
-    """No memory was left, on the device or on the machine."""
+    """The device or the machine ran out of memory."""
     LIBRARY = "library"
-    """Any other error of the objective."""
+    """The objective raised any other error."""
     DATA = "data"
-    """Films or the features of films were missing or broken."""
+    """Films or their features were missing or broken."""
     MACHINE = "machine"
-    """The machine failed: a disk, the network, a device that no longer answers."""
+    """The machine failed: its disk, its network, or a device that stopped answering."""
     INTERRUPTED = "interrupted"
     """The worker was asked to stop."""
     LEASE = "lease"

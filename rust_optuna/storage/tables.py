@@ -1,6 +1,6 @@
 """The ledger's tables, beside Optuna's in the same database, and the database's clock.
 
-Times are seconds since 1970 by the database's own clock, as plain numbers: no time zone and no worker's clock enters.
+Times are plain numbers, seconds since 1970 by the database's own clock: no time zone and no worker's clock matters.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ SCHEMA_VERSION = 3
 """The newest migration's number (`rust_optuna.storage.migrations`)."""
 
 HOLDS_UNICODE = "rust_optuna_holds_unicode"
-"""The attribute of an engine's dialect that says whether its database can hold every character (`Database`)."""
+"""The attribute of an engine's dialect that says whether its database can store every character."""
 
 
 class Words(TypeDecorator[str]):
-    r"""Text that others wrote, such as an error's message: any characters, of which no database can hold all.
+    r"""Text from outside, such as an error's message. It may hold characters that no database can store.
 
-    None can hold what is no Unicode, PostgreSQL holds no NUL, and a database that was made with another encoding than
-    UTF-8 holds few characters: there, all but ASCII is kept as Python writes it in a string, ``\xf6`` for ö.
+    No database stores invalid Unicode, PostgreSQL stores no NUL, and a database with another encoding than UTF-8 stores
+    few characters. In such a database every character beyond ASCII is stored as Python's escape, ``\xf6`` for ö.
 
     Args:
-        length: the most characters that are kept.
+        length: the number of characters that are stored; the rest is cut off.
     """
 
     impl = String
@@ -54,10 +54,10 @@ class Words(TypeDecorator[str]):
         self.length = length
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Return what is stored of a text."""
+        """Return the text as the database stores it."""
         if value is None:
             return None
-        # Cut before, too: a message may be of any length.
+        # A message may be of any length, so it is cut before the conversion as well as after it.
         text = value[: self.length].replace("\0", "").encode(errors="replace").decode()
         if not getattr(dialect, HOLDS_UNICODE, True):
             text = text.encode("ascii", "backslashreplace").decode()
@@ -65,10 +65,10 @@ class Words(TypeDecorator[str]):
 
 
 class State(TypeDecorator[StrEnum]):
-    """A state, kept as its word.
+    """A state, stored as its word.
 
     Args:
-        states: the enumeration that it is of.
+        states: the enumeration of all states.
     """
 
     impl = String
@@ -79,11 +79,11 @@ class State(TypeDecorator[StrEnum]):
         self.states = states
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Return the word; one that is no state is an error."""
+        """Return the state's word; raise ValueError if the value is not a state."""
         return None if value is None else str(self.states(value))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:
-        """Return the state."""
+        """Return the state that a stored word stands for."""
         return None if value is None else self.states(value)
 
 
@@ -93,7 +93,7 @@ def _check(column: str, states: type[StrEnum]) -> CheckConstraint:
 
 
 class LongWords(Words):
-    """The same in a column that has no length of its own."""
+    """`Words` in a column without a length of its own."""
 
     impl = Text
     cache_ok = True
@@ -104,14 +104,14 @@ class LongWords(Words):
 
 
 LONGEST_REASON = 10_000
-"""Characters of an error's message that are kept: MariaDB takes no more than 64 KB."""
+"""The number of characters of an error's message that are stored: MariaDB takes at most 64 KB."""
 LONGEST_NAME = 255
-"""Characters of a host's or device's name that are kept: many GPUs by their long identifiers are more."""
+"""The number of characters of a host's or device's name that are stored: a list of many GPUs' UUIDs is longer."""
 
 metadata = MetaData()
 _PREFIX = "rust_optuna_"
 _Document = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
-"""JSON of any length: MySQL's TEXT ends at 64 KB."""
+"""The column type of JSON of any length: MySQL's TEXT ends at 64 KB."""
 
 schema = Table(
     f"{_PREFIX}schema",
@@ -120,8 +120,8 @@ schema = Table(
     Column("artifacts", Text, nullable=False),
     Column("token", String(64), nullable=False, server_default=""),
 )
-"""One row: the version of these tables, where this storage's artifacts lie, and the token by which that store is known
-to be this storage's."""
+"""One row: the version of these tables, the location of the storage's artifacts, and the token that identifies the
+storage in its artifact store."""
 
 study = Table(
     f"{_PREFIX}study",
@@ -137,16 +137,16 @@ study = Table(
     Column("lease_seconds", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
 )
-"""``fingerprint`` is fixed at creation, ``runtime`` (libraries, objective) by the first worker; ``source`` is the point
-that ``from_best_of`` took; ``notes`` lists what creation warned about."""
+"""The studies. ``fingerprint`` is fixed at creation, ``runtime`` (libraries, objective) by the first worker; ``source``
+is the point that ``from_best_of`` took; ``notes`` lists the warnings of the study's creation."""
 
 
 class StudyKey(NamedTuple):
-    """One study and no other: SQLite gives the row of a deleted study to the next one.
+    """The key of one study. The row alone would not do: SQLite gives the row of a deleted study to the next one.
 
     Args:
-        id: its row.
-        created_at: when it was made.
+        id: the study's row.
+        created_at: when the study was created.
     """
 
     id: int
@@ -163,7 +163,7 @@ film = Table(
     Column("label", String(18), nullable=False),
     Column("fold", Integer, nullable=False),
 )
-"""A study's development films, by content hash. Hold-out films are never stored here."""
+"""The studies' development films, by content hash. Hold-out films are never stored here."""
 
 point = Table(
     f"{_PREFIX}point",
@@ -184,8 +184,9 @@ point = Table(
     UniqueConstraint("study_id", "number"),
     Index(f"ix_{_PREFIX}point_queue", "study_id", "state", "failures", "number"),
 )
-"""A design point. ``attempt`` is the number of its newest attempt (0: none yet), ``trial`` the number of the Optuna
-trial that shows it: the waiting one, then the newest attempt's. ``accepted``: a hole that its user took for good."""
+"""The design points. ``attempt`` is the number of the newest attempt (0 before the first), ``trial`` the number of the
+Optuna trial that shows the point: the waiting trial, later the newest attempt's. ``accepted`` marks a hole that the
+user accepted."""
 
 attempt = Table(
     f"{_PREFIX}attempt",
@@ -207,8 +208,8 @@ attempt = Table(
     UniqueConstraint("point_id", "number"),
     Index(f"ix_{_PREFIX}attempt_unshown", "shown", "outcome"),
 )
-"""One try at a point: who made it, how it ended, and its result. ``fault`` says what kind of trouble ended it,
-``shown`` whether Optuna has been told of its end, ``arithmetic`` what kind of arithmetic its result is of."""
+"""The attempts at points: the worker, the outcome and the result. ``fault`` is the kind of trouble that ended the
+attempt, ``shown`` whether its end has been written to Optuna, ``arithmetic`` the kind of arithmetic of its result."""
 
 features = Table(
     f"{_PREFIX}features",
@@ -219,7 +220,7 @@ features = Table(
     Column("sha256", String(64), nullable=False),
     Column("sample", _Document, nullable=False),
 )
-"""What the first worker of each kind of arithmetic computed from a study's films (`rust_optuna.search.pins`)."""
+"""The features that the first worker of each kind of arithmetic computed for a study (`rust_optuna.search.pins`)."""
 
 worker = Table(
     f"{_PREFIX}worker",
@@ -231,11 +232,11 @@ worker = Table(
     Column("started_at", Double, nullable=False),
     Column("beat_at", Double, nullable=False),
 )
-"""The worker processes that run, and those that died where nobody saw it: one that ends strikes itself out."""
+"""The worker processes that run, and those that died unnoticed: a worker that ends deletes its own row."""
 
 
 class database_now(FunctionElement[float]):  # noqa: N801 (reads like the SQL function it is)
-    """Seconds since 1970 by the database's clock."""
+    """The number of seconds since 1970 by the database's clock."""
 
     type = Double()
     inherit_cache = True

@@ -1,4 +1,4 @@
-"""The URL of a storage: read from what users write, and shown without its passwords."""
+"""The URL of a storage: how users' input is parsed, and how a URL is shown without its passwords."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from rust_optuna.paths import Home
 
 HIDDEN = "***"
-"""What stands for a password."""
+"""The replacement for a password."""
 SHORT_NAMES = {"postgres": "postgresql"}
-"""What other programs call a back end in a URL."""
+"""The names that other programs use for a back end in a URL."""
 ESCAPE_HINT = (
-    "a special character of the password must be escaped in a URL (@ is %40, : is %3A, / is %2F, # is %23, ? is %3F, "
-    "% is %25), or the password left out and its file named: --password-file FILE"
+    "escape special characters of the password in a URL (@ is %40, : is %3A, / is %2F, # is %23, ? is %3F, % is %25), "
+    "or leave the password out and name a file that holds it: --password-file FILE"
 )
 
 
@@ -29,19 +29,19 @@ def parse_url(text: str, home: Home, password_file: str | None = None, *, given_
     """Return the SQLAlchemy URL of a storage; a relative SQLite file lies below the home.
 
     Args:
-        text: the URL.
-        home: root of relative paths.
-        password_file: holds the password of a server where the URL names none.
-        given_by: what to call the URL in messages: the option or the variable that it comes from.
+        text: the URL as the user wrote it.
+        home: the root of relative paths.
+        password_file: the file with the password of a server, used where the URL has none.
+        given_by: the option or variable that the URL came from, for messages.
 
     Raises:
-        StorageError: for a malformed URL, an unsupported database or an in-memory one, which workers cannot share; for
-            a password file that is needed and cannot be used.
+        StorageError: the URL is malformed, or names an unsupported database or an in-memory one, which workers cannot
+            share; or the password file is needed and cannot be used.
     """
-    if lost := re.fullmatch(r"sqlite:/{0,2}([^/].*)", text):
+    if match := re.fullmatch(r"sqlite:/{0,2}([^/].*)", text):
         raise StorageValueError(
-            f"{given_by} {text!r} lacks a slash: three stand before a path below the home (sqlite:///{lost[1]}), four "
-            "before a whole path (sqlite:////FOLDER/NAME.db)"
+            f"{given_by} {text!r} lacks a slash: write three before a path below the home (sqlite:///{match[1]}), and "
+            "four before an absolute path (sqlite:////FOLDER/NAME.db)"
         )
     scheme, separator, rest = text.partition("://")
     backend, plus, driver = scheme.partition("+")
@@ -49,7 +49,7 @@ def parse_url(text: str, home: Home, password_file: str | None = None, *, given_
         url = sa.make_url(SHORT_NAMES.get(backend, backend) + plus + driver + separator + rest)
     except (ArgumentError, ValueError):
         hint = f"; {ESCAPE_HINT}" if "@" in rest else ""
-        # Where a password may hide, nobody can say which part it is.
+        # A malformed URL may hold a password in any of its parts.
         shown = "" if "@" in text or "pass" in text.lower() else f" {text!r}"
         raise StorageValueError(
             f"{given_by}{shown} is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or "
@@ -61,7 +61,7 @@ def parse_url(text: str, home: Home, password_file: str | None = None, *, given_
     if backend == "sqlite":
         if not url.database or url.database == ":memory:":
             raise StorageValueError(
-                f"{given_by} names an in-memory SQLite database, which cannot be shared with workers: name a file"
+                f"{given_by} names an in-memory SQLite database, which workers cannot share: name a file"
             )
         return sqlite_url(home.resolve(url.database)).set(query=url.query)
     if password_file and url.password is None and not {"password", "passfile"} & set(url.query):
@@ -78,7 +78,7 @@ def sqlite_url(file: Path) -> URL:
     """Return the URL of an SQLite file, whatever characters its name holds.
 
     Raises:
-        StorageError: the name is not UTF-8, which a URL cannot say.
+        StorageError: the name is not valid UTF-8, so no URL can hold it.
     """
     try:
         str(file).encode()
@@ -91,19 +91,19 @@ def sqlite_url(file: Path) -> URL:
 
 
 def _read_password(path: Path) -> str:
-    """Return the first line of a file, which is all it holds."""
+    """Return the password, the only line of a file."""
     try:
         password = path.read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
-        what = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise StorageValueError(f"The password file {path} cannot be read: {what}") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise StorageValueError(f"The password file {path} cannot be read: {reason}") from None
     if not password or "\n" in password:
         raise StorageValueError(f"The password file {path} must hold the password on one line, and nothing else")
     return password
 
 
 def hide_passwords(text: str) -> str:
-    """Return a URL, valid or not, with its passwords hidden, those among its query parameters too."""
+    """Return a URL, valid or not, with its passwords hidden, including those in its query parameters."""
     if "://" not in text:
         return text
     text = re.sub(r"(://[^/@:]*:).*@", rf"\1{HIDDEN}@", text)

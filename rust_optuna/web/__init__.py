@@ -1,1 +1,1 @@
-"""What a browser shows."""
+"""The pages for a browser."""

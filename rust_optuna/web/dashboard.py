@@ -1,7 +1,7 @@
-"""optuna-dashboard over the same storage and artifacts, for reading only.
+"""A read-only optuna-dashboard of the storage and its artifacts.
 
-optuna-dashboard has no authentication and no read-only mode: whoever reaches it can delete studies and complete waiting
-trials. So requests that could change anything never reach it.
+optuna-dashboard has no authentication and no read-only mode: anybody who reaches it can delete studies and complete
+waiting trials. So requests that could change anything never reach it.
 """
 
 from __future__ import annotations
@@ -21,54 +21,54 @@ from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.studies import load_studies
 from rust_optuna.storage.artifacts import ArtifactStore
 from rust_optuna.storage.database import Database
-from rust_optuna.storage.outages import denies
+from rust_optuna.storage.outages import denies_statement
 
 log = logging.getLogger(__name__)
 
 NOTES_SECONDS = 30.0
-"""How old the notes of the studies may be."""
+"""How old the notes of the studies may be before they are updated."""
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def application(database: Database, store: ArtifactStore) -> Application:
-    """Return optuna-dashboard's WSGI application behind the filter."""
+    """Return optuna-dashboard's WSGI application, behind the filter that lets only reading requests through."""
     import optuna_dashboard
 
-    shown = optuna_dashboard.wsgi(database.storage, artifact_store=store)
-    return reading_only(_with_fresh_notes(shown, database))
+    dashboard = optuna_dashboard.wsgi(database.storage, artifact_store=store)
+    return reading_only(_with_fresh_notes(dashboard, database))
 
 
 def _with_fresh_notes(inner: Application, database: Database) -> Application:
-    """Bring the studies' notes up to date as the page asks, at most every `NOTES_SECONDS`.
+    """Update the studies' notes when the page asks for something, at most every `NOTES_SECONDS`.
 
-    Somebody else's trial may have come after the last worker ended; nobody but the reader is there then to look.
+    Somebody else may add a trial after the last worker has ended, and then only the dashboard can update the note.
     """
     lock = Lock()
-    looked = [-math.inf]
+    refreshed_at = [-math.inf]
     may_write = [not database.read_only]
 
     def refresh() -> None:
         for study in load_studies(database):
             try:
-                with suppress(StudyError, KeyError):  # deleted meanwhile, or not created to the end
+                with suppress(StudyError, KeyError):  # deleted meanwhile, or its creation was never finished
                     Mirror(database, study).write_note()
-            # Whatever it is, the page is shown: a note is the least of what a reader comes for.
+            # The page must be shown whatever fails here.
             except Exception as error:
-                if denies(error) or (error.__cause__ and denies(error.__cause__)):
-                    may_write[0] = False  # a server's user who only reads
+                if denies_statement(error) or (error.__cause__ and denies_statement(error.__cause__)):
+                    may_write[0] = False  # the server lets this user only read
                     return
-                log.warning("the note of %s could not be brought up to date", study.name, exc_info=True)
+                log.warning("The note of %s was not updated; the page shows the old one", study.name, exc_info=True)
 
     def refreshed(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if lock.acquire(blocking=False):
             try:
-                if may_write[0] and time.monotonic() - looked[0] >= NOTES_SECONDS:
-                    # First, so that a failure is not repeated by every request.
-                    looked[0] = time.monotonic()
+                if may_write[0] and time.monotonic() - refreshed_at[0] >= NOTES_SECONDS:
+                    # The time is set first, so that a failure does not recur at every request.
+                    refreshed_at[0] = time.monotonic()
                     refresh()
             except Exception:
-                log.warning("the studies' notes could not be brought up to date", exc_info=True)
+                log.warning("The studies' notes were not updated; the pages show the old ones", exc_info=True)
             finally:
                 lock.release()
         return inner(environment, start_response)
@@ -77,35 +77,35 @@ def _with_fresh_notes(inner: Application, database: Database) -> Application:
 
 
 def reading_only(inner: Application) -> Application:
-    """Let only GET and HEAD through to ``inner``; everything else is answered 405."""
+    """Return an application that passes GET and HEAD on to ``inner`` and answers every other method with 405."""
 
     def filtered(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environment.get("REQUEST_METHOD") in ("GET", "HEAD"):
             return inner(environment, start_response)
         headers = [("Content-Type", "text/plain; charset=utf-8"), ("Allow", "GET, HEAD")]
         start_response("405 Method Not Allowed", headers)
-        return [b"This dashboard is for reading only.\n"]
+        return [b"This dashboard is read-only.\n"]
 
     return filtered
 
 
 class _QuietHandler(WSGIRequestHandler):
-    """Logs no line per request: the page asks every few seconds."""
+    """A request handler without a log line per request, because the page asks every few seconds."""
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 (the base class's name)
-        """Say nothing."""
+        """Log nothing."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Answers each request in a thread of its own.
+    """A server that answers each request in a separate thread.
 
-    A connection on which nothing is asked holds up no other. And the main thread only waits for requests: wsgiref takes
-    an interrupt for an error of the request that it comes in, and goes on.
+    So an idle connection holds up no other, and the main thread only waits for requests. That matters for Ctrl-C:
+    wsgiref would take an interrupt during a request for the request's error, and go on.
     """
 
     daemon_threads = True
 
 
-def serve(database: Database, store: ArtifactStore, port: int, host: str = "127.0.0.1") -> WSGIServer:
-    """Return a server on one address of this machine; ``serve_forever`` runs it. Port 0 picks a free one."""
+def serve(database: Database, store: ArtifactStore, port: int, host: str) -> WSGIServer:
+    """Return a server on an address of this machine, to be run by ``serve_forever``. Port 0 picks a free port."""
     return make_server(host, port, application(database, store), _Server, _QuietHandler)

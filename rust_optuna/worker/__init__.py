@@ -1,1 +1,1 @@
-"""One process that runs points: claimed, kept by a lease, computed, and reported."""
+"""The worker: one process that claims points, keeps them by a lease, computes them and reports their values."""

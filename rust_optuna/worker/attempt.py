@@ -1,4 +1,4 @@
-"""One attempt: a claimed point, run to whatever end it comes to.
+"""One attempt at a design point.
 
 **This is where a claimed point is run.** Points are claimed in ``search.ledger``.
 """
@@ -17,7 +17,7 @@ from rust_optuna.search.ledger import FINISHED_ELSEWHERE, Claim, Ledger
 from rust_optuna.storage.artifacts import ArtifactStore, remove
 from rust_optuna.storage.outages import database_errors
 from rust_optuna.storage.states import AttemptState, FaultKind
-from rust_optuna.worker.deletion import log_deleted, was_deleted
+from rust_optuna.worker.deletion import caused_by_deletion, log_deleted
 from rust_optuna.worker.faults import Fault, classify
 from rust_optuna.worker.lease import LeaseKeeper
 from rust_optuna.worker.objective import Outcome
@@ -28,26 +28,26 @@ from rust_optuna.worker.stopping import StopRequest, StopRequestedError
 log = logging.getLogger(__name__)
 
 LAST_EPOCH_SECONDS = 1.0
-"""How long a stopping worker waits for the current epoch to end before its process ends in its midst."""
+"""How long a stopping worker waits for the current epoch to end before it exits."""
 
 
 class Attempt:
     """One attempt at a design point.
 
     Args:
-        ledger: holds the claim.
-        store: takes the trial's scores.
-        claim: the point.
-        served: its study.
-        stop: ends the attempt early, and the point is given back.
+        ledger: the ledger that granted the claim.
+        store: the artifact store for the trial's scores.
+        claim: the claimed point.
+        served: the point's study.
+        stop: a request to stop, which ends the attempt early; the point is then given back.
     """
 
     def __init__(self, ledger: Ledger, store: ArtifactStore, claim: Claim, served: Served, stop: StopRequest) -> None:
         self.claim = claim
         self.finished = False
-        """Whether the point has ended well by this attempt: complete or pruned."""
+        """Whether this attempt has ended its point as complete or pruned."""
         self.fault: Fault | None = None
-        """What used up one of the point's attempts, if anything did."""
+        """The fault that used up one of the point's attempts, if one did."""
         self._ledger = ledger
         self._store = store
         self._mirror = served.mirror
@@ -55,21 +55,21 @@ class Attempt:
         self._stop = stop
         self._trial: int | None = None
         """The number of the attempt's trial in Optuna, once there is one."""
-        self._about: dict[str, object] = {"study": claim.study, "point": claim.number, "attempt": claim.attempt}
-        """What a line of the log says of which attempt it is about."""
+        self._log_fields: dict[str, object] = {"study": claim.study, "point": claim.number, "attempt": claim.attempt}
+        """The fields by which a log line identifies this attempt."""
 
     def run(self) -> None:
-        """Run the point, and report how it ended to the ledger and to Optuna.
+        """Run the point, and report its end to the ledger and to Optuna.
 
         Raises:
-            RustOptunaError: this machine failed, so that the next point would meet the same trouble.
+            RustOptunaError: this machine failed, and the next point would meet the same trouble.
             KeyboardInterrupt: a second signal came.
         """
         self._log(logging.INFO, "claimed", f"claimed {json.dumps(self.claim.parameters)}")
         outcome: Outcome | None = None
         try:
-            late = functools.partial(self._stop.overdue, LAST_EPOCH_SECONDS)
-            with LeaseKeeper(self._ledger, self.claim, overdue=late) as lease:
+            overdue = functools.partial(self._stop.overdue, LAST_EPOCH_SECONDS)
+            with LeaseKeeper(self._ledger, self.claim, overdue=overdue) as lease:
                 trial = self._mirror.start(self.claim)
                 self._trial = trial.number
                 state, outcome = self._evaluate(trial, lease)
@@ -79,11 +79,11 @@ class Attempt:
                 remove(self._store, [outcome.artifact])
             if self._study_was_deleted(error):
                 return
-            self._log(logging.WARNING, "lost", "lost to another worker; its result is dropped")
+            self._log(logging.WARNING, "lost", "another worker took the point over; this attempt's result is dropped")
         except optuna.exceptions.UpdateFinishedTrialError:
-            # By a reconciler, where the lease was lost; by somebody outside, where it was not.
+            # If the lease was lost, a reconciler finished the trial; if not, somebody outside this program did.
             self._ledger.release(self.claim, FINISHED_ELSEWHERE, FaultKind.MACHINE)
-            self._log(logging.WARNING, "lost", "its trial was finished elsewhere")
+            self._log(logging.WARNING, "lost", "somebody else finished the Optuna trial; the result is dropped")
         except StopRequestedError:
             self._give_back(Fault(FaultKind.INTERRUPTED, "the worker was asked to stop", False))
             self._log(logging.INFO, "released", "given back")
@@ -96,7 +96,7 @@ class Attempt:
             self._show_end(state, outcome)
 
     def _evaluate(self, trial: optuna.Trial, lease: LeaseKeeper) -> tuple[AttemptState, Outcome]:
-        """Return ``complete`` or ``pruned``, and the outcome: a pruned one's value is its last intermediate value."""
+        """Return ``complete`` or ``pruned``, and the outcome; a pruned trial's value is its last intermediate value."""
         last: float | None = None
 
         with Reporter(trial) as reporter:
@@ -116,7 +116,7 @@ class Attempt:
                 return AttemptState.PRUNED, Outcome(last)
 
     def _show_end(self, state: AttemptState, outcome: Outcome) -> None:
-        """Show in Optuna how the attempt ended, which the ledger has noted: what fails here, a reconciler repeats."""
+        """Show the end of the attempt, which the ledger holds already, in Optuna. A reconciler repeats what fails."""
         if self._trial is None:
             return
         try:
@@ -124,14 +124,17 @@ class Attempt:
             self._mirror.tell(self._trial, state, outcome.value, report)
             self._ledger.mark_shown(self.claim.point_id, self.claim.attempt)
         except (RustOptunaError, *database_errors()) as error:
-            log.warning("Trial %d could not be told yet: %s", self._trial, type(error).__name__)
+            name = type(error).__name__
+            log.warning(
+                "The end of trial %d is not shown in Optuna yet; a worker tries again soon: %s", self._trial, name
+            )
 
     def _give_back(self, fault: Fault) -> None:
         if self._ledger.release(self.claim, fault.reason, fault.kind):
             self._show_end(AttemptState.RELEASED, Outcome(None))
 
     def _fail(self, error: BaseException) -> None:
-        """End an attempt that raised: with a failed attempt where it is the point's fault, else given back."""
+        """End an attempt that raised: as failed if the error is the point's, else by giving the point back."""
         fault = classify(error)
         if not fault.of_the_point:
             self._give_back(fault)
@@ -139,7 +142,8 @@ class Attempt:
             if isinstance(error, RustOptunaError) or not isinstance(error, Exception):
                 raise error
             raise RustOptunaError(
-                f"This machine failed point {self.claim.number} of {self.claim.study}: {error}"
+                f"This machine failed while it ran point {self.claim.number} of {self.claim.study}; the point was "
+                f"given back: {error}"
             ) from error
         self._log(logging.ERROR, "failed", f"failed: {fault.reason}\n{traceback.format_exc()}")
         if self._ledger.fail(self.claim, fault.reason, fault.kind):
@@ -147,11 +151,11 @@ class Attempt:
         self.fault = fault
 
     def _study_was_deleted(self, error: BaseException) -> bool:
-        """Say whether that is why the attempt ended, and log it."""
-        deleted = was_deleted(self._ledger.database, self.claim.study, self.claim.study_key, error)
+        """Return whether the deletion of the study ended the attempt, and log it if so."""
+        deleted = caused_by_deletion(self._ledger.database, self.claim.study, self.claim.study_key, error)
         if deleted:
             log_deleted(self.claim.study)
         return deleted
 
     def _log(self, level: int, event: str, message: str) -> None:
-        log.log(level, "%s", message, extra={"event": event, **self._about})
+        log.log(level, "%s", message, extra={"event": event, **self._log_fields})

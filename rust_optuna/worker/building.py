@@ -1,4 +1,4 @@
-"""Filling the feature cache for a study: a sample is compared with its other workers' features first."""
+"""How a worker fills the feature cache for a study, after comparing a sample with its other workers' features."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ def fill_cache(
     progress: Progress | None = None,
     on_hashed: Progress | None = None,
 ) -> None:
-    """Compute the features that a cache lacks, unless they would not be those of the study's other workers.
+    """Compute the features that a cache lacks, unless they would differ from those of the study's other workers.
 
     Args:
-        cache: of one backbone.
-        contents: the study's films, by content hash, in its order.
-        index: finds them.
-        pins: the features that the study's workers have; None to compare with nobody's.
-        data_root: the folder in which films are looked for that the index lacks; None for nowhere.
-        progress: called as films are done.
-        on_hashed: called as files of that folder are hashed.
+        cache: the cache of one backbone.
+        contents: the content hashes of the study's films, in the study's order.
+        index: the index that finds the films.
+        pins: the features of the study's workers; None to skip the comparison.
+        data_root: the folder that is searched for films that the index lacks; None for no folder.
+        progress: a callback for each film whose features are computed.
+        on_hashed: a callback for each file in ``data_root`` that is hashed.
 
     Raises:
-        FingerprintError: the features here are others.
+        FingerprintError: the features computed here differ from the study's.
         DataError: a film is not on this machine, or cannot be read.
         WeightsError: weights are missing or do not fit.
     """
     missing = cache.missing(contents)
     if not missing:
-        # As building would: commands that have not loaded TensorFlow find the cache by it.
+        # Building would do the same; commands that have not loaded TensorFlow find the cache by it.
         remember_arithmetic(cache.folder.parent, cache.backbone.extraction_precision)
         return
     if data_root is not None:
@@ -63,18 +63,18 @@ def check_sample(
     data_root: Path | None = None,
     on_hashed: Progress | None = None,
 ) -> None:
-    """Compare the features of a few films with other workers', if there are any.
+    """Compare the features of a sample of films with those of other workers, if other workers have pinned any.
 
     Args:
-        extractor: computes them.
-        contents: the study's films, by content hash, in its order.
-        index: finds them.
-        pins: the features that the study's workers have; None to compare with nobody's.
-        data_root: the folder in which films are looked for that the index lacks; None for nowhere.
-        on_hashed: called as files of that folder are hashed.
+        extractor: the extractor of this worker.
+        contents: the content hashes of the study's films, in the study's order.
+        index: the index that finds the films.
+        pins: the features of the study's workers; None to skip the comparison.
+        data_root: the folder that is searched for films that the index lacks; None for no folder.
+        on_hashed: a callback for each file in ``data_root`` that is hashed.
 
     Raises:
-        FingerprintError: they differ.
+        FingerprintError: the features differ.
         DataError: a film is not on this machine, or cannot be read.
     """
     backbone = extractor.backbone

@@ -1,4 +1,4 @@
-"""A study that was deleted while a worker was at it: said in one line, whatever failed for it."""
+"""The deletion of a study while a worker runs it: one line in the log, whatever error it causes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from rust_optuna.worker.stopping import StopRequestedError
 log = logging.getLogger(__name__)
 
 
-def was_deleted(database: Database, name: str, key: StudyKey, error: BaseException) -> bool:
-    """Say whether it was the deletion of a study that ended what was done for it.
+def caused_by_deletion(database: Database, name: str, key: StudyKey, error: BaseException) -> bool:
+    """Return whether the deletion of a study caused an error in the work for it.
 
-    Where the database is away, or a stop was asked for, the error says enough, and the database is not asked.
+    The database is not asked if the error itself shows another cause: a request to stop, or a database that is away.
 
     Args:
-        database: the study's.
-        name: the study's.
-        key: tells it from one of the same name that was created since.
-        error: what ended the work.
+        database: the study's database.
+        name: the study's name.
+        key: the study's key, by which a study of the same name that was created later differs.
+        error: the error that ended the work.
     """
     if isinstance(error, StopRequestedError | StorageError) or not isinstance(error, Exception):
         return False
     if isinstance(error, database_errors()) and not isinstance(error, sa.exc.IntegrityError):
         return False
-    there = find_study(database, name)
-    return there is None or there.key != key
+    study = find_study(database, name)
+    return study is None or study.key != key
 
 
 def log_deleted(name: str) -> None:

@@ -1,4 +1,4 @@
-"""What kind of trouble an exception is: whose fault, and whether it uses up an attempt at the point."""
+"""The classification of exceptions: whose fault one is, and whether it uses up an attempt at the point."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from rust_optuna.storage.outages import database_errors
 from rust_optuna.storage.states import FaultKind
 
 SAME_ERRORS_IN_A_ROW = 3
-"""Points that fail with the same error, one after another, after which a worker stops: the fault is then likelier its
-own than theirs."""
+"""How many points in a row must fail with the same error before a worker stops: the fault is then more likely the
+worker's than the points'."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What ended an attempt without a result.
+    """The fault that ended an attempt without a result.
 
     Args:
-        kind: as the ledger keeps it.
-        reason: in words, without the path of a film.
-        of_the_point: whether it uses up one of the point's attempts. Otherwise the point is as good as before, and the
-            next one would meet the same trouble here: the worker stops.
+        kind: the kind of fault, as the ledger stores it.
+        reason: the reason in words, without the path of any film.
+        of_the_point: whether the fault uses up one of the point's attempts. If not, the next point would meet the same
+            trouble on this machine, so the worker stops.
     """
 
     kind: FaultKind
@@ -31,9 +31,9 @@ class Fault:
 
 
 def classify(error: BaseException) -> Fault:
-    """Say what kind of trouble an exception is that ended an attempt."""
+    """Return the fault that an exception which ended an attempt stands for."""
     if isinstance(error, OutOfMemoryError | MemoryError):
-        # Another point, with smaller batches or fewer units, may well fit.
+        # Another point, with smaller batches or fewer units, may well fit into memory.
         return Fault(FaultKind.MEMORY, f"out of memory: {error}", of_the_point=True)
     if isinstance(error, DataError):
         return Fault(FaultKind.DATA, error.public, of_the_point=False)
@@ -47,25 +47,25 @@ def classify(error: BaseException) -> Fault:
 
 
 class CircuitBreaker:
-    """Counts points that failed in a row with the same error."""
+    """A counter of points that failed in a row with the same error."""
 
     def __init__(self) -> None:
         self._error = ""
         self._points: set[tuple[int, int]] = set()
 
     def success(self) -> None:
-        """Forget what was counted: a point went well."""
+        """Reset the count after a point that succeeded."""
         self._points.clear()
 
     def failure(self, point: tuple[int, int], fault: Fault) -> None:
         """Count a point's failure.
 
         Args:
-            point: its study and number.
-            fault: what ended it; errors that differ in their numbers only are the same.
+            point: the point's study and number.
+            fault: the fault of the attempt; errors that differ only in digits count as the same.
 
         Raises:
-            CircuitBreakerError: it is the last straw.
+            CircuitBreakerError: the count has reached `SAME_ERRORS_IN_A_ROW`.
         """
         error = re.sub(r"\d+", "", fault.reason)
         if error != self._error:

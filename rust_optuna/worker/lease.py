@@ -1,4 +1,4 @@
-"""Keeps a worker's lease alive while its point advances, and ends the process where it cannot end itself."""
+"""The renewal of a worker's lease while its point advances, and the end of a process that cannot end itself."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from rust_optuna.storage.states import FaultKind
 log = logging.getLogger(__name__)
 
 STUCK_SECONDS = 600.0
-"""A trial that has not advanced for so long is stuck; or for `STUCK_EPOCHS` times its median epoch if that is more."""
+"""How long a trial may go without advancing before it counts as stuck, unless `STUCK_EPOCHS` allows it longer."""
 STUCK_EPOCHS = 20
+"""How many times its median epoch a trial may go without advancing."""
 WATCH_SECONDS = 0.25
-"""Between looks at the clock."""
+"""How often the clock is checked."""
 LAST_WORDS_SECONDS = 5.0
-"""What giving a point back may take before the process ends all the same."""
+"""How long giving a point back may take before the process ends without having done so."""
 
 
 class LeaseKeeper:
-    """Two threads beside a running point, for as long as the ``with`` block runs.
+    """Two threads that run beside a point for as long as the ``with`` block does.
 
-    One renews the claim's lease at a third of its length. A database that does not answer is no reason to stop: the
-    lease may outlast the trouble, and if it does not, the next renewal says so.
+    One renews the claim's lease after each third of its length. It goes on when the database does not answer: the lease
+    may outlast the outage, and if it does not, the next renewal reports it.
 
     The other watches the clock, and never waits for the database. A trial that no longer advances (a GPU that hangs)
-    must not hold its point, and one that a stop has overtaken must not hold up the machine: neither may ever come back
-    to Python, so the point is given back from here, and the process ends.
+    must not keep its point, and one that outlasts a stop's grace must not hold up the machine. In both cases the main
+    thread may never return to Python, so this thread gives the point back and ends the process.
 
     Args:
-        ledger: holds the claim.
-        claim: the point.
-        overdue: called all the time; true once the worker was asked to stop and its time is over.
+        ledger: the ledger that granted the claim.
+        claim: the claimed point.
+        overdue: a function, called often, that returns whether a requested stop's grace is over.
         stuck_seconds: see `STUCK_SECONDS`.
-        leave: ends the process with an exit code.
+        leave: a function that ends the process with an exit code; None for the real one.
     """
 
     def __init__(
@@ -72,11 +73,11 @@ class LeaseKeeper:
             raise self._lost
 
     def advanced(self) -> None:
-        """Note a sign of life: part of an epoch is done."""
+        """Record a sign of life within an epoch."""
         self._advanced = time.monotonic()
 
     def finished_epoch(self) -> None:
-        """Note that an epoch is done."""
+        """Record the end of an epoch."""
         now = time.monotonic()
         self._epochs.append(now - self._epoch_began)
         self._advanced = self._epoch_began = now
@@ -102,13 +103,13 @@ class LeaseKeeper:
                 self._lost = error
                 return
             except StorageError as error:
-                log.warning("The lease could not be renewed, trying again: %s", error)
+                log.warning("The lease could not be renewed; the worker tries again: %s", error)
 
     def _watch(self) -> None:
         while not self._over.wait(WATCH_SECONDS):
             if self._is_stuck():
                 seconds = time.monotonic() - self._advanced
-                self._give_back(f"it did not advance for {seconds:.0f} s", FaultKind.MACHINE, ExitCode.STUCK)
+                self._give_back(f"the trial did not advance for {seconds:.0f} s", FaultKind.MACHINE, ExitCode.STUCK)
                 return
             if self._overdue():
                 self._give_back("the worker was asked to stop", FaultKind.INTERRUPTED, ExitCode.DONE)
@@ -121,17 +122,17 @@ class LeaseKeeper:
         return time.monotonic() - self._advanced > limit
 
     def _give_back(self, reason: str, fault: FaultKind, code: ExitCode) -> None:
-        """Give the point back, and end the process, whatever the main thread is at."""
+        """Give the point back and end the process, whatever the main thread is doing."""
         log.warning("%s: point %d is given back: %s", self._claim.study, self._claim.number, reason)
 
-        def say() -> None:
+        def release() -> None:
             self._ledger.release(self._claim, reason, fault)
             if not self._over.is_set():
                 self._ledger.leave(self._claim.worker)
 
-        words = threading.Thread(target=say, daemon=True)
-        words.start()
-        words.join(LAST_WORDS_SECONDS)
+        thread = threading.Thread(target=release, daemon=True)
+        thread.start()
+        thread.join(LAST_WORDS_SECONDS)
         if not self._over.is_set():
             self._leave(code)
 

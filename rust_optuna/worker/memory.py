@@ -1,4 +1,4 @@
-"""Trials that run out of memory are run again, a few films at a time."""
+"""The repetition of trials that run out of memory, with fewer films at a time."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 SMALLEST = 8
-"""Films in the smallest micro-batch: what does not fit then is not the batch."""
-WORDS = 200
-"""Characters of an error that are repeated: TensorFlow adds a stack, and a table of everything in memory."""
+"""The number of films in the smallest micro-batch. If even that does not fit, the batch is not the cause."""
+LONGEST_ERROR = 200
+"""The number of characters of an error that are repeated: TensorFlow adds a stack and a table of all memory."""
 
 
 class MicroBatch:
-    """How many films the trials of this process may compute at a time, learned from those that ran out of memory.
+    """The number of films that trials of this process may compute at a time, lowered by each that runs out of memory.
 
     Attributes:
-        limit: None as long as no trial ran out.
+        limit: the number of films; None until a trial runs out of memory.
     """
 
     def __init__(self) -> None:
         self.limit: int | None = None
 
     def run(self, trial: Callable[[int | None], Result], batch_size: int) -> Result:
-        """Run a trial; out of memory, from its start again with half as many films at a time, and so on.
+        """Run a trial. Each time it runs out of memory, run it again from the start with half as many films at a time.
 
-        The limit that it ends with is that of later trials, too.
+        Later trials start with the limit that this one ended with.
 
         Args:
-            trial: runs it with a micro-batch, None for whole batches.
-            batch_size: the most films that the trial trains on at a time without a limit.
+            trial: a function that runs the trial with a micro-batch size; None means whole batches.
+            batch_size: the largest number of films that the trial trains on at a time without a limit.
 
         Raises:
-            OutOfMemoryError: memory does not suffice for `SMALLEST` films. The limit is then as before: it was not what
-                was needed.
+            OutOfMemoryError: memory does not suffice even for `SMALLEST` films. The limit is then restored, because
+                lowering it did not help.
         """
         before = self.limit
         while True:
@@ -49,18 +49,18 @@ class MicroBatch:
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-                what = _in_short(error)
-            # Here the error is gone, and with it its traceback, which held all that the trial had in memory.
+                reason = _summary(error)
+            # Python has dropped the error here, and with its traceback all that the trial held in memory.
             free_memory()
             if self.limit == SMALLEST:
                 self.limit = before
-                raise OutOfMemoryError(f"even in micro-batches of {SMALLEST}: {what}")
+                raise OutOfMemoryError(f"even in micro-batches of {SMALLEST}: {reason}")
             self.limit = max(SMALLEST, min(self.limit or batch_size, batch_size) // 2)
-            log.warning("out of memory, again from the start in micro-batches of %d: %s", self.limit, what)
+            log.warning("Out of memory; the trial starts again in micro-batches of %d: %s", self.limit, reason)
 
 
-def _in_short(error: Exception) -> str:
-    """Return an error's kind and the line that says what did not fit."""
+def _summary(error: Exception) -> str:
+    """Return an error's type and the line of its message that says what did not fit."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = next((line for line in lines if "OOM" in line), next(iter(lines), ""))
-    return f"{type(error).__name__} {said}".strip()[:WORDS]
+    line = next((line for line in lines if "OOM" in line), next(iter(lines), ""))
+    return f"{type(error).__name__} {line}".strip()[:LONGEST_ERROR]

@@ -1,4 +1,4 @@
-"""The objective: from a design point to its value, with everything that is kept of the trial."""
+"""The objective: it turns a design point into a value, and stores everything that is kept of the trial."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ OnAdvance = Callable[[], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an objective made of a point.
+    """The outcome of an objective for one point.
 
     Args:
-        value: finite; None only for a trial that was pruned before its first intermediate value.
-        report: kept with the trial, None for a stand-in.
-        artifact: the identifier of the stored out-of-fold scores, None for a stand-in.
+        value: a finite number; None only for a trial that was pruned before its first intermediate value.
+        report: the report that is stored with the trial; None for a stand-in.
+        artifact: the identifier of the stored out-of-fold scores; None for a stand-in.
     """
 
     value: float | None
@@ -56,16 +56,16 @@ class Outcome:
 
 
 class Objective(Protocol):
-    """From a claimed point to its value."""
+    """The function from a claimed point to its value, with what a worker must do before the first point."""
 
     def runtime(self) -> dict[str, Any]:
-        """Return what must be equal for all workers of a study."""
+        """Return the names and versions that must be equal for all workers of a study."""
 
     def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
-        """Make sure that this machine can run the points of a design, before it claims one."""
+        """Make sure that this machine can run the points of a design, before the worker claims one."""
 
     def pin(self) -> None:
-        """Note in the database what was prepared, once it is known that this worker may serve the study.
+        """Record in the database what was prepared. Call it once this worker is known to fit the study.
 
         Raises:
             FingerprintError: other workers of the study prepared something else.
@@ -75,11 +75,11 @@ class Objective(Protocol):
         """Run the point.
 
         Args:
-            claim: the point.
-            trial: shows it.
-            on_epoch: called with each intermediate value; may raise to end the trial. Out of memory, a trial begins
-                anew and calls it for epochs that it was called for before.
-            on_advance: called as a sign of life within an epoch.
+            claim: the claimed point.
+            trial: the Optuna trial that shows the point.
+            on_epoch: a callback for each intermediate value, which may raise to end the trial. A trial that ran out of
+                memory starts again, and then calls it a second time for the same epochs.
+            on_advance: a callback for signs of life within an epoch.
 
         Raises:
             OutOfMemoryError: memory does not suffice for the point.
@@ -87,47 +87,49 @@ class Objective(Protocol):
 
 
 def cross_validation_runtime() -> dict[str, Any]:
-    """Return the versions that decide the numbers of the real objective, as extraction and training declare them.
+    """Return the versions that determine the real objective's numbers, as extraction and training declare them.
 
     Raises:
         MissingExtraError: TensorFlow or Keras is not installed.
     """
-    found = {**training_versions(), **extraction_versions()}
+    versions = {**training_versions(), **extraction_versions()}
     for package in ("tensorflow", "keras"):
-        if package not in found:
+        if package not in versions:
             raise MissingExtraError(package, "cpu")
-    return {"objective": "cross-validation", **found}
+    return {"objective": "cross-validation", **versions}
 
 
 def check_weights(study: Study, backbone: BackboneConfiguration) -> None:
     """Compare a backbone's weights on this machine with those that the study was created with.
 
     Raises:
-        FingerprintError: they are others.
-        WeightsError: they are missing.
+        FingerprintError: the weights differ.
+        WeightsError: the weights are missing.
     """
     if weights_scheme(backbone) not in study.fingerprint["weights"]:
         raise FingerprintError(
-            f"The weights {backbone.weights!r} here are not those that {study.name} was created with"
+            f"The weights {backbone.weights!r} on this machine are not those that {study.name} was created with: put "
+            "the same file here"
         )
 
 
 @dataclass
 class CrossValidationObjective:
-    """The real objective: mean average precision of a cross-validation.
+    """The real objective: the mean average precision of a cross-validation.
 
-    Features are loaded at first use and kept: all points of a study that share a backbone share them.
+    Features are loaded at first use and kept, and all points with the same backbone share them.
 
     Args:
-        study: whose points.
-        development: its films.
-        home: where the features' cache and the index of films lie.
-        store: takes the out-of-fold scores.
-        progress: called while features are computed.
-        data_root: the folder in which films are looked for that the index of films lacks; None for nowhere.
-        patiently: calls what uses the database, again where that is away: a trial is not to be lost at its last step.
-        pins: the features that other workers of the study have; None to compare with nobody's.
-        on_hashed: called while films of ``data_root`` are hashed.
+        study: the study whose points are run.
+        development: the study's films.
+        home: the home with the feature cache and the film index.
+        store: the artifact store for the out-of-fold scores.
+        progress: a callback for each film whose features are computed.
+        data_root: the folder that is searched for films that the film index lacks; None for no folder.
+        patiently: a function that calls another, which uses the database, and retries while the database is away, so
+            that a trial is not lost at its last step.
+        pins: the features of the study's other workers; None to skip the comparison.
+        on_hashed: a callback for each file in ``data_root`` that is hashed.
     """
 
     study: Study
@@ -147,12 +149,12 @@ class CrossValidationObjective:
         return cross_validation_runtime()
 
     def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
-        """Compare the weights with those the study was created with, and compute the features that are missing.
+        """Compare the weights with those that the study was created with, and compute the features that are missing.
 
-        Where other workers have pinned features, a sample is compared before the cache that all share is filled.
+        If other workers have pinned features, a sample is compared before the shared cache is filled.
 
         Raises:
-            FingerprintError: the weights here are others, or the features.
+            FingerprintError: the weights or the features differ from the study's.
             DataError: films are not on this machine, or have changed.
             WeightsError: the weights are missing or do not fit.
         """
@@ -165,7 +167,8 @@ class CrossValidationObjective:
     def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
         """Cross-validate the point and store its out-of-fold scores.
 
-        Out of memory, it begins anew in micro-batches: the same training with the same seeds. The result says so.
+        A trial that runs out of memory starts again in micro-batches, with the same training and the same seeds. The
+        result states the micro-batch size.
         """
         configuration = self.study.trial_configuration(claim.parameters, self.home)
         source = self._source(configuration.backbone, configuration.features)
@@ -184,25 +187,26 @@ class CrossValidationObjective:
 
         _, validated = np.unique(self.development.folds, return_counts=True)
         trained = len(self.development.folds) - int(validated.min())
-        found = self._micro_batch.run(run, min(configuration.batch_size, trained))
-        artifact = self._upload(found, claim, trial)
+        validation = self._micro_batch.run(run, min(configuration.batch_size, trained))
+        artifact = self._upload(validation, claim, trial)
         weights = weights_identity(configuration.backbone)
-        return Outcome(found.report.value, replace(found.report, weights=weights, artifact=artifact), artifact)
+        report = replace(validation.report, weights=weights, artifact=artifact)
+        return Outcome(report.value, report, artifact)
 
-    def _upload(self, found: CrossValidation, claim: Claim, trial: optuna.Trial) -> str:
-        """Store the out-of-fold scores, named in Optuna's trial; return their identifier."""
+    def _upload(self, validation: CrossValidation, claim: Claim, trial: optuna.Trial) -> str:
+        """Store the out-of-fold scores as an artifact of the Optuna trial; return the artifact's identifier."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"point-{claim.number}-attempt-{claim.attempt}.npz"
-            save_out_of_fold(path, found)
+            save_out_of_fold(path, validation)
             return self.patiently(
                 lambda: upload_artifact(artifact_store=self.store, file_path=str(path), study_or_trial=trial)
             )
 
     def pin(self) -> None:
-        """Note which features this worker trains on, and compare them with other workers'.
+        """Record which features this worker trains on, and compare them with those of other workers.
 
         Raises:
-            FingerprintError: they differ.
+            FingerprintError: the features differ.
         """
         if self.pins is None:
             return
@@ -228,7 +232,7 @@ class CrossValidationObjective:
         extractor = Extractor(backbone)
         check_sample(extractor, contents, index, self.pins)
         live = LiveFeatures(extractor, contents, index.read)
-        # Before a point is claimed, so that its trial does not seem to stand still.
+        # This happens before a point is claimed: during a trial it would look as if the trial did not advance.
         live.complete(self.progress)
         return live
 
@@ -249,11 +253,11 @@ class CrossValidationObjective:
 
 @dataclass(frozen=True)
 class StandInObjective:
-    """Any Optuna objective in place of the real one, for tests and benchmarks of everything around it.
+    """A replacement for the real objective, for tests and benchmarks of everything around it.
 
     Args:
-        name: ``MODULE:FUNCTION``; the function takes an ``optuna.Trial`` and returns a number.
-        function: the function itself.
+        name: the function's name, ``MODULE:FUNCTION``.
+        function: an Optuna objective, which takes an ``optuna.Trial`` and returns a number.
     """
 
     name: str
@@ -272,20 +276,20 @@ class StandInObjective:
         try:
             return cls(name, getattr(importlib.import_module(module), function))
         except (ImportError, AttributeError, ValueError) as error:
-            raise InvalidValueError(f"No objective {name!r}, which should read MODULE:FUNCTION: {error}") from error
+            raise InvalidValueError(f"No objective {name!r}; name one as MODULE:FUNCTION: {error}") from error
 
     def runtime(self) -> dict[str, Any]:
-        """Return the stand-in's name: its values are no real ones wherever they are shown."""
+        """Return the stand-in's name, which marks its values as unreal wherever they are shown."""
         return {"objective": f"STAND-IN {self.name}"}
 
     def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
-        """Nothing is needed."""
+        """Do nothing, because a stand-in needs nothing."""
 
     def pin(self) -> None:
-        """Nothing was prepared."""
+        """Do nothing, because nothing was prepared."""
 
     def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
-        """Call the function; what it reports goes to Optuna as it is."""
+        """Call the function with the Optuna trial, to which it may report by itself."""
         value = float(self.function(trial))
         if not math.isfinite(value):
             raise ValueError(f"the objective returned {value!r}, which is not finite")

@@ -1,4 +1,4 @@
-"""Shows intermediate values in Optuna from a thread of its own: training does not wait for the showing."""
+"""The display of intermediate values in Optuna, from a separate thread for which training does not wait."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Reports a trial's intermediate values, in order, while the ``with`` block runs; its end waits for the last.
+    """A thread that reports a trial's intermediate values, in order, while the ``with`` block runs.
 
-    A block that raises waits for no more than the value that is being reported: its point is to be given back at once.
-    Training does not depend on the showing: what the database fails to take is logged and left out. But a trial that is
-    finished or gone is trained in vain: the next report raises. A trial that began
-    anew, out of memory, comes to its epochs again: their first values stay.
+    The end of the block waits for the last value. A block that raises waits only for the value that is being reported,
+    so that its point is given back at once. Training does not depend on these reports: a value that the database fails
+    to store is logged and left out. But a trial that is finished or gone is trained in vain, so the next report raises.
+    A trial that ran out of memory and started again reaches its epochs a second time; their first values stay.
     """
 
     def __init__(self, trial: optuna.Trial) -> None:
@@ -27,18 +27,18 @@ class Reporter:
         self._values: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
         self._dropping = False
         self._last = -1
-        self._in_vain: Exception | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
 
     def report(self, epoch: int, value: float) -> None:
-        """Report a value some time soon.
+        """Hand a value to the thread, which reports it soon.
 
         Raises:
-            UpdateFinishedTrialError: the trial was finished by somebody else.
-            KeyError: the trial is gone: its study was deleted.
+            UpdateFinishedTrialError: somebody else has finished the trial.
+            KeyError: the trial is gone, because its study was deleted.
         """
-        if self._in_vain is not None:
-            raise self._in_vain
+        if self._error is not None:
+            raise self._error
         if epoch > self._last:
             self._last = epoch
             self._values.put((epoch, value))
@@ -61,7 +61,7 @@ class Reporter:
             try:
                 self._trial.report(score, epoch)
             except (optuna.exceptions.UpdateFinishedTrialError, KeyError) as error:
-                self._in_vain = error
+                self._error = error
                 self._dropping = True
             except database_errors() as error:
-                log.warning("Epoch %d could not be shown in Optuna: %s", epoch, type(error).__name__)
+                log.warning("Epoch %d is not shown in Optuna, training goes on: %s", epoch, type(error).__name__)

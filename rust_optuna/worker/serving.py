@@ -1,4 +1,4 @@
-"""The studies that a worker is ready for: what computes each one's values, and what shows them in Optuna."""
+"""The studies that a worker is ready for, each with its objective and its mirror in Optuna."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rust_optuna.worker.objective import Objective
 log = logging.getLogger(__name__)
 
 REFUSED_SECONDS = 300.0
-"""After which a study that could not be served here is tried again: its films may be there by now."""
+"""How long a worker waits before it tries again to serve a refused study, whose films may have arrived by then."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Served:
 
 
 class Serving:
-    """The studies that one worker is ready for, each by its key: a study made anew is another one.
+    """The studies that one worker is ready for, by their keys: a study that was deleted and created again is another.
 
     Args:
-        database: theirs.
-        store: takes their artifacts.
-        make: makes the objective of a study.
+        database: the studies' database.
+        store: the artifact store for their scores.
+        make: a function that makes the objective of a study.
         clock: a monotonic clock in seconds.
     """
 
@@ -60,23 +60,23 @@ class Serving:
         self._refused: dict[StudyKey, float] = {}
 
     def get(self, key: StudyKey) -> Served | None:
-        """Return a study that is served, else None."""
+        """Return the study with this key, or None if the worker is not ready for it."""
         return self._served.get(key)
 
     def add(self, study: Study) -> None:
-        """Make ready for a study: check that this worker computes its numbers.
+        """Make ready for a study, after checking that this worker would compute its numbers.
 
         Raises:
-            FingerprintError: it would not.
+            FingerprintError: this worker would compute other numbers.
             StudyError: the study was deleted meanwhile.
-            StorageError: the artifact store is not this storage's, or may not be written to.
-            RustOptunaError: films or weights are missing here.
+            StorageError: the artifact store is not this storage's, or this process may not write to it.
+            RustOptunaError: films or weights are missing on this machine.
         """
         check_owner(self._store, self._database)
         check_writable(self._store)
         objective = self._make(study)
         runtime = objective.runtime()
-        # Looked at first, for preparing fills a cache that others share; noted last, for it may find films missing.
+        # The check comes before ``prepare``, which fills a shared cache; the pins come after it, because it may fail.
         check_runtime(study, runtime)
         objective.prepare(load_parameters(self._database, study.id))
         pin_runtime(self._database, study, runtime)
@@ -86,13 +86,13 @@ class Serving:
         self._served[study.key] = Served(study, mirror, objective)
 
     def try_to_add(self, name: str, key: StudyKey) -> bool:
-        """Make ready for a study unless that is done; one that cannot be served here must not stop the others.
+        """Make ready for a study unless the worker already is. A study that cannot be served does not stop the others.
 
         Returns:
-            Whether it is served.
+            Whether the worker is ready for the study.
 
         Raises:
-            StorageError: no database, or another's artifact store: that is no study's fault.
+            StorageError: the database is away or the artifact store is another storage's, which no study causes.
         """
         if key in self._served:
             return True
@@ -101,44 +101,47 @@ class Serving:
         try:
             study = load_study(self._database, name)
             if study.key != key:
-                return False  # deleted and made anew since it was looked at: the next look finds the new one
+                return False  # deleted and created again meanwhile; the next look finds the new study
             self.add(study)
         except StorageError:
             raise
         except RustOptunaError as error:
             self._refused[key] = self._clock() + REFUSED_SECONDS
-            log.error("%s is not served here: %s", name, error.public)
+            minutes = REFUSED_SECONDS / 60
+            log.error("This worker cannot serve %s, and tries again in %.0f minutes: %s", name, minutes, error.public)
             return False
         return True
 
     def keep(self, keys: Collection[StudyKey]) -> None:
-        """Forget all studies but these: what a study needs is memory that others can use."""
+        """Forget all other studies, so that the memory they need is free."""
         for key in [key for key in self._served if key not in keys]:
             self._settle(self._served.pop(key))
         self._refused = {key: until for key, until in self._refused.items() if key in keys}
 
     def settle(self) -> None:
-        """Leave every study with Optuna told of everything."""
+        """Show in Optuna everything that the ledger holds about the served studies."""
         for served in self._served.values():
             self._settle(served)
 
     def _settle(self, served: Served) -> None:
-        # Optuna's rows are given to the next study, too: what is in them must not be taken for the deleted one's.
-        there = find_study(self._database, served.study.name)
-        if there is not None and there.key == served.study.key:
+        # Optuna's rows may belong to a new study by now, which must not be taken for the deleted one.
+        study = find_study(self._database, served.study.name)
+        if study is not None and study.key == served.study.key:
             served.mirror.settle()
 
 
 def check_runtime(study: Study, runtime: Mapping[str, Any]) -> None:
-    """Compare this worker with the study's first one, as far as there has been one.
+    """Compare this worker's runtime with that of the study's first worker, if there has been one.
 
     Raises:
-        FingerprintError: they differ, and in what; or real scores were to build on a stand-in's.
+        FingerprintError: the runtimes differ (the message names the differences), or real scores would build on a
+            stand-in's.
     """
     inherited = study.source.objective if study.source else runtime["objective"]
     if inherited != runtime["objective"]:
         raise FingerprintError(
-            f"{study.name} takes its fixed parameters from {inherited}, this worker runs {runtime['objective']}"
+            f"{study.name} takes its fixed parameters from a study whose objective is {inherited}, but this worker "
+            f"runs {runtime['objective']}: use the same --objective, or none, for both"
         )
     pinned = study.runtime
     if pinned is None:
@@ -146,19 +149,21 @@ def check_runtime(study: Study, runtime: Mapping[str, Any]) -> None:
     differing = [key for key in sorted({*pinned, *runtime}) if pinned.get(key) != runtime.get(key)]
     versions = [(pinned.get(key, 0), runtime.get(key, 0)) for key in ("numerics", "preprocessing") if key in differing]
     if versions and pinned["objective"] == runtime["objective"]:
-        which = "an earlier" if all(there < here for there, here in versions) else "another"
+        which = "an earlier" if all(first < own for first, own in versions) else "another"
         raise FingerprintError(
             f"{study.name} was begun by {which} version of rust_optuna, which computes other numbers than this one: "
-            "finish it with that version, or give its file another name and search it anew. What it has found stays "
+            "finish it with that version, or give its file another name and search again. Its results so far stay "
             f"readable: rust-optuna best {study.name}, rust-optuna study export {study.name} DIRECTORY"
         )
     if differing:
-        what = "; ".join(f"{key} is {runtime.get(key)} here and {pinned.get(key)} there" for key in differing)
-        raise FingerprintError(f"This worker would not compute the numbers of {study.name}: {what}")
+        differences = "; ".join(
+            f"{key} is {runtime.get(key)} here, but {pinned.get(key)} for its first worker" for key in differing
+        )
+        raise FingerprintError(f"This worker would not compute the numbers of {study.name}: {differences}")
 
 
 def pin_runtime(database: Database, study: Study, runtime: Mapping[str, Any]) -> None:
-    """Compare this worker with the study's first one, or be it.
+    """Compare this worker's runtime with that of the study's first worker; store it if this worker is the first.
 
     Raises:
         FingerprintError: as `check_runtime`.

@@ -1,4 +1,4 @@
-"""A worker: claims points and runs them, one attempt after another, until nothing is left."""
+"""A worker, which claims points and runs them one after another until none is left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rust_optuna.errors import (
     WrongStoreError,
 )
 from rust_optuna.paths import Home
-from rust_optuna.processes import WORKER_ID, new_worker_id, sleep_unless
+from rust_optuna.processes import GRACE_SECONDS, WORKER_ID, new_worker_id, sleep_unless
 from rust_optuna.search.ledger import Claim, Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.pins import FeaturePins
@@ -30,7 +30,7 @@ from rust_optuna.storage.outages import database_errors
 from rust_optuna.storage.states import FaultKind, StudyState
 from rust_optuna.storage.tables import StudyKey
 from rust_optuna.worker.attempt import Attempt
-from rust_optuna.worker.deletion import log_deleted, was_deleted
+from rust_optuna.worker.deletion import caused_by_deletion, log_deleted
 from rust_optuna.worker.faults import CircuitBreaker
 from rust_optuna.worker.lease import LAST_WORDS_SECONDS
 from rust_optuna.worker.objective import CrossValidationObjective, Objective, StandInObjective
@@ -40,13 +40,13 @@ from rust_optuna.worker.stopping import StopRequest, StopRequestedError
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 1.0
-"""Between looks at the queue while other workers run the last points."""
+"""The time between looks at the queue while other workers run the last points."""
 NOTHING_OPEN_SECONDS = 4.0
-"""Between looks for an open study of a worker that serves for ever."""
+"""The time between looks for an open study, in a worker that serves for ever."""
 BEAT_SECONDS = 60.0
-"""Between signs of life of a worker that has nothing to run."""
+"""The time between signs of life of a worker that has nothing to run."""
 TIDY_SECONDS = 15.0
-"""Between looks for what others left undone."""
+"""The time between looks for what dead workers left undone."""
 
 Progress = Callable[[int, int], None]
 
@@ -55,15 +55,15 @@ class Worker:
     """One worker in this process.
 
     Args:
-        database: opened for writing; its patience decides which outages of the database a worker outlives.
-        home: root of relative paths.
-        store: takes out-of-fold scores.
-        objective: ``MODULE:FUNCTION`` of a stand-in, None for the real objective.
-        progress: called while features are computed.
-        on_hashed: called while films of ``data_root`` are hashed.
-        forever: serve whatever study is open, and wait for one where none is.
-        grace: seconds that a running trial may take to end once the worker is asked to stop.
-        data_root: where films are looked for that the index does not know.
+        database: a database opened for writing; its patience decides which outages the worker outlasts.
+        home: the root of relative paths.
+        store: the artifact store for out-of-fold scores.
+        objective: the ``MODULE:FUNCTION`` of a stand-in; None for the real objective.
+        progress: a callback for each film whose features are computed.
+        on_hashed: a callback for each file in ``data_root`` that is hashed.
+        forever: whether to serve every open study, and to wait for one while none is open.
+        grace: the seconds that a running trial may take to end after a request to stop.
+        data_root: the folder that is searched for films that the film index lacks; None for no folder.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Worker:
         progress: Progress | None = None,
         on_hashed: Progress | None = None,
         forever: bool = False,
-        grace: float = 0.0,
+        grace: float = GRACE_SECONDS,
         data_root: Path | None = None,
     ) -> None:
         self.id = os.environ.get(WORKER_ID) or new_worker_id()
@@ -92,29 +92,29 @@ class Worker:
         self.stop_request = StopRequest(grace)
         self.finished = 0
         self.cannot_serve = False
-        self._beat_at = time.monotonic() + BEAT_SECONDS  # being entered in the ledger is a sign of life
+        self._beat_at = time.monotonic() + BEAT_SECONDS  # the registration is a sign of life
         self._tidy_at = 0.0
-        self._ready_told = False
-        self._holds = False
+        self._reported_ready = False
+        self._holds_point = False
         self._breaker = CircuitBreaker()
         self._serving = Serving(database, store, self._objective)
-        # The grace is for a point: without one, a worker that must stop waits a moment for a database that is away.
-        database.give_up = lambda: self.stop_request.overdue(LAST_WORDS_SECONDS - (0.0 if self._holds else grace))
+        # The grace is for a point. A stopping worker without one waits only a moment for a database that is away.
+        database.give_up = lambda: self.stop_request.overdue(LAST_WORDS_SECONDS - (0.0 if self._holds_point else grace))
 
     def run(self, names: Sequence[str] = ()) -> int:
-        """Run points of the named studies, or of all open ones, until all of them are done; or for ever.
+        """Run points of the named studies, or of all open ones, until all of them are done, or for ever.
 
-        While other workers run the last points it stays, so that a point whose worker dies is not left behind.
+        The worker stays while others run the last points, so that a point whose worker dies is not left behind.
 
         Returns:
-            The number of points this worker finished.
+            The number of points that this worker finished.
 
         Raises:
             StudyError: a named study does not exist, or its creation was never finished.
             FingerprintError: this worker would not compute a study's numbers.
             StorageError: the artifact store is not this storage's, or the database is away for too long.
             CircuitBreakerError: several points failed in a row with the same error.
-            RustOptunaError: films or weights are missing here, or the machine failed.
+            RustOptunaError: films or weights are missing on this machine, or the machine failed.
         """
         device = os.environ.get("CUDA_VISIBLE_DEVICES", "default")
         try:
@@ -125,7 +125,7 @@ class Worker:
         except (StorageError, *database_errors()) as error:
             if not self.stop_request.asked:
                 raise
-            log.warning("stopped while the database was away: %s", error, extra={"event": "outage"})
+            log.warning("The worker stopped while the database was away: %s", error, extra={"event": "outage"})
         except RustOptunaError:
             with suppress(StorageError, *database_errors()):
                 self.ledger.leave(self.id)
@@ -133,7 +133,7 @@ class Worker:
         return self.finished
 
     def stop(self) -> None:
-        """Ask for a stop: no more points, and the running one may end within the grace."""
+        """Request a stop: the running point may end within the grace, and no other begins."""
         self.stop_request.ask()
 
     def _serve_studies(self, names: Sequence[str]) -> None:
@@ -141,47 +141,47 @@ class Worker:
             if self.forever:
                 self._serve_whatever_opens(names)
             else:
-                self._serve_until_done(self._ready(names))
+                self._serve_until_done(self._make_ready(names))
         except StopRequestedError:
-            log.info("stopped while it made ready")
+            log.info("The worker stopped while it made ready; it held no point")
 
     def _serve_until_done(self, studies: Sequence[StudyKey]) -> None:
         while studies and not self.stop_request.asked:
-            self._tell_ready()
+            self._report_ready()
             self._tidy()
-            # What was done, and is open again for new attempts at its holes, is another worker's business.
+            # A study that was done and then reopened, to retry its holes, is left to other workers.
             studies = [study for study in studies if self._serving.get(study) is not None]
             if self._run_one(studies):
                 continue
-            # One that is being extended is not open for a while.
-            left = self.ledger.open_studies(drawing=True).values()
-            studies = [study for study in studies if study in left]
+            # A study that is being extended counts as open here.
+            unfinished = self.ledger.open_studies(drawing=True).values()
+            studies = [study for study in studies if study in unfinished]
             if studies:
                 self._idle(IDLE_SECONDS)
 
     def _serve_whatever_opens(self, names: Sequence[str]) -> None:
-        """Take points of whatever study is open, of those named if any are; idle cheaply where there is none."""
+        """Run points of every open study, or of those named, and wait cheaply while none is open."""
         if missing := [name for name in names if find_study(self.database, name) is None]:
-            log.warning("Waiting for studies that are not there yet: %s", ", ".join(missing))
+            log.warning("Waiting for studies that do not exist yet: %s", ", ".join(missing))
         while not self.stop_request.asked:
             self._tidy()
-            open_ = self.ledger.open_studies().items()
-            wanted = [(name, key) for name, key in open_ if not names or name in names]
+            open_studies = self.ledger.open_studies().items()
+            wanted = [(name, key) for name, key in open_studies if not names or name in names]
             studies = [key for name, key in wanted if self._can_serve(name, key)]
             if studies or not wanted:
-                self._tell_ready()
+                self._report_ready()
             if not (studies and self._run_one(studies)):
                 seconds = IDLE_SECONDS if studies else NOTHING_OPEN_SECONDS
                 self._idle(seconds * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
 
-    def _tell_ready(self) -> None:
-        """Say once in the ledger that this worker serves: its supervisor may be waiting to hear it."""
-        if not self._ready_told:
+    def _report_ready(self) -> None:
+        """Report once, in the ledger, that this worker is ready, for which its supervisor may be waiting."""
+        if not self._reported_ready:
             self.ledger.beat(self.id)
-            self._ready_told = True
+            self._reported_ready = True
 
     def _idle(self, seconds: float) -> None:
-        """Wait, at most until a stop is asked for; say now and then that this worker is there."""
+        """Wait, at most until a stop is requested, and give a sign of life every `BEAT_SECONDS`."""
         now = time.monotonic()
         if now > self._beat_at:
             self.ledger.beat(self.id)
@@ -189,7 +189,7 @@ class Worker:
         sleep_unless(lambda: self.stop_request.asked, seconds)
 
     def _tidy(self) -> None:
-        """Now and then, tell Optuna what those could not who died, of any study; forget studies that are over."""
+        """Every `TIDY_SECONDS`, show in Optuna what dead workers left unshown, and forget studies that are over."""
         now = time.monotonic()
         if now < self._tidy_at:
             return
@@ -205,40 +205,40 @@ class Worker:
         claim = self.ledger.claim([study.id for study in studies], self.id)
         if claim is None:
             return False
-        self._holds = True
+        self._holds_point = True
         try:
             served = self._serving.get(claim.study_key)
             if served is None:
-                self.ledger.release(claim, "its study was made anew", FaultKind.MACHINE)
+                self.ledger.release(claim, "its study was deleted and created again", FaultKind.MACHINE)
                 return False
             self._run(claim, served)
         finally:
-            self._holds = False
+            self._holds_point = False
         return True
 
-    def _ready(self, names: Sequence[str]) -> list[StudyKey]:
-        """Return the open studies, or the named ones of them, made ready for; those deleted meanwhile are left out."""
-        there = names
-        if self.stop_request.supervised:  # by one who saw that all of them were there
-            there = [name for name in names if find_study(self.database, name) is not None]
-            for name in {*names} - {*there}:
+    def _make_ready(self, names: Sequence[str]) -> list[StudyKey]:
+        """Make ready for the open studies, or for those named, and return their keys; leave out deleted studies."""
+        existing = names
+        if self.stop_request.supervised:  # the supervisor saw that all of them existed
+            existing = [name for name in names if find_study(self.database, name) is not None]
+            for name in {*names} - {*existing}:
                 log_deleted(name)
-            if names and not there:
+            if names and not existing:
                 return []
         ready = []
-        for study in studies_to_serve(self.database, there):
+        for study in studies_to_serve(self.database, existing):
             if study.state != StudyState.OPEN:
                 continue
             with self.stop_request.ends_preparation():
                 try:
                     self._serving.add(study)
                 except Exception as error:
-                    if was_deleted(self.database, study.name, study.key, error):
+                    if caused_by_deletion(self.database, study.name, study.key, error):
                         log_deleted(study.name)
                         continue
-                    # A database that is away comes back, and a study that was deleted is not asked for again.
-                    passing = isinstance(error, StorageError | StudyError)
-                    unfit = isinstance(error, WrongStoreError | FingerprintError) or not passing
+                    # A database that is away comes back, and a deleted study is not served again.
+                    temporary = isinstance(error, StorageError | StudyError)
+                    unfit = isinstance(error, WrongStoreError | FingerprintError) or not temporary
                     self.cannot_serve = isinstance(error, RustOptunaError) and unfit
                     raise
             ready.append(study.key)
@@ -273,7 +273,7 @@ class Worker:
         )
 
     def _run(self, claim: Claim, served: Served) -> None:
-        """Run one claimed point to whatever end it comes to."""
+        """Run one claimed point, and count its outcome."""
         attempt = Attempt(self.ledger, self.store, claim, served, self.stop_request)
         attempt.run()
         if attempt.finished:

@@ -190,7 +190,7 @@ def test_a_misspelt_column_is_named_beside_the_right_one(tmp_path, wrong, right)
     manifest = make_manifest(tmp_path)
     manifest.path.write_text(manifest.path.read_text().replace(right, wrong, 1))
     output = run("check", manifest.path).output
-    assert f"column {right!r} is missing: rename the column {wrong!r}, if that is it" in output
+    assert f"column {right!r} is missing: rename the column {wrong!r}, if that is the one" in output
 
 
 def test_other_columns_are_listed_and_ignored(tmp_path):
@@ -199,7 +199,7 @@ def test_other_columns_are_listed_and_ignored(tmp_path):
     manifest.path.write_text("\n".join([f"{header},age,sex,", *(f"{row},54,f," for row in rows)]))
     result = run("check", manifest.path, "--folds", 2)
     assert result.exit_code == 0
-    assert "Note: columns that mean nothing here are ignored: 'age', 'sex'." in result.output
+    assert "Note: unknown columns are ignored: 'age', 'sex'." in result.output
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04....xl/workbook.xml", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"])

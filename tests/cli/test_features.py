@@ -7,7 +7,7 @@ from rust_optuna.learn import extraction
 from rust_optuna.search.studies import load_study
 from rust_optuna.signals import ASKING
 from tests.cli.test_main import invoke
-from tests.studies import make_study, random_document
+from tests.studies import make_study, random_document, write_study
 
 pytestmark = pytest.mark.tensorflow
 
@@ -25,15 +25,20 @@ def test_films_that_the_data_root_lacks_are_counted_and_named(home, build):
     (home.root / "elsewhere" / "0.png").unlink()
     done = run(study.name, "--data-root", "elsewhere")
     assert done.exit_code == 1
-    assert f"1 of 20 films are not below {home.root / 'elsewhere'}, byte for byte" in done.output
+    assert f"1 of 20 films are not below {home.root / 'elsewhere'} with the bytes" in done.output
     assert not home.features.exists()
 
 
-def test_a_data_root_does_not_go_with_a_study_file(build):
+def test_a_study_file_s_films_may_lie_below_the_data_root(home, build, sqlite):
     run, _ = build
-    done = run("regime-1.toml", "--data-root", "elsewhere")
-    assert done.exit_code == 2
-    assert "--data-root goes with a study's name" in done.output
+    model = {"weights": "random", "output": "mixed0", "image_size": 75}
+    file = write_study(home, random_document(1, name="other", model=model))
+    shutil.move(home.root / "films", home.root / "elsewhere")
+    gone = run(file.name)
+    assert (gone.exit_code, "--data-root FOLDER" in gone.output) == (2, True), gone.output
+    done = run(file.name, "--data-root", "elsewhere")
+    assert done.exit_code == 0, done.output
+    assert "features of 20 films" in done.output
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU"])

@@ -255,7 +255,7 @@ def test_a_step_of_a_command_on_the_same_terminal_leaves_it_to_that_one_to_speak
         ("foo", "{by} 'foo' is not an SQLAlchemy URL such as sqlite:///storage/rust_optuna.db or"),
         (
             "sqlite://x.db",
-            "{by} 'sqlite://x.db' lacks a slash: three stand before a path below the home (sqlite:///x.db),",
+            "{by} 'sqlite://x.db' lacks a slash: write three before a path below the home (sqlite:///x.db),",
         ),
         ("sqlite:x.db", "{by} 'sqlite:x.db' lacks a slash"),
         ("sqlite://", "{by} names an in-memory SQLite database"),
@@ -281,6 +281,4 @@ def test_where_there_is_no_database_or_no_server_the_ways_on_are_named(tmp_path)
     assert said in done.output
     pytest.importorskip("psycopg")
     done = invoke("--home", tmp_path, "--storage", f"postgresql://user@127.0.0.1:{free_port()}/name", "status")
-    assert done.output.endswith(
-        "whether the server runs and can be reached from here, or name another one: --storage URL\n"
-    )
+    assert done.output.endswith("that the server runs and can be reached from here, or name another with --storage\n")

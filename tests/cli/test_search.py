@@ -1,5 +1,6 @@
 import os
 import shlex
+import tomllib
 
 import pytest
 
@@ -33,6 +34,15 @@ def test_every_file_is_read_before_anything_begins(home, sqlite_url, tmp_path):
     done = search(home, sqlite_url, good, bad)
     assert (done.exit_code, "colour" in done.output) == (2, True)
     assert not (tmp_path / "storage").exists()
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_file_is_read_once_so_that_what_is_checked_is_what_is_run(home, sqlite_url, monkeypatch, dry):
+    read, loads = [], tomllib.loads
+    monkeypatch.setattr(tomllib, "loads", lambda text: (read.append(text), loads(text))[1])
+    done = search(home, sqlite_url, write_study(home, random_document(manifest="none.csv")), *dry)
+    assert (done.exit_code, '"none.csv"' in done.output) == (2, True), done.output
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize("options", [("--workers", "0"), ("--workers", "two")])
@@ -87,7 +97,9 @@ def test_files_that_take_the_best_of_each_other_are_refused(home, sqlite_url):
     [
         ("search", "regime-1.toml"),
         ("search", "regime-1.toml", "--dry-run"),
+        ("study", "create", "regime-1.toml"),
         ("features", "build", "regime-1"),
+        ("features", "build", "regime-1.toml"),
         ("worker", "run"),
         ("worker", "start", "--gpus", "none"),
         ("worker", "start", "--gpus", "none", "--daemon"),

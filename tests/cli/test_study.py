@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -38,6 +39,16 @@ def test_create_makes_the_database_and_says_what_it_made(run, home, database_url
     assert (again.exit_code, "regime-1 already exists" in again.output) == (0, True)
     with open_database(parse_url(database_url, home)) as database:
         assert database.artifacts() == "storage/artifacts"
+
+
+def test_the_films_of_a_study_that_is_created_may_lie_below_the_data_root(run, home, database_url):
+    write_study(home, random_document(2))
+    shutil.move(home.root / "films", home.root / "elsewhere")
+    assert "--data-root FOLDER" in run("study", "create", "regime-1.toml").output
+    done = run("study", "create", "regime-1.toml", "--data-root", "elsewhere")
+    assert done.exit_code == 0, done.output
+    again = run("study", "create", "regime-1.toml", "--data-root", "elsewhere")
+    assert (again.exit_code, "regime-1 already exists" in again.output) == (0, True)
 
 
 def test_create_reports_every_problem_of_a_file(run, home):
@@ -106,12 +117,30 @@ def test_delete_asks_first(database, home, run_on):
     assert load_studies(database) == []
 
 
-def test_delete_refuses_a_study_that_runs_unless_forced(database, home, run_on):
+def test_delete_refuses_a_study_that_runs_before_it_asks_unless_forced(database, home, run_on):
     study = make_study(database, home)
     Ledger(database).claim([study.id], "ann")
-    done = run_on("study", "delete", "regime-1", "--yes")
-    assert (done.exit_code, "--force" in done.output) == (1, True)
+    for words in ((), ("--yes",)):
+        done = run_on("study", "delete", "regime-1", *words)
+        assert (done.exit_code, "--force" in done.output, "[y/N]" in done.output) == (1, True, False)
     assert run_on("study", "delete", "regime-1", "--yes", "--force").exit_code == 0
+
+
+def test_the_question_before_a_deletion_tells_of_workers_that_are_alive(database, home):
+    def asked(*words):
+        url = database.url.render_as_string(hide_password=False)
+        line = ["--home", str(home.root), "--storage", url, "study", "delete", "regime-1", *words]
+        return CliRunner().invoke(cli, line, input="n\n").output
+
+    study, ledger = make_study(database, home), Ledger(database)
+    assert asked().startswith("Delete regime-1 with")
+    ledger.register("ann", host="host", process=1, device="")
+    assert asked().startswith(
+        "1 worker of this storage may serve regime-1: rust-optuna worker list shows them.\nDelete"
+    )
+    ledger.claim([study.id], "ann")
+    assert asked("--force").startswith("1 worker runs points of regime-1, whose results will be refused.\nDelete")
+    assert len(load_studies(database)) == 1
 
 
 def test_export_writes_a_table(database, home, run_on):

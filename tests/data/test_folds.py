@@ -60,7 +60,7 @@ def test_another_seed_gives_other_folds():
 
 
 def test_fewer_patients_than_folds_are_refused():
-    with pytest.raises(DataError, match="6 folds need at least 6 patients, there are 2"):
+    with pytest.raises(DataError, match="6 folds need at least 6 patients, but there are 2"):
         assign_folds([content(0), content(1)], ["p", "q"], np.zeros((2, 18)), folds=6, seed=0)
 
 

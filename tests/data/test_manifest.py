@@ -118,16 +118,16 @@ def test_the_same_image_twice_is_named_however_it_is_spelt(tmp_path):
 def test_ragged_rows_are_reported_and_blank_lines_passed_over(tmp_path):
     path = write(tmp_path, "", GOOD, "a.png,p", ",,,,,,,,", GOOD + ",more")
     assert problems(path) == [
-        ("row 4", "has 2 cells, the header has 9"),
-        ("row 6", "has 10 cells, the header has 9"),
+        ("row 4", "has 2 cells, but the header has 9"),
+        ("row 6", "has 10 cells, but the header has 9"),
     ]
 
 
 def test_missing_unknown_and_repeated_columns(tmp_path):
     path = write(tmp_path, GOOD, header=HEADER.replace("visit", "vist") + ",view")
     assert problems(path) == [
-        ("row 1", "column 'visit' is missing: rename the column 'vist', if that is it"),
-        ("row 1", "column 'view' is there 2 times"),
+        ("row 1", "column 'visit' is missing: rename the column 'vist', if that is the one"),
+        ("row 1", "column 'view' occurs 2 times"),
     ]
 
 

@@ -96,7 +96,7 @@ def test_a_hundred_groups_are_not_all_listed(tmp_path):
     with pytest.raises(PatientNamesError) as refused:
         settle(films)
     assert len(str(refused.value).splitlines()) == 13
-    assert "… and 90 groups more" in str(refused.value)
+    assert "… and 90 more groups" in str(refused.value)
 
 
 def test_split_refuses_until_all_is_settled_and_changes_nothing_before(tmp_path):
@@ -105,7 +105,7 @@ def test_split_refuses_until_all_is_settled_and_changes_nothing_before(tmp_path)
     for words in ((), ("--same", "P7=p7"), ("--different", "7=0007"), ("--force",)):
         done = invoke("data", "split", path, *words)
         assert done.exit_code == 2
-        assert "Settle it by `rust-optuna data split MANIFEST` with --same" in done.output
+        assert "Run `rust-optuna data split MANIFEST` with --same" in done.output
         assert ("'P7' (rows 2, 3), 'p7' (rows 4, 5)" in done.output) == ("P7=p7" not in words)
     assert path.read_bytes() == before
 
@@ -178,8 +178,8 @@ def test_a_name_may_hold_the_sign_between_names(tmp_path):
     ("words", "said"),
     [
         (("--same", "P7=P8"), "the manifest has no patient 'P8'"),
-        (("--same", "P7=P7"), "that is one name"),
-        (("--same", "P7=p7", "--different", "P7=p7"), "cannot be one patient and two"),
+        (("--same", "P7=P7"), "that is only one name"),
+        (("--same", "P7=p7", "--different", "P7=p7"), "cannot be both one patient and two"),
         (("--same", "--different"), "contradict each other"),
     ],
 )
@@ -205,7 +205,7 @@ def test_what_is_split_already_can_be_settled_and_keeps_its_split(tmp_path):
     done = invoke("data", "split", path, "--same")
     assert done.exit_code == 2
     assert "patient q0  is on both sides of the split" in done.output
-    assert "all rows of a patient belong on one side" in done.output
+    assert "all rows of a patient must be on one side" in done.output
     done = invoke("data", "split", path, "--same", "P7=p7", "--different", "q0=Q0")
     assert done.exit_code == 0, done.output
     assert [film.split for film in read_manifest(path).films] == split

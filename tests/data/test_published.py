@@ -97,15 +97,15 @@ def test_everything_wrong_is_reported_together(published):
 
 def test_files_of_different_lengths(published):
     published.filenames.write_text("\n".join(published.filenames.read_text().splitlines()[:2]))
-    assert published.problems() == [("labels.csv", "3 rows, but filenames.csv has 2")]
+    assert published.problems() == [("labels.csv", "has 3 rows, but filenames.csv has 2")]
 
 
 def test_names_in_another_order_are_noticed(published):
     first, second, third = published.filenames.read_text().splitlines()
     published.filenames.write_text("\n".join([second, first, third]))
     assert published.problems() == [
-        ("filenames.csv row 1", f"{second!r} is not of the same film as its row in labels.csv: other index, view"),
-        ("filenames.csv row 2", f"{first!r} is not of the same film as its row in labels.csv: other index, view"),
+        ("filenames.csv row 1", f"{second!r} does not match its row in labels.csv: different index, view"),
+        ("filenames.csv row 2", f"{first!r} does not match its row in labels.csv: different index, view"),
     ]
 
 
@@ -125,7 +125,7 @@ def test_repeated_names(published):
 @pytest.mark.parametrize("name", ["/etc/film.jpg", "../film.jpg"])
 def test_names_outside_the_folder_are_refused(published, name):
     published.filenames.write_text("\n".join([name, *published.filenames.read_text().splitlines()[1:]]))
-    assert published.problems() == [("row 1", f"{name!r} is not a file name below the images' folder")]
+    assert published.problems() == [("row 1", f"{name!r} is not a path below the images' folder")]
 
 
 def test_some_images_missing(published):

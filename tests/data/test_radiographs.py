@@ -208,7 +208,7 @@ def test_a_tiff_of_12_bits_is_scaled_by_12_bits_whatever_the_study_says(tmp_path
 
 @pytest.mark.parametrize("bits", [10, 14])
 def test_a_tiff_of_bits_that_pillow_does_not_read_is_refused_by_them(bits):
-    with pytest.raises(DataError, match=rf"a TIFF of {bits} bits a pixel .* is not read: save it"):
+    with pytest.raises(DataError, match=rf"a TIFF with {bits} bits a pixel .* is not supported: save it"):
         read_radiograph(tiff([0, 1, 2, 3], bits), size=8, resize="pad")
 
 
@@ -225,10 +225,10 @@ def test_bits_scale_what_is_dark_for_want_of_them():
 @pytest.mark.parametrize(
     ("marker", "precision", "words"),
     [
-        (0xC0, 12, "a 12-bit JPEG is not read"),
-        (0xC1, 12, "a 12-bit JPEG is not read"),
-        (0xC3, 16, "a lossless JPEG of 16 bits is not read"),
-        (0xF7, 12, "a JPEG-LS file is not read"),
+        (0xC0, 12, "a 12-bit JPEG is not supported"),
+        (0xC1, 12, "a 12-bit JPEG is not supported"),
+        (0xC3, 16, "a lossless JPEG of 16 bits is not supported"),
+        (0xF7, 12, "a JPEG-LS file is not supported"),
     ],
 )
 def test_an_unusual_jpeg_is_refused_by_its_name(marker, precision, words):

@@ -231,6 +231,6 @@ def test_films_that_another_call_left_are_not_mixed_with_new_ones(tmp_path):
         synthesize(folder, patients=8, seed=0, processes=1, progress=interrupt)
     left = next((folder / "films").iterdir())
     left.rename(left.with_name("synthetic-0009-v1-ap.png"))
-    with pytest.raises(DataError, match=r"1 file that is not of these films, such as synthetic-0009-v1-ap.*rm -r '"):
+    with pytest.raises(DataError, match=r"another file, synthetic-0009-v1-ap.*rm -r '"):
         synthesize(folder, patients=8, seed=0, processes=1)
     assert [path.name for path in (folder / "films").iterdir()] == ["synthetic-0009-v1-ap.png"]

@@ -10,6 +10,8 @@ import click
 import pytest
 
 from rust_optuna.cli import cli
+from rust_optuna.config import FOLDS, KEYS, LEASE_SECONDS, SEED, plain
+from rust_optuna.study_file import toml_value
 from tests.deploy.test_commands import take
 from tests.studies import REPOSITORY
 from tests.test_layers import MAY_IMPORT, MODULES, layer, module_name
@@ -96,3 +98,12 @@ def test_the_architecture_s_table_has_every_module_in_its_layer(path):
 def test_examples_in_docstrings_are_true(path):
     done = doctest.testmod(importlib.import_module(module_name(path)))
     assert (done.attempted > 0, done.failed) == (True, 0)
+
+
+def test_the_defaults_of_a_study_file_are_those_that_the_page_about_it_tells():
+    page = (REPOSITORY / "docs" / "study_files.md").read_text()
+    told = {name: default for name, _, default in re.findall(r"^\| `([\w.]+)` \| ([^|]*) \| ([^|]*) \|", page, re.M)}
+    of_studies = {"lease_seconds": LEASE_SECONDS, "cross_validation.folds": FOLDS, "cross_validation.seed": SEED}
+    defaults = of_studies | {name: key.default for name, key in KEYS.items() if key.default is not None}
+    shown = {name: told[name].removesuffix(", or inherited").strip("`") for name in defaults}
+    assert shown == {name: toml_value(plain(default)) for name, default in defaults.items()}

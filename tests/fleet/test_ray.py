@@ -17,7 +17,8 @@ from rust_optuna.errors import MissingExtraError, RetiredError, RustOptunaError
 from rust_optuna.fleet.devices import DeviceChoice
 from rust_optuna.fleet.ray import cluster as ray_cluster
 from rust_optuna.fleet.ray import slots as ray_engine
-from rust_optuna.fleet.service import Workers, start_workers
+from rust_optuna.fleet.service import start_workers
+from rust_optuna.fleet.workers import Workers
 from rust_optuna.search.studies import load_study
 from rust_optuna.storage.roster import list_workers
 from rust_optuna.storage.site import Site
@@ -229,7 +230,8 @@ import sys
 from rust_optuna.paths import Home
 from rust_optuna import logs
 from rust_optuna.fleet.devices import DeviceChoice
-from rust_optuna.fleet.service import Workers, start_workers
+from rust_optuna.fleet.service import start_workers
+from rust_optuna.fleet.workers import Workers
 from rust_optuna.fleet.ray.cluster import ray_engine
 from rust_optuna.storage.site import Site
 from rust_optuna.storage.database import open_database

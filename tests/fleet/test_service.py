@@ -9,8 +9,8 @@ import pytest
 from rust_optuna.errors import StorageError, StudyError
 from rust_optuna.fleet import service as fleet
 from rust_optuna.fleet.devices import Device
-from rust_optuna.fleet.service import Workers
 from rust_optuna.fleet.slot import Slot
+from rust_optuna.fleet.workers import Workers
 from rust_optuna.search.creation import delete_study
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror

@@ -10,8 +10,8 @@ import pytest
 from rust_optuna.errors import CannotServeError, RetiredError, StorageError
 from rust_optuna.fleet import supervisor as module
 from rust_optuna.fleet.devices import Device
-from rust_optuna.fleet.service import Workers
 from rust_optuna.fleet.supervisor import Supervisor
+from rust_optuna.fleet.workers import Workers
 from rust_optuna.processes import ExitCode
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
@@ -45,22 +45,39 @@ def gate(tmp_path, monkeypatch):
     return folder
 
 
+class OneStudy:
+    """The study `regime-1` as a supervisor needs it: done as a test says, or else as the database says."""
+
+    def __init__(self, database, is_done=None):
+        self.database = database
+        self.is_done = is_done or self.is_done
+        self.tended = 0
+
+    def names(self):
+        return ["regime-1"]
+
+    def is_done(self):
+        return load_study(self.database, "regime-1").state == "done"
+
+    def tend(self):
+        self.tended += 1
+
+
 @pytest.fixture
 def supervise(sqlite, home, gate, clock):
     """A supervisor of real processes; whatever a test leaves is killed."""
     made = []
 
-    def make(objective="gated", workers=2, **changes):
+    def make(objective="gated", workers=2, is_done=None, forever=False, echo=None, **changes):
         slots = [Device("cpu", {"CUDA_VISIBLE_DEVICES": "-1", "SLOT": str(number)}) for number in range(workers)]
         made.append(
             Supervisor(
                 Ledger(sqlite),
-                slots,
+                OneStudy(sqlite, is_done),
+                Workers(slots, objective=f"tests.stand_ins:{objective}", forever=forever, echo=echo),
                 **{
                     "logs": lambda slot: home.log("test", slot),
                     "environment": site_of(home, sqlite.url).environment(sqlite),
-                    "arguments": lambda: ["regime-1", "--objective", f"tests.stand_ins:{objective}"],
-                    "is_done": lambda: load_study(sqlite, "regime-1").state == "done",
                     "observe_seconds": 0.0,
                     "clock": clock,
                     **changes,
@@ -142,7 +159,7 @@ def test_a_worker_that_dies_again_and_again_is_replaced_ever_later_and_given_up_
 def test_the_longest_delay_is_a_minute(sqlite, home, clock, supervise, monkeypatch):
     make_study(sqlite, home, random_document(2))
     monkeypatch.setattr(module, "MAX_DEATHS", 99)
-    supervisor = supervise(workers=1, arguments=lambda: ["--help"])
+    supervisor = supervise("dying", workers=1)
     supervisor.start()
     slot = supervisor.slots[0]
     slot.deaths = 11
@@ -257,7 +274,7 @@ def test_workers_outlive_the_stream_and_the_log_that_they_are_shown_by(sqlite, h
     readable, writable = os.pipe()
     os.close(readable)
     echo = os.fdopen(writable, "w")
-    supervisor = supervise(show=Workers([], echo=echo).show)
+    supervisor = supervise(echo=echo)
     supervisor.start()
     wait_until(lambda: len(began(gate)) == 2, 60)  # each has logged that it claimed a point
     assert not supervisor.step()
@@ -316,11 +333,11 @@ def test_a_database_that_stays_away_ends_the_supervisor_unless_it_runs_for_ever(
     def is_done():
         raise StorageError("no answer")
 
-    patient = supervise(workers=1, is_done=is_done, patience=None)
-    other = supervise(workers=1, is_done=is_done, patience=600)
+    patient = supervise(workers=1, is_done=is_done, forever=True)
+    other = supervise(workers=1, is_done=is_done)
     for each in (patient, other):
         assert not each.step()
-    clock.now += 600
+    clock.now += module.WORKER_PATIENCE_SECONDS
     for each in (patient, other):
         assert not each.step()
     clock.now += 1
@@ -331,9 +348,11 @@ def test_a_database_that_stays_away_ends_the_supervisor_unless_it_runs_for_ever(
 
 def test_housekeeping_is_done_every_few_seconds_and_not_in_step_with_other_supervisors(clock, supervise):
     times = []
-    supervisor = supervise(workers=0, is_done=lambda: True, tend=lambda: times.append(clock.now))
+    supervisor = supervise(workers=0, is_done=lambda: True)
     for _ in range(400):
+        before = supervisor.studies.tended
         supervisor.step()
+        times += [clock.now] * (supervisor.studies.tended - before)
         clock.now += 0.25
     gaps = {later - earlier for earlier, later in itertools.pairwise(times)}
     assert min(gaps) >= 2.5

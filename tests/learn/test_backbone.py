@@ -221,7 +221,7 @@ def test_without_a_network_the_file_to_fetch_and_its_place_are_named(tmp_path, m
         imagenet_file()
     message = str(refused.value)
     assert "\n" not in message
-    assert "could not be downloaded (Name or service not known). Fetch https://" in message
+    assert "could not be downloaded (Name or service not known). Download https://" in message
     assert ("damaged" in message) == damaged
     for needed in (f"/{IMAGENET_FILE}", str(tmp_path / "models"), "`weights` under [model]"):
         assert needed in message

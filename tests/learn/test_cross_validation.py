@@ -226,7 +226,7 @@ def test_a_label_that_a_fold_lacks_is_left_out_there_and_named(validate, develop
 
 
 def test_features_of_other_films_are_refused(validate, random_source):
-    with pytest.raises(ValueError, match="features of 40 films for 41"):
+    with pytest.raises(ValueError, match="features of 40 films, the development set has 41 films"):
         validate(source=random_source(40))
 
 

@@ -40,10 +40,10 @@ def clockwork(monkeypatch):
 @pytest.fixture
 def plan(home, sqlite_url):
     def make(*documents, workers=None, **options):
-        files = [write_study(home, document) for document in documents]
+        studies = [read_study_file(write_study(home, document)) for document in documents]
         url = parse_url(sqlite_url, home)
         return forecast(
-            files, home, lambda: open_database(url, read_only=True), choice=DeviceChoice("none", workers), **options
+            studies, home, lambda: open_database(url, read_only=True), choice=DeviceChoice("none", workers), **options
         )
 
     return make

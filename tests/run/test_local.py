@@ -11,6 +11,7 @@ from rust_optuna.search.studies import load_studies, load_study
 from rust_optuna.storage.database import open_database
 from rust_optuna.storage.site import Site
 from rust_optuna.storage.url import parse_url
+from rust_optuna.study_file import read_study_file
 from tests import stand_ins
 from tests.studies import (
     REPOSITORY,
@@ -81,7 +82,12 @@ def test_a_search_whose_workers_all_die_says_why(sqlite_url, home, files, monkey
     url = parse_url(sqlite_url, home)
     monkeypatch.chdir(REPOSITORY)
     with pytest.raises(RetiredError, match=r"No objective 'tests\.stand_ins:none_such'") as said:
-        local.search(files, site_of(home, url), DeviceChoice("none", 2), objective="tests.stand_ins:none_such")
+        local.search(
+            [*map(read_study_file, files)],
+            site_of(home, url),
+            DeviceChoice("none", 2),
+            objective="tests.stand_ins:none_such",
+        )
     (log, *_) = sorted(home.logs.iterdir())
     assert str(log) in str(said.value)
 
@@ -157,7 +163,12 @@ def test_workers_use_the_artifact_store_that_the_database_names(sqlite_url, home
     monkeypatch.setattr(local, "supervise", supervise)
     url = parse_url(sqlite_url, home)
     for artifacts, file in (("elsewhere", files[0]), (None, files[1])):
-        local.search([file], site_of(home, url, artifacts), DeviceChoice("none", 1), objective="tests.stand_ins:peak")
+        local.search(
+            [read_study_file(file)],
+            site_of(home, url, artifacts),
+            DeviceChoice("none", 1),
+            objective="tests.stand_ins:peak",
+        )
     assert [each["RUST_OPTUNA_ARTIFACTS"] for each in environments] == ["elsewhere", "elsewhere"]
 
 
@@ -171,5 +182,5 @@ def test_the_step_that_builds_features_is_told_whose_it_is(sqlite_url, home, fil
 
     monkeypatch.setattr(local.subprocess, "Popen", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        local.search(files[:1], Site(home, sqlite_url), DeviceChoice("none", 1))
+        local.search([read_study_file(files[0])], Site(home, sqlite_url), DeviceChoice("none", 1))
     assert [each["RUST_OPTUNA_PART_OF"] for each in environments] == ["search"]

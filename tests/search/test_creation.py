@@ -229,9 +229,9 @@ def test_other_films_or_labels_under_the_same_name_are_refused(sqlite, home):
         ),
         (
             {"split": {20: "holdout", 21: "holdout"}},
-            r"films/1[89].png, films/1[89].png are in the study and not among the development films of the manifest",
+            r"films/1[89].png, films/1[89].png are in the study but not among the development films of the manifest",
         ),
-        ({"patient": {2: "another"}}, r"the patient of films/[01].png, films/[01].png is another than when"),
+        ({"patient": {2: "another"}}, r"the patient of films/[01].png, films/[01].png is not the same as when"),
         ({"subscores": dict.fromkeys(range(2, 16, 2), (4, 4, None, None))}, "; 4 other films have other labels, too"),
     )
     for changes, words in cases:
@@ -251,7 +251,7 @@ def test_other_films_or_labels_under_the_same_name_are_refused(sqlite, home):
     draw_film(films / "new.png", 100)
     added = replace(manifest.films[0], row=99, image=films / "new.png", patient="new")
     write_manifest(manifest.path, [*manifest.films, added])
-    with pytest.raises(FingerprintError, match=r"films/new.png is in the manifest and not in the study") as refused:
+    with pytest.raises(FingerprintError, match=r"films/new.png is in the manifest but not in the study") as refused:
         make_study(sqlite, home)
     assert "films/0.png has changed since" in str(refused.value)
 

@@ -125,7 +125,7 @@ def test_an_s3_that_does_not_answer_is_one_error_with_the_buckets_name(s3, home,
         unused.bind(("127.0.0.1", 0))  # and does not listen
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
         monkeypatch.setattr(s3_module, "TRIES", 1)
-        with pytest.raises(StorageError, match=f"{BUCKET} could not give scores.*127.0.0.1"):
+        with pytest.raises(StorageError, match=f"{BUCKET} could not return scores.*127.0.0.1"):
             open_store(f"s3://{BUCKET}", home).open_reader("scores")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "no address")
     with pytest.raises(StorageError, match="could not be opened: Invalid endpoint"):

@@ -160,10 +160,10 @@ def test_nothing_is_restored_while_workers_are_at_work(database, home, tmp_path)
     ledger = Ledger(database)
     ledger.register("idle", host="here", process=7, device="")
     before = contents(database)
-    with pytest.raises(StorageError, match=r"^2 workers were heard of .* wait 1\d\d seconds.*--workers-are-dead"):
+    with pytest.raises(StorageError, match=r"^2 workers seem to be at work .* wait 1\d\d seconds.*--workers-are-dead"):
         restore(database.url, tmp_path / "file", force=True)
     end_leases(database)
-    with pytest.raises(StorageError, match=r"^1 worker was heard of .* wait \d\d seconds"):
+    with pytest.raises(StorageError, match=r"^1 worker seems to be at work .* wait \d\d seconds"):
         restore(database.url, tmp_path / "file", force=True)
     assert len(contents(database)) == len(before)
     assert load_study(database, study.name).state == "open"
@@ -246,7 +246,7 @@ def test_another_programs_database_is_no_backup(sqlite, home, tmp_path):
     with sqlite3.connect(tmp_path / "other.db") as connection:
         connection.execute("CREATE TABLE songs (name TEXT)")
     connection.close()
-    with pytest.raises(StorageError, match="none of this program's"):
+    with pytest.raises(StorageError, match="this program did not write"):
         restore(sqlite.url, tmp_path / "other.db", force=True)
 
 

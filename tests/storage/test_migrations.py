@@ -85,7 +85,7 @@ def test_there_is_one_line_of_migrations_and_its_end_is_the_programs_version():
 
 def test_tables_of_the_first_version_are_brought_up_to_date_and_nothing_is_lost(database):
     go_back_to_version_1(database)
-    with pytest.raises(StorageError, match=r"version 1; .*rust-optuna storage upgrade"):
+    with pytest.raises(StorageError, match=r"version 1, .*rust-optuna storage upgrade"):
         open_database(database.url)
     with pytest.raises(StorageError, match="rust-optuna storage upgrade"):
         create_database(database.url, "elsewhere")

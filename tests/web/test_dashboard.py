@@ -21,7 +21,7 @@ def study(database, home):
 @pytest.fixture
 def address(database, home, study):
     """The address of a running dashboard."""
-    with serve(database, open_store("storage/artifacts", home), port=0) as server:
+    with serve(database, open_store("storage/artifacts", home), port=0, host="127.0.0.1") as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

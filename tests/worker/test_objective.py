@@ -64,7 +64,7 @@ def elsewhere(sqlite, home, tmp_path):
 @pytest.mark.tensorflow
 def test_films_are_looked_for_below_the_data_root(elsewhere, home):
     root, prepare = elsewhere
-    with pytest.raises(AbsentFilmsError, match=r"20 of 20 films are not on this machine.*--data-root"):
+    with pytest.raises(AbsentFilmsError, match=r"20 of 20 films are no longer on this machine.*--data-root"):
         prepare(None)
     done = {"on_hashed": [], "progress": []}
     prepared = prepare(root, **{name: lambda *films, to=to: to.append(films) for name, to in done.items()})

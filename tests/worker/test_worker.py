@@ -630,7 +630,9 @@ def test_what_is_missing_on_this_machine_costs_the_point_nothing_but_the_try(sql
 def test_another_objective_than_the_studys_is_refused(database, home):
     study = make_study(database, home, random_document(2))
     pin_runtime(database, study, {"objective": "cross-validation", "numerics": 1})
-    with pytest.raises(FingerprintError, match=r"objective is STAND-IN tests.stand_ins:peak here and cross-validation"):
+    with pytest.raises(
+        FingerprintError, match=r"objective is STAND-IN tests.stand_ins:peak here, but cross-validation"
+    ):
         make_worker(database, home).run([study.name])
     assert attempts(database, study) == []
     pin_runtime(database, study, {"objective": "cross-validation", "numerics": 1})
@@ -645,8 +647,8 @@ RUNTIME = {"objective": "cross-validation", "numerics": 3, "preprocessing": 4, "
         ({"numerics": 4}, "begun by an earlier version of rust_optuna"),
         ({"preprocessing": 5}, "begun by an earlier version of rust_optuna"),
         ({"numerics": 2}, "begun by another version of rust_optuna"),
-        ({"tensorflow": "2.22"}, "tensorflow is 2.22 here and 2.21 there"),
-        ({"pillow": "12.1"}, "pillow is 12.1 here and 12.0 there"),
+        ({"tensorflow": "2.22"}, "tensorflow is 2.22 here, but 2.21 for"),
+        ({"pillow": "12.1"}, "pillow is 12.1 here, but 12.0 for"),
     ],
 )
 def test_a_worker_whose_versions_compute_other_numbers_is_refused(sqlite, home, change, said):
@@ -666,7 +668,7 @@ def test_a_study_begun_before_preprocessing_was_compared_is_refused_in_plain_wor
 
 def test_another_stand_in_is_refused_too(sqlite, home):
     study = run_study(sqlite, home, random_document(2), "level")
-    with pytest.raises(FingerprintError, match="level there"):
+    with pytest.raises(FingerprintError, match="level for its first worker"):
         pin_runtime(sqlite, study, {"objective": "STAND-IN tests.stand_ins:peak"})
 
 
@@ -674,7 +676,7 @@ def test_other_weights_than_the_studys_are_refused(sqlite, home, monkeypatch):
     study = make_study(sqlite, home, random_document(1))
     monkeypatch.setattr(CrossValidationObjective, "runtime", lambda self: {"objective": "cross-validation"})
     monkeypatch.setattr("rust_optuna.worker.objective.weights_scheme", lambda backbone: "sha256:other")
-    with pytest.raises(FingerprintError, match="weights 'random' here are not those"):
+    with pytest.raises(FingerprintError, match="weights 'random' on this machine are not those"):
         Worker(sqlite, home, open_store("storage/artifacts", home)).run([study.name])
     assert points(sqlite, study)[0].state == "waiting"
 
@@ -720,7 +722,7 @@ def test_a_finished_point_stays_complete_whatever_happens_while_optuna_is_told(s
 def test_a_fault_of_the_machine_stops_its_worker_and_uses_up_no_attempt(sqlite, home):
     error = OSError(28, "No space left on device")
     study = make_study(sqlite, home, random_document(2))
-    with pytest.raises(RustOptunaError, match="This machine failed point 0"):
+    with pytest.raises(RustOptunaError, match="This machine failed while it ran point 0"):
         worker_with(sqlite, home, FakeObjective([0.1], then=error)).run([study.name])
     assert [(row.state, row.failures) for row in points(sqlite, study)] == [("waiting", 0)] * 2
 

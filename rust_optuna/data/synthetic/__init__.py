@@ -1,1 +1,1 @@
-"""SYNTHETIC films, drawn by physics."""
+"""SYNTHETIC films, drawn with a model of the physics."""

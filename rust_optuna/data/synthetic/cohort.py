@@ -1,7 +1,7 @@
-"""Who comes to which visit, and with which RUST subscores: the made-up patients behind the synthetic films.
+"""The invented patients behind the synthetic films: their visits, views and RUST subscores.
 
-Every frequency in this module is a published one (2,936 films of 1,207 patients with tibial shaft fractures); only the
-course of healing in between is invented.
+Every frequency in this module is a published one (2,936 films of 1,207 patients with tibial shaft fractures). Only the
+course of healing is invented.
 """
 
 from __future__ import annotations
@@ -12,33 +12,34 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-# Patients by how many films they have.
+# Number of films → number of patients with that many films.
 FILMS_PER_PATIENT = {1: 45, 2: 944, 3: 17, 4: 123, 5: 8, 6: 70}
-# Of the visits with one film only, how many have the anteroposterior one: 1,493 of all films are anteroposterior.
+# The share of visits with a single film that have the anteroposterior one: 1,493 of all films are anteroposterior.
 LONE_FILMS_ANTEROPOSTERIOR = 60 / 70
 # The two cortices that each view shows, in the anatomical mapping.
 CORTICES_OF_VIEW = {"anteroposterior": ("medial", "lateral"), "lateral": ("anterior", "posterior")}
-# Films of each subscore 1 to 4, by cortex.
+# The number of films with each subscore 1 to 4, by cortex.
 SUBSCORE_COUNTS = {
     "medial": (149, 404, 478, 251),
     "lateral": (121, 365, 498, 257),
     "anterior": (169, 378, 464, 265),
     "posterior": (115, 376, 551, 285),
 }
-# Films on which both, only the first, only the second or neither of the view's cortices is unreadable. Together they
-# give the published 252 films without and 242 with one readable cortex, and the totals of SUBSCORE_COUNTS.
+# The number of films on which both, only the first, only the second or neither of the view's cortices is unreadable.
+# Together they give the published 252 films without and 242 with one readable cortex, and the totals of
+# SUBSCORE_COUNTS.
 UNREADABLE = {"anteroposterior": (156, 55, 96, 1186), "lateral": (96, 71, 20, 1256)}
 HIDDEN_CORTICES = ((True, True), (True, False), (False, True), (False, False))
 
-# Spread of one cortex about the healing stage of the whole fracture, in standard deviations of the stage at the first
-# visit; and by how much the stage rises to the next visit, on average.
+# The spread of one cortex about the healing stage of the whole fracture, in standard deviations of the stage at the
+# first visit, and the mean rise of the stage to the next visit.
 CORTEX_NOISE = 0.35
 RISE_PER_VISIT = 0.8
 
 
 @dataclass(frozen=True)
 class SyntheticFilm:
-    """One film to draw: whose it is, and what it is to show.
+    """One film to draw: its patient, and what it shows.
 
     Attributes:
         patient: the patient's number, from 1.
@@ -62,22 +63,22 @@ class SyntheticFilm:
 
     @property
     def patient_id(self) -> str:
-        """The patient's identifier, which says that there is no such patient."""
+        """The patient's identifier, which shows that the patient is invented."""
         return f"synthetic-{self.patient:04d}"
 
     @property
     def readable(self) -> dict[str, int]:
-        """The subscore of each cortex that a reader could score."""
+        """The subscore of each cortex that is readable."""
         triples = zip(CORTICES_OF_VIEW[self.view], self.subscores, self.hidden, strict=True)
         return {cortex: score for cortex, score, hidden in triples if not hidden}
 
 
 def draw_cohort(patients: int, seed: int) -> list[SyntheticFilm]:
-    """Return every film of ``patients`` made-up patients, patient by patient and visit by visit.
+    """Return every film of ``patients`` invented patients, patient by patient and visit by visit.
 
-    Each visit has one latent healing stage, which rises from visit to visit; a cortex has the stage plus some noise.
-    Subscores are the stages cut at quantiles, so that they have their published frequencies however few the patients.
-    Which cortices are unreadable is independent of the stage.
+    Each visit has one latent healing stage, which rises from visit to visit; the stage of a cortex is that plus noise.
+    Subscores are the stages cut at quantiles, so that they have the published frequencies even with few patients. The
+    stage does not influence which cortices are unreadable.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     films: list[SyntheticFilm] = []
@@ -92,26 +93,26 @@ def draw_cohort(patients: int, seed: int) -> list[SyntheticFilm]:
 
 
 def shuffle_readings(films: Sequence[SyntheticFilm], seed: int) -> list[dict[str, int]]:
-    """Return what a reader would note of each film, permuted among the films of the same view."""
+    """Return a reader's scores of each film, permuted among the films of the same view."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
     readings = [film.readable for film in films]
     for view in CORTICES_OF_VIEW:
-        places = [i for i, film in enumerate(films) if film.view == view]
-        moved = [films[i].readable for i in rng.permutation(places)]
-        for place, reading in zip(places, moved, strict=True):
+        places = [place for place, film in enumerate(films) if film.view == view]
+        shuffled = [films[place].readable for place in rng.permutation(places)]
+        for place, reading in zip(places, shuffled, strict=True):
             readings[place] = reading
     return readings
 
 
 def _draw_film_counts(patients: int, rng: np.random.Generator) -> list[int]:
-    """Return how many films each patient has."""
+    """Return the number of films of each patient."""
     frequencies = np.array(list(FILMS_PER_PATIENT.values()), float)
     counts: list[int] = rng.choice(list(FILMS_PER_PATIENT), size=patients, p=frequencies / frequencies.sum()).tolist()
     return counts
 
 
 def _draw_visits(count: int, rng: np.random.Generator) -> list[tuple[str, ...]]:
-    """Return the views taken at each visit: pairs, and after them one lone film if ``count`` is odd."""
+    """Return the views taken at each visit: pairs, and at the end a single film if ``count`` is odd."""
     visits: list[tuple[str, ...]] = [tuple(CORTICES_OF_VIEW)] * (count // 2)
     if count % 2:
         visits.append(("anteroposterior" if rng.random() < LONE_FILMS_ANTEROPOSTERIOR else "lateral",))
@@ -128,11 +129,11 @@ def _draw_hidden(view: str, rng: np.random.Generator) -> tuple[bool, bool]:
 def _score(
     films: Sequence[SyntheticFilm], stages: NDArray[np.float64], rng: np.random.Generator
 ) -> list[SyntheticFilm]:
-    """Return the films with their subscores; ``stages`` has the healing stage of each."""
+    """Return the films with their subscores; ``stages`` holds the healing stage of each film."""
     noise = rng.normal(scale=CORTEX_NOISE, size=(len(films), 2))
     scores = np.zeros((len(films), 2), int)
     for view, cortices in CORTICES_OF_VIEW.items():
-        rows = [i for i, film in enumerate(films) if film.view == view]
+        rows = [row for row, film in enumerate(films) if film.view == view]
         for column, cortex in enumerate(cortices):
             scores[rows, column] = _cut(stages[rows] + noise[rows, column], SUBSCORE_COUNTS[cortex], rng)
     pairs: list[tuple[int, int]] = [(int(first), int(second)) for first, second in scores]
@@ -140,9 +141,9 @@ def _score(
 
 
 def _cut(values: NDArray[np.float64], frequencies: Sequence[int], rng: np.random.Generator) -> NDArray[np.int_]:
-    """Return ``values`` (n,) as subscores 1 to 4 with the given frequencies, higher values higher.
+    """Return ``values`` (n,) as subscores 1 to 4 with these frequencies; higher values get higher subscores.
 
-    One random offset for all ranks, so that expected counts are exact for any n.
+    All ranks share one random offset, so that expected counts are exact for any n.
     """
     ranks = np.argsort(np.argsort(values))
     quantiles = (ranks + rng.random()) / max(len(values), 1)

@@ -1,4 +1,4 @@
-"""How a synthetic film is taken and developed: Beer–Lambert attenuation, blur, quantum noise, window and gamma."""
+"""The exposure and development of a synthetic film: Beer–Lambert attenuation, blur, quantum noise, window and gamma."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from rust_optuna.data.synthetic.fracture import tibia
 from rust_optuna.data.synthetic.leg import Array, Leg, Rays, fibula, metal, soft_tissue
 
 HEIGHT, WIDTH = 320, 256
-"""Pixels of a film, along and across the bone."""
+"""The size of a film in pixels, along and across the bone."""
 
-# Linear attenuation per millimetre at about 60 keV; for bone and metal what they add to the tissue they displace.
+# Linear attenuation per millimetre at about 60 keV; for bone and metal, the excess over the tissue they displace.
 SOFT_TISSUE, BONE, METAL = 0.021, 0.046, 0.33
-# Scattered radiation, as a share of the unattenuated: it is why metal is not infinitely white.
+# Scattered radiation as a share of the unattenuated radiation; because of it, metal is not infinitely white.
 SCATTER = 0.035
-# Logarithmic signals from which on a ray has passed through the leg, and through metal.
+# The logarithmic signals above which a ray has passed through the leg, and through metal.
 THROUGH_LEG, THROUGH_METAL = 0.3, 2.85
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """How one film was taken and developed: nothing in it knows the scores.
+    """The settings with which one film was taken and developed, none of which depends on the scores.
 
     Attributes:
-        field: height of the film in the leg's plane, in millimetres.
-        tilt: slope of the bone's axis across the film.
-        bow: curvature of the bone's axis, per millimetre.
-        axis: distance of the bone's axis from the film's middle, in millimetres.
-        level: distance of the fracture below the film's middle, in millimetres.
-        blur: standard deviation of the point spread, in pixels.
-        photons: in an unattenuated pixel.
-        window: percentiles of the leg's signal, metal aside, that are shown black and white.
-        brightness: mean grey level of the leg, 0 to 1.
+        field: the height of the film in the leg's plane, in millimetres.
+        tilt: the slope of the bone's axis across the film.
+        bow: the curvature of the bone's axis, per millimetre.
+        axis: the distance of the bone's axis from the film's middle, in millimetres.
+        level: the distance of the fracture below the film's middle, in millimetres.
+        blur: the standard deviation of the point spread, in pixels.
+        photons: the number of photons in an unattenuated pixel.
+        window: the percentiles of the leg's signal, without metal, that are shown as black and white.
+        brightness: the mean grey level of the leg, 0 to 1.
     """
 
     field: float
@@ -68,7 +68,7 @@ class Exposure:
         )
 
     def rays(self, leg: Leg) -> Rays:
-        """Return the rays of a film at twice its size."""
+        """Return the rays of a film at twice its resolution."""
         step = self.field / (2 * HEIGHT)
         rows: Array = ((np.arange(2 * HEIGHT, dtype=np.float32) - HEIGHT) * step)[:, None]
         columns: Array = ((np.arange(2 * WIDTH, dtype=np.float32) - WIDTH) * step)[None, :]
@@ -82,10 +82,10 @@ def draw_film(film: SyntheticFilm, *, seed: int, place: int, contrast: float) ->
     """Return a film as (HEIGHT, WIDTH) grey levels, white where the rays are attenuated.
 
     Args:
-        film: what the film is to show.
-        seed: the data set's seed; with the patient's number it decides the leg.
-        place: the film's place in the cohort; with the seed it decides all that differs from film to film.
-        contrast: how plainly callus and fracture line show: 0 not at all, 1 as in a real film, above 1 exaggerated.
+        film: the film's contents.
+        seed: the data set's seed; together with the patient's number it decides the leg.
+        place: the film's place in the cohort; together with the seed it decides everything that differs between films.
+        contrast: how clearly callus and fracture line show: 0 for not at all, 1 as in a real film, above 1 exaggerated.
     """
     leg = Leg.draw(np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2, film.patient))))
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3, place)))
@@ -101,18 +101,18 @@ def draw_film(film: SyntheticFilm, *, seed: int, place: int, contrast: float) ->
 
 
 def _expose(attenuation: Array, exposure: Exposure, rng: np.random.Generator) -> Array:
-    """Return the detector's logarithmic signal (HEIGHT, WIDTH) for the attenuation at twice that size."""
+    """Return the detector's logarithmic signal (HEIGHT, WIDTH) for the attenuation at twice that resolution."""
     rays = np.exp(-attenuation)
     averaged = (rays[::2, ::2] + rays[::2, 1::2] + rays[1::2, ::2] + rays[1::2, 1::2]) / 4
     signal = _blur((averaged + SCATTER).astype(np.float32), exposure.blur)
-    # Poisson noise; at hundreds of photons a pixel and more, that is normal noise.
+    # Normal noise, which approximates Poisson noise at hundreds of photons a pixel and more.
     signal += rng.standard_normal(signal.shape, dtype=np.float32) * np.sqrt(signal / exposure.photons)
     logarithm: Array = -np.log(np.maximum(signal, np.float32(SCATTER / 4)))
     return logarithm
 
 
 def _blur(image: Array, spread: float) -> Array:
-    """Return ``image`` under a Gaussian point spread with a standard deviation of ``spread`` pixels."""
+    """Return ``image`` blurred by a Gaussian point spread with a standard deviation of ``spread`` pixels."""
     reach = 3
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / spread) ** 2)
     weights /= weights.sum()
@@ -128,8 +128,8 @@ def _blur(image: Array, spread: float) -> Array:
 def _develop(signal: Array, exposure: Exposure) -> NDArray[np.uint8]:
     """Return the signal as grey levels, with the marker in its corner.
 
-    Gamma brings the leg to a brightness that was drawn beforehand, as automatic processing does: the brightness of the
-    film then cannot tell how much callus there is.
+    As in automatic processing, gamma brings the leg to a brightness that was drawn beforehand, so that the brightness
+    of the film does not reveal the amount of callus.
     """
     leg = signal > THROUGH_LEG
     low, high = np.percentile(signal[leg & (signal < THROUGH_METAL)], exposure.window).tolist()
@@ -142,7 +142,7 @@ def _develop(signal: Array, exposure: Exposure) -> NDArray[np.uint8]:
 
 
 def _gamma_for(levels: Array, brightness: float) -> float:
-    """Return the exponent that gives ``levels``, 0 to 1, about the mean ``brightness``."""
+    """Return the exponent that brings the mean of ``levels``, 0 to 1, close to ``brightness``."""
     counts, edges = np.histogram(levels, bins=128, range=(0, 1))
     centres, shares = (edges[:-1] + edges[1:]) / 2, counts / counts.sum()
     low, high = 0.3, 4.0
@@ -154,7 +154,7 @@ def _gamma_for(levels: Array, brightness: float) -> float:
 
 @cache
 def _marker() -> NDArray[np.bool_]:
-    """Return the word SYNTHETIC as pixels: in the bitmap font, because it is the same on every machine."""
+    """Return the word SYNTHETIC as pixels, in the bitmap font, which is the same on every machine."""
     font = ImageFont.load_default_imagefont()
     _, _, right, bottom = font.getbbox("SYNTHETIC")
     image = Image.new("1", (int(right), int(bottom)))

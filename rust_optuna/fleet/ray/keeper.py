@@ -21,7 +21,7 @@ class Order:
 
     Args:
         worker: its identifier.
-        words: what follows ``worker run``.
+        words: the worker's command, from `commands.worker_run`.
         environment: variables to set: home, storage, artifacts.
         log: where its output goes on the node; a path below the home.
         per_gpu: how many workers share a GPU; None for a worker that computes on the processor.

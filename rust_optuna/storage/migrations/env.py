@@ -1,4 +1,4 @@
-"""What Alembic runs for a command; the connection is given by `rust_optuna.storage.migrations.upgrade`."""
+"""Alembic's environment script; `rust_optuna.storage.migrations.upgrade` passes it the connection."""
 
 from alembic import context
 
@@ -9,6 +9,6 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=tables.metadata,
     version_table=VERSION_TABLE,
-    transactional_ddl=False,  # the caller has begun the transaction, and commits it as a whole
+    transactional_ddl=False,  # the caller has begun the transaction and commits it
 )
 context.run_migrations()

@@ -1,1 +1,1 @@
-"""One module for each version of the ledger's tables."""
+"""The migrations, one module for each version of the ledger's tables."""

@@ -1,4 +1,4 @@
-"""The first version: studies, films, points, attempts, workers."""
+"""The first version of the tables: studies, films, points, attempts and workers."""
 
 import sqlalchemy as sa
 from alembic import op

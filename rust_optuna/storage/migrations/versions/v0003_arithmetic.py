@@ -9,9 +9,9 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Add the table and the column; of what was computed before, the kind is not known."""
-    there = sa.inspect(op.get_bind())
-    if not there.has_table("rust_optuna_features"):
+    """Add the table and the column. Earlier results keep an unknown kind of arithmetic."""
+    inspector = sa.inspect(op.get_bind())
+    if not inspector.has_table("rust_optuna_features"):
         op.create_table(
             "rust_optuna_features",
             sa.Column(
@@ -22,6 +22,6 @@ def upgrade() -> None:
             sa.Column("sha256", sa.String(64), nullable=False),
             sa.Column("sample", sa.Text().with_variant(LONGTEXT(), "mysql", "mariadb"), nullable=False),
         )
-    if "arithmetic" not in [each["name"] for each in there.get_columns("rust_optuna_attempt")]:
+    if "arithmetic" not in [column["name"] for column in inspector.get_columns("rust_optuna_attempt")]:
         op.add_column("rust_optuna_attempt", sa.Column("arithmetic", sa.String(128)))
     op.execute(sa.table("rust_optuna_schema", sa.column("version")).update().values(version=3))
