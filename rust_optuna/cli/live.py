@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from rust_optuna.cli.output import counted
+from rust_optuna.cli.tables import Side, layout
 from rust_optuna.run.local import Listener
 from rust_optuna.storage.states import PointState
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from rust_optuna.fleet.devices import Device
     from rust_optuna.search.creation import Creation
     from rust_optuna.search.results import Status
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 COUNTED = (PointState.WAITING, PointState.RUNNING, PointState.COMPLETE, PointState.HOLE)
 """What of a study's points the table counts."""
+COLUMNS: Mapping[str, Side] = {
+    "study": "left",
+    **dict.fromkeys(("waiting", "running", "complete", "holes", "best", "baseline", "a minute", "time left"), "right"),
+}
 
 
 class LiveTable:
@@ -77,15 +83,14 @@ class LiveTable:
             self.live.stop()
 
     def _table(self) -> Table:
-        table = Table(
-            "study", "waiting", "running", "complete", "holes", "best", "view-only baseline", "a minute", "time left"
-        )
+        rows = []
         for name, status in self._statuses.items():
             rate, left = self._pace(name, status)
             best, baseline = ("" if v is None else f"{v:.4f}" for v in (status.best_value, status.best_baseline))
             counts = [str(status.counts[state]) for state in COUNTED]
             title = f"{name} ({status.study.stand_in})" if status.study.stand_in else name
-            table.add_row(title, *counts, best, baseline, rate, left)
+            rows.append((title, *counts, best, baseline, rate, left))
+        table = layout(COLUMNS, rows, self.console.width)
         remarks = [f"{name}: {words}" for name, status in self._statuses.items() for words in _in_short(status)]
         if remarks:
             table.caption = Text("\n".join(remarks))
