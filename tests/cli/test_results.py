@@ -69,7 +69,7 @@ def test_differences_from_the_source_are_told_by_create_status_and_best(database
     write_study(home, grid_document(model={"weights": "random", "pooling": "average"}))
     said = "pooling is average here and max in regime-1"
     assert (
-        f"Note: differs from regime-1, whose best point it takes: {said}."
+        f"Note: the study takes the best point of regime-1, but differs from it: {said}."
         in run("study", "create", "regime-2.toml").output
     )
     make_worker(database, home).run()

@@ -366,7 +366,7 @@ EARLIER = {"boot": None, "namespace": None, "started": None}
     [
         ({"boot": "another"}, "on another machine (%s)"),
         ({"namespace": "pid:[1]"}, "in another PID namespace of this machine (a container; its host name: %s)"),
-        ({"started": "1"}, "where it cannot be seen from here: process %s is another one"),
+        ({"started": "1"}, "where it cannot be seen from here (process %s is another one here)"),
         (EARLIER, "in another container or on another machine (%s)"),
         ({**EARLIER, "host": "elsewhere"}, "on another machine (elsewhere)"),
     ],

@@ -100,7 +100,7 @@ def test_a_search_goes_on_after_its_films_were_moved_and_renamed(sqlite_url, hom
     for number, path in enumerate(sorted((tmp_path / "disk2").iterdir())):
         path.rename(path.with_name(f"renamed {number}.jfif"))
     gone = run_command(home, sqlite_url, *search(file))
-    assert (gone.returncode, "none of the 24 films is there" in gone.stderr) == (2, True), gone.stderr
+    assert (gone.returncode, "none of the 24 films was found" in gone.stderr) == (2, True), gone.stderr
     assert "--data-root" in gone.stderr
     done = run_command(home, sqlite_url, *search(file), "--data-root", tmp_path / "disk2")
     assert done.returncode == 0, done.stderr

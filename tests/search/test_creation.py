@@ -143,7 +143,7 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(database, home, monkey
 
     def lose_the_answer(function):
         found = transact(function)
-        if function.__name__ in ("enter", "extend") and not lost:
+        if function.__name__ in ("insert", "extend") and not lost:
             lost.append(function)
             return transact(function)
         return found
@@ -160,7 +160,7 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(database, home, monkey
 def test_a_name_that_differs_in_capitals_only_is_refused(database, home):
     """MariaDB would take it for the same."""
     make_study(database, home, random_document(1))
-    with pytest.raises(StudyError, match="Regime-1 differs from the study regime-1 in capitals only"):
+    with pytest.raises(StudyError, match="Regime-1 differs from the study regime-1 only in capital letters"):
         make_study(database, home, random_document(1, name="Regime-1"))
     assert find_study(database, "Regime-1") is None
     assert [study.name for study in load_studies(database)] == ["regime-1"]
@@ -456,12 +456,12 @@ def test_an_extension_killed_halfway_is_finished_by_the_same_call(sqlite, home, 
 
 
 def test_the_best_of_a_study_that_is_not_there_or_not_done_is_refused(sqlite, home):
-    with pytest.raises(StudyError, match="takes the best of regime-1, which is not in"):
+    with pytest.raises(StudyError, match="takes the best point of regime-1, which is not in"):
         make_study(sqlite, home, grid_document())
     study = make_study(sqlite, home, random_document(2))
     ledger = Ledger(sqlite)
     ledger.finish(ledger.claim([study.id], "ann"), "complete", 0.5, None, None)
-    with pytest.raises(StudyError, match="takes the best of regime-1, which is not done"):
+    with pytest.raises(StudyError, match="takes the best point of regime-1, which is not done"):
         make_study(sqlite, home, grid_document())
     assert find_study(sqlite, "regime-2") is None
 

@@ -208,7 +208,7 @@ def test_the_note_tells_what_ran_and_what_others_did_below_what_a_user_wrote(dat
     assert (
         "**1 of its trials in Optuna was finished by somebody else; the best that Optuna shows, trial 2 (7.0)" in text
     )
-    assert "STAND-IN tests.stand_ins:peak: its values are no real scores" in text
+    assert "STAND-IN tests.stand_ins:peak: its values are not real scores" in text
     second = make_study(database, home, grid_document(model={"pooling": "average"}))
     text = optuna_dashboard.get_note(optunas(database, second))
     assert "inherited from regime-1, point" in text

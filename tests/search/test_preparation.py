@@ -90,10 +90,8 @@ def test_what_the_file_names_is_its_own_even_where_it_is_the_default_and_is_list
     theirs = {**MODEL, **FOLDS, **json.loads(best.parameters)}[key]
     (difference,) = status(sqlite, second).as_json()["differences"]
     assert difference == {"key": key, "here": value, "there": theirs}
-    assert (
-        f"differs from regime-1, whose best point it takes: {key} is {value} here and {theirs} in regime-1"
-        in second.notes
-    )
+    words = f"{key} is {value} here and {theirs} in regime-1"
+    assert f"the study takes the best point of regime-1, but differs from it: {words}" in second.notes
     make_worker(sqlite, home).run([second.name])
     assert best_trial(sqlite, load_study(sqlite, second.name)).as_json()["differences"] == [difference]
 
@@ -175,7 +173,7 @@ def test_a_hyperparameter_that_neither_study_has_is_named(sqlite, home):
     document["fixed"] = {"from_best_of": "regime-0", "learning_rate": 1e-3}
     values = {"configuration": json.dumps(document)}
     sqlite.transact(lambda c: c.execute(tables.study.update().values(**values)))
-    with pytest.raises(ConfigurationError, match="epsilon  has no value: neither here nor in regime-1"):
+    with pytest.raises(ConfigurationError, match="epsilon  has no value: neither this study nor regime-1 sets it"):
         make_study(sqlite, home, grid_document(search_space={"learning_rate": [1e-3, 1e-2]}))
 
 
