@@ -10,6 +10,7 @@ Exits with 1 if any number differs by more than 1e-9.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from collections import Counter
@@ -227,13 +228,13 @@ def shares(patients):
     return np.array([1 / counts[patient] for patient in patients.tolist()])
 
 
-def conformal_quantile(values, patients, coverage=0.9):
-    """Return the value up to which patients of weight 1/(m + 1) each make up the coverage; None: no value does."""
-    count, total = len(set(patients.tolist())), 0.0
-    for value, weight in sorted(zip(values.tolist(), shares(patients).tolist(), strict=True)):
-        total += weight / (count + 1)
+def conformal_quantile(values, weights, coverage=0.9):
+    """Return the value up to which m patients of weight 1/(m + 1) each make up the coverage; None: no value does."""
+    total = 0.0
+    for value, weight in sorted(zip(values, weights, strict=True)):
+        total += weight / (round(sum(weights)) + 1)
         if total >= coverage - 1e-12:
-            return value
+            return float(value)
     return None
 
 
@@ -244,7 +245,7 @@ def conformal_fit(kept, key, highest):
     for number, cortex in enumerate(CORTICES):
         of = {name: shown[cortex] & (labels[:, number] == kind) for kind, name in enumerate(CLASSES)}
         quantiles[cortex] = {
-            name: conformal_quantile(1 - chances[films, number, kind], kept["patients"][films])
+            name: conformal_quantile(1 - chances[films, number, kind], shares(kept["patients"][films]))
             for kind, (name, films) in enumerate(of.items())
         }
         patients[cortex] = {name: len(set(kept["patients"][films])) for name, films in of.items()}
@@ -359,9 +360,9 @@ def union_chances(expected, fitted, highest):
     return np.round(over, 12)
 
 
-def icc(first, second):
-    """Return ICC(2,1) of two readers from its table of variances; None where it is not defined."""
-    x = np.stack([first, second], axis=1)
+def icc(*readers):
+    """Return ICC(2,1) from its table of variances; None where it is not defined."""
+    x = np.stack(readers, axis=1)
     n, k = x.shape
     if n < 2 or np.ptp(x) == 0:
         return None
@@ -370,6 +371,47 @@ def icc(first, second):
     msc = n * ((columns - x.mean()) ** 2).sum() / (k - 1)
     mse = ((x - rows - columns + x.mean()) ** 2).sum() / ((n - 1) * (k - 1))
     return float((msr - mse) / (msr + (k - 1) * mse + k * (msc - mse) / n))
+
+
+def alpha(ratings):
+    """Return Krippendorff's ordinal α from its matrix of coincidences; None where it is not defined."""
+    together = np.zeros((5, 5))
+    for unit in ratings.T:
+        given = unit[~np.isnan(unit)].astype(int)
+        for one, other in itertools.permutations(given, 2):
+            together[one, other] += 1 / (len(given) - 1)
+    n = together.sum(axis=0)
+    places = n.cumsum() - n / 2
+    distances = (places[:, None] - places[None, :]) ** 2
+    expected = (np.outer(n, n) * distances).sum()
+    return float(1 - (n.sum() - 1) * (together * distances).sum() / expected) if expected else None
+
+
+def reader_numbers(kept):
+    """Return how far the label and further readers agree, and the label and the model."""
+    model = distributions(kept["scores"])[:, :, :4].argmax(axis=2) + 1.0
+    labels, found = np.where(classes(kept) < 4, classes(kept) + 1.0, np.nan), {}
+    for number, cortex in enumerate(CORTICES):
+        which = ~np.isnan(labels[:, number]) & ~np.isnan(kept["readers"][:, :, number]).all(axis=0)
+        label = labels[which, number]
+        if not which.any():
+            continue
+        of = {
+            "readers": np.stack([label, *kept["readers"][:, which, number]]),
+            "model": np.stack([label, model[which, number]]),
+        }
+        numbers = {"quadratic_kappa": {}, "intraclass_correlation": {}, "krippendorff_alpha": {}}
+        for who, ratings in of.items():
+            pairs = [pair[:, ~np.isnan(pair).any(axis=0)] for pair in map(np.stack, itertools.combinations(ratings, 2))]
+            numbers["quadratic_kappa"][who] = mean([kappa(*(pair - 1)) for pair in pairs])
+            numbers["intraclass_correlation"][who] = icc(*ratings[:, ~np.isnan(ratings).any(axis=0)])
+            numbers["krippendorff_alpha"][who] = alpha(ratings)
+        found[cortex] = {"films": int(which.sum()), **numbers}
+    names = [name for name in next(iter(found.values()), {}) if name != "films"]
+    return {
+        "cortices": found,
+        "mean": {n: {w: mean([c[n][w] for c in found.values()]) for w in ("readers", "model")} for n in names},
+    }
 
 
 def logistic(p, outcomes):
@@ -413,8 +455,7 @@ def fracture_numbers(kept, fitted, highest):
     steps = [round(0.05 * step, 2) for step in range(1, 20)]
     for scorer, key in SCORERS.items():
         expected, fit = fractures(kept, key, highest)[2], fitted[scorer]
-        residuals, errors = np.abs(fit["residuals"]), expected - labels
-        reach = conformal_quantile(residuals, fit["patients"])
+        errors, reach = expected - labels, conformal_quantile(np.abs(fit["residuals"]), fit["shares"])
         reach = np.inf if reach is None else reach
         width = np.minimum(expected + reach, 4 * highest) - np.maximum(expected - reach, 4)
         spread = 1.96 * errors.std(ddof=1) if len(errors) > 1 else None
@@ -527,21 +568,53 @@ def arrays(path):
         return dict(kept)
 
 
+def fit(kept, threshold):
+    """Return all that is fitted on out-of-fold scores, as calibration.json has it, and the scale's highest subscore."""
+    labels = kept["labels"].astype(int)
+    highest = 4 if (classes(kept) == 3).any() else 3
+    return highest, {
+        "thresholds": {
+            s: {label: highest_f1(labels[:, c], kept[key][:, c]) for c, label in enumerate(LABELS)}
+            for s, key in SCORERS.items()
+        },
+        "conformals": {s: conformal_fit(kept, key, highest) for s, key in SCORERS.items()},
+        "totals": {s: total_fit(kept, key, highest, threshold) for s, key in SCORERS.items()},
+    }
+
+
+def recompute(kept, fitted, highest):
+    """Return the numbers of films as metrics.json has them."""
+    thresholds = {scorer: [each[label] for label in LABELS] for scorer, each in fitted["thresholds"].items()}
+    numbers = {
+        "films": len(kept["content"]),
+        "patients": len(set(kept["patients"].tolist())),
+        "visits": len(set(kept["visits"].tolist())),
+        "labels": by_label(kept, thresholds),
+        "subgroups": by_subgroup(kept),
+        "subscores": by_cortex(kept),
+        "sets": conformal_numbers(kept, fitted["conformals"], highest),
+        "fractures": fracture_numbers(kept, fitted["totals"], highest),
+    }
+    return {**numbers, "readers": reader_numbers(kept)} if "readers" in kept else numbers
+
+
 def main(folder):
     """Compare everything in a model directory; return whether all agrees."""
-    comparison, documents = Comparison(), json.loads((folder / "metrics.json").read_text())["holdout"]
+    comparison = Comparison()
+    documents = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["holdout"]
+    calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     out_of_fold = arrays(folder / "arrays" / "out_of_fold.npz")
-    thresholds = {
-        scorer: [highest_f1(out_of_fold["labels"][:, c].astype(int), out_of_fold[key][:, c]) for c in range(18)]
-        for scorer, key in SCORERS.items()
-    }
+    highest, fitted = fit(out_of_fold, calibration["totals"]["model"]["threshold"])
+    comparison.compare("calibration", fitted, calibration)
     for name, document in documents.items():
         kept = arrays(folder / "arrays" / f"{name}.npz")
-        comparison.compare(f"{name}, labels", by_label(kept, thresholds), document["labels"])
-        comparison.compare(f"{name}, subgroups", by_subgroup(kept), document["subgroups"])
-        for (first, second, third), interval in two_intervals(kept, document["bootstrap"]).items():
-            reported = document["labels"][first][second][third]
-            comparison.compare(f"{name}, interval of {first}, {second}", interval, [reported["low"], reported["high"]])
+        bootstrap = document.pop("bootstrap")
+        comparison.compare(name, recompute(kept, fitted, highest), document)
+        for (first, *others), interval in two_intervals(kept, bootstrap).items():
+            reported = document["labels"][first]
+            for other in others:
+                reported = reported[other]
+            comparison.compare(f"{name}, interval of {first}", interval, [reported["low"], reported["high"]])
     print(f"{comparison.count:,} numbers compared, largest difference {comparison.worst:.1e}")
     return not comparison.wrong
 
