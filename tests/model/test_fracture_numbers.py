@@ -147,6 +147,12 @@ def test_a_new_total_is_expected_plus_a_residual_rounded_and_within_the_scale():
     assert low.argmax() == 0
 
 
+def test_half_a_point_is_rounded_up_whatever_is_lost_in_the_sum():
+    for expected in np.random.default_rng(0).uniform(4, 16, 200):
+        (found,) = calibration([9.5 - expected]).distribution(np.array([expected]))
+        assert found.argmax() == 10 - 4
+
+
 def test_without_residuals_nothing_is_known_of_a_total():
     fitted = calibration([])
     np.testing.assert_allclose(fitted.distribution(np.array([9.0])), 1 / 13)
