@@ -541,7 +541,7 @@ class Comparison:
 
     def compare(self, where, ours, reported):
         """Compare a number, or every number of a document; an estimate counts with its value."""
-        if isinstance(reported, dict) and "resamples" in reported and not isinstance(ours, dict):
+        if isinstance(reported, dict) and "value" in reported and not isinstance(ours, dict):
             reported = reported["value"]
         if isinstance(ours, dict) and isinstance(reported, dict) and set(ours) == set(reported):
             for name, value in ours.items():
