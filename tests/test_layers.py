@@ -20,11 +20,12 @@ MAY_IMPORT = {
     "learn": {"base", "data"},
     "storage": {"base"},
     "search": {"base", "data", "learn", "storage"},
+    "model": {"base", "data", "learn", "storage", "search"},
     "worker": {"base", "data", "learn", "storage", "search"},
     "fleet": {"base", "storage", "search"},
     "web": {"base", "storage", "search"},
-    "run": {"base", "data", "learn", "storage", "search", "worker", "fleet"},
-    "cli": {"base", "data", "learn", "storage", "search", "worker", "fleet", "web", "run"},
+    "run": {"base", "data", "learn", "storage", "search", "model", "worker", "fleet"},
+    "cli": {"base", "data", "learn", "storage", "search", "model", "worker", "fleet", "web", "run"},
 }
 """Each layer (the modules that stand in no package are the base) and those that it may import.
 
@@ -38,7 +39,7 @@ ONLY_IN = {
     "click": {"cli"},
     "rich": {"cli"},
     "ray": {"fleet"},
-    "sqlalchemy": {"storage", "search", "worker", "fleet", "run"},
+    "sqlalchemy": {"storage", "search", "worker", "fleet", "model", "run"},
     "alembic": {"storage"},
 }
 """Each library that not every layer may use, and those that may."""

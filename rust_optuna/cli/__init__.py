@@ -24,6 +24,7 @@ COMMANDS = {
     "dashboard": "dashboard",
     "data": "data",
     "demo": "demo",
+    "evaluate": "evaluate",
     "features": "features",
     "search": "search",
     "status": "results",

@@ -10,10 +10,11 @@ import click
 from rust_optuna.cli.next_step import PLACEHOLDER, print_next, study_file
 from rust_optuna.cli.options import NOTHING_WRITTEN, current_site, examples, home_option, if_interrupted
 from rust_optuna.cli.output import counted, print_json, progress_bar
+from rust_optuna.cli.tables import Side, print_table
 from rust_optuna.config import CONTRAST, FOLDS, HOLDOUT, SEED
 
 if TYPE_CHECKING:
-    from rust_optuna.data.check import CheckReport
+    from rust_optuna.data.check import CheckReport, Part
     from rust_optuna.data.patients import Settled
 
 ALL = "all"
@@ -228,13 +229,17 @@ def _print_report(report: CheckReport) -> None:
         click.echo(f"Pixels: {smallest} to {largest}, distinct sizes: {report.sizes['distinct']:,}")
         click.echo(f"Bits: {_counts(report.depths)}; pixel layouts: {_counts(report.modes)}")
     click.echo()
-    names = ["", *(part.name.replace("development", "develop.") for part in report.parts)]
-    rows = [names, ["films", *(str(part.films) for part in report.parts)]]
-    rows.append(["patients", *(str(part.patients) for part in report.parts)])
-    rows += [[label, *(str(part.labels[label]) for part in report.parts)] for label in everything.labels]
-    for first, *others in rows:
-        click.echo(f"{first:<21}" + "".join(f"{cell:>9}" for cell in others))
+    columns: dict[str, Side] = {"": "left", **dict.fromkeys(map(_title, report.parts), "right")}
+    rows = [["films", *(f"{part.films:,}" for part in report.parts)]]
+    rows.append(["patients", *(f"{part.patients:,}" for part in report.parts)])
+    rows += [[label, *(f"{part.labels[label]:,}" for part in report.parts)] for label in everything.labels]
+    print_table(columns, rows)
     click.echo()
+
+
+def _title(part: Part) -> str:
+    """Return the title of a part's column, short enough for a terminal: of the folds, the first says what they are."""
+    return {"development": "develop.", "fold 0": "fold 0"}.get(part.name, part.name.removeprefix("fold "))
 
 
 def _print_verdict(report: CheckReport, manifest: Path) -> None:

@@ -36,13 +36,15 @@ if TYPE_CHECKING:
 def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bool) -> None:
     """Run the whole story in small, on SYNTHETIC films.
 
-    Draws films, searches both regimes on them and shows the best trials beside their baselines. Everything is written
-    below storage/. Run it again, and it goes on where it stopped.
+    Draws films, searches both regimes on them, shows the best trials beside their baselines, and lets the final models
+    meet the hold-out. Everything is written below storage/. Run it again, and it goes on where it stopped.
     """
+    from rust_optuna.cli.evaluate import print_evaluation, run_evaluation
     from rust_optuna.cli.live import LiveTable
     from rust_optuna.cli.results import print_best
     from rust_optuna.fleet.devices import DeviceChoice
     from rust_optuna.run import demo as story
+    from rust_optuna.run.evaluation import Request
     from rust_optuna.run.local import search
     from rust_optuna.search.results import best_trial
     from rust_optuna.study_file import read_study_file
@@ -57,18 +59,19 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
         manifest = story.draw_films(chosen, site.home, progress)
     configurations = [read_study_file(path) for path in story.write_studies(chosen, site.home)]
     click.echo(f"{story.short(manifest)}: SYNTHETIC films of {counted(chosen.patients, 'made-up patient')}")
+    choice = DeviceChoice(workers=workers)
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
-        finished = search(configurations, site, DeviceChoice(workers=workers), table.listener)
+        finished = search(configurations, site, choice, table.listener)
     click.echo()
     with site.open_to_read() as database:
         for status in finished:
             best = best_trial(database, status.study)
             if best is not None:
                 print_best(best)
-    click.echo(
-        "\nThe values are selection scores: the best epoch of the best of several trials. "
-        "All films are SYNTHETIC: no number here says anything about patients."
-    )
+    click.echo("These values are selection scores: the best epoch of the best of several trials.\n")
+    evaluation = run_evaluation(site, Request(study=configurations[-1].name, manifest=manifest), choice)
+    print_evaluation(evaluation)
+    click.echo("\nAll films are SYNTHETIC: no number here says anything about patients.")
     click.echo(f"Results: {site.home.storage}")
     click.echo("Next:")
     for command in (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rust_optuna.cli.output import progress_bar
+from rust_optuna.cli.tables import print_table
 
 if TYPE_CHECKING:
     from rust_optuna.config import StudyConfiguration
@@ -51,11 +52,11 @@ def _print_study(study: StudyForecast, workers: int) -> None:
         return
     trials = f"{study.left} trials × {study.folds} folds × {study.epochs} epochs"
     click.echo(f"{study.name}: {trials} of {study.films:,} films{finished}")
-    sizes, seconds = zip(*study.by_batch_size, strict=True)
-    click.echo("  batch size         " + "".join(f"{size:>9,}" for size in sizes))
-    click.echo("  seconds a trial    " + "".join(f"{each:>9.1f}" for each in seconds))
-    if study.largest_batch > sizes[-1]:
-        click.echo(f"  A fold trains on {sizes[-1]:,} films at most: with a larger batch size, on all of them at once.")
+    rows = [(f"{size:,}", f"{seconds:.1f}") for size, seconds in study.by_batch_size]
+    print_table({"batch size": "right", "seconds a trial": "right"}, rows, indent=2)
+    largest, _ = study.by_batch_size[-1]
+    if study.largest_batch > largest:
+        click.echo(f"  A fold trains on {largest:,} films at most: with a larger batch size, on all of them at once.")
     if study.open_source:
         click.echo(f"  What it takes from {study.open_source} is not known yet: means over all it may bring.")
     click.echo(f"  {study.trial_seconds:.1f} s a trial on average, {workers} at a time: {_duration(study.seconds)}")

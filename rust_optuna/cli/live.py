@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from rust_optuna.cli.output import counted
+from rust_optuna.cli.tables import Side, layout
 from rust_optuna.run.local import Listener
 from rust_optuna.storage.states import PointState
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from rust_optuna.fleet.devices import Device
     from rust_optuna.search.creation import Creation
     from rust_optuna.search.results import Status
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 COUNTED = (PointState.WAITING, PointState.RUNNING, PointState.COMPLETE, PointState.HOLE)
 """What of a study's points the table counts."""
+COLUMNS: Mapping[str, Side] = {
+    "study": "left",
+    **dict.fromkeys(("waiting", "running", "complete", "holes", "best", "baseline", "a minute", "time left"), "right"),
+}
 
 
 class LiveTable:
@@ -44,11 +50,11 @@ class LiveTable:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stop()
+        self.stop()
 
     def created(self, creation: Creation, devices: Sequence[Device]) -> None:
         """Say which study begins, and where."""
-        self._stop()
+        self.stop()
         name, verb = creation.study.name, "goes on" if creation.resumed else "is created"
         places = ", ".join(dict.fromkeys(device.name for device in devices))
         click.echo(f"{name} {verb}: {counted(len(devices), 'worker')} on {places}", err=True)
@@ -71,20 +77,20 @@ class LiveTable:
             remarks = "".join(f"; {words}" for words in _in_short(status))
             click.echo(f"{name}: {complete} of {status.points} complete{best}{against}{remarks}", err=True)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Take the table off the terminal; the next status shows it again."""
         if self.live.is_started:
             self.live.stop()
 
     def _table(self) -> Table:
-        table = Table(
-            "study", "waiting", "running", "complete", "holes", "best", "view-only baseline", "a minute", "time left"
-        )
+        rows = []
         for name, status in self._statuses.items():
             rate, left = self._pace(name, status)
             best, baseline = ("" if v is None else f"{v:.4f}" for v in (status.best_value, status.best_baseline))
             counts = [str(status.counts[state]) for state in COUNTED]
             title = f"{name} ({status.study.stand_in})" if status.study.stand_in else name
-            table.add_row(title, *counts, best, baseline, rate, left)
+            rows.append((title, *counts, best, baseline, rate, left))
+        table = layout(COLUMNS, rows, self.console.width)
         remarks = [f"{name}: {words}" for name, status in self._statuses.items() for words in _in_short(status)]
         if remarks:
             table.caption = Text("\n".join(remarks))

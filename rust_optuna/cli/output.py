@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-PLAIN = {"–": "-", "×": "x", "±": "+/-", "…": "...", "≥": ">=", "≤": "<=", "→": "->", "’": "'"}
+PLAIN = {"–": "-", "×": "x", "±": "+/-", "…": "...", "≥": ">=", "≤": "<=", "→": "->", "─": "-", "’": "'"}
 """What stands for a character of ours where the output cannot show it; any other is shown as Python writes it."""
 REPLACE = "rust_optuna.plain"
 """The name of `_plain` among Python's handlers of encoding errors."""

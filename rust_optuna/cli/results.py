@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rust_optuna.cli.next_step import NO_STUDIES, no_complete_trial, print_next_step
 from rust_optuna.cli.options import NOTHING_WRITTEN, common_options, current_site, examples, if_interrupted, json_option
 from rust_optuna.cli.output import print_json
-from rust_optuna.config import KEYS, plain, plain_values
+from rust_optuna.cli.tables import Side, print_table
+from rust_optuna.config import HYPERPARAMETERS, KEYS, plain, plain_values
 from rust_optuna.processes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rust_optuna.search.results import BestTrial, Caveats, Status
+
+SCORE_COLUMNS: dict[str, Side] = {
+    "average precision": "left",
+    "value ± deviation over folds": "right",
+    "view-only baseline": "right",
+}
 
 
 @click.command(epilog=examples("rust-optuna status"))
@@ -47,20 +54,18 @@ def status(context: click.Context, as_json: bool) -> None:
 
 def print_statuses(found: Sequence[Status]) -> None:
     """Print a table of studies, and below it what needs attention."""
-    columns = ("study", "state", "points", "complete", "running", "waiting", "pruned", "holes")
-    click.echo(
-        f"{columns[0]:<20}{columns[1]:>9}"
-        + "".join(f"{name:>10}" for name in columns[2:])
-        + f"{'best':>9}{'baseline':>10}"
-    )
+    counts = ("points", "complete", "running", "waiting", "pruned", "holes")
+    columns: dict[str, Side] = {
+        **dict.fromkeys(("study", "state"), "left"),
+        **dict.fromkeys((*counts, "best", "baseline"), "right"),
+    }
+    rows = []
     for each in found:
-        row = each.as_json()
-        best, baseline = ("–" if value is None else f"{value:.4f}" for value in (each.best_value, each.best_baseline))
-        click.echo(
-            f"{row['study']:<20}{row['state']:>9}"
-            + "".join(f"{row[n]:>10}" for n in columns[2:])
-            + f"{best:>9}{baseline:>10}"
-        )
+        document = each.as_json()
+        counted = (f"{document[name]:,}" for name in counts)
+        values = map(_score, (each.best_value, each.best_baseline))
+        rows.append((each.study.name, document["state"], *counted, *values))
+    print_table(columns, rows)
     for each in found:
         if each.study.stand_in:
             click.echo(f"{each.study.name}: {each.study.stand_in}: its values are no real scores")
@@ -110,14 +115,29 @@ def best(name: str | None, as_json: bool) -> None:
         if name and not found:
             raise no_complete_trial(database, name)
         if not found and not as_json:
-            click.echo("No study has a complete trial yet" if studies else "No studies yet")
+            click.echo("No study has a complete trial yet" if studies else NO_STUDIES)
             print_next_step(database)
     if as_json:
         documents = [trial.as_json() for trial in found]
         print_json(documents[0] if name else documents)
         return
+    if len(found) > 1:
+        _print_side_by_side(found)
     for trial in found:
         print_best(trial)
+
+
+def _print_side_by_side(found: Sequence[BestTrial]) -> None:
+    """Print the best values of several studies, and what gave them, one row a study."""
+    columns: dict[str, Side] = {"study": "left", **dict.fromkeys(("value", "baseline", *HYPERPARAMETERS), "right")}
+    rows = []
+    for best in found:
+        report, values = best.point.report, best.study.configuration.values(best.point.parameters, best.study.inherited)
+        baseline = report.baseline.average_precision.mean if report else None
+        given = (_given(plain(values[name])) for name in HYPERPARAMETERS)
+        rows.append((best.study.name, _score(best.point.value), _score(baseline), *given))
+    print_table(columns, rows)
+    click.echo()
 
 
 def print_best(best: BestTrial) -> None:
@@ -136,17 +156,19 @@ def print_best(best: BestTrial) -> None:
             # What is inherited is the whole model: a default is not worth a line.
             if title == "inherited" and value == plain(KEYS[key].default):
                 continue
-            shown = f"{value:g}" if isinstance(value, float) else value
-            click.echo(f"  {key} = {shown}" + (f"  ({title})" if title != "params" else ""))
+            click.echo(f"  {key} = {_given(value)}" + (f"  ({title})" if title != "params" else ""))
     for words in point.warnings:
         click.echo(f"  WARNING: {words}")
     _print_caveats(best.caveats)
     if report is None or study.stand_in:
         return
     ours, baseline, untied = report.scores, report.baseline, report.untied_baseline
-    _print_score("18 labels", point.value, report.fold_values, baseline.average_precision.mean)
     subscores = ours.average_precision_16
-    _print_score("16 subscores", subscores.mean, subscores.folds, baseline.average_precision_16.mean)
+    rows = [
+        _row("18 labels", point.value, report.fold_values, baseline.average_precision.mean),
+        _row("16 subscores", subscores.mean, subscores.folds, baseline.average_precision_16.mean),
+    ]
+    print_table(SCORE_COLUMNS, rows, indent=2)
     if untied is None:
         return  # an earlier version's, which did not report it
     found = lift(subscores.folds, untied.average_precision_16.folds)
@@ -159,10 +181,16 @@ def print_best(best: BestTrial) -> None:
     )
 
 
-def _print_score(name: str, value: float | None, folds: Sequence[float | None], baseline: float | None) -> None:
-    """Print one score with its deviation over the folds where it is defined, beside its baseline."""
+def _row(name: str, value: float | None, folds: Sequence[float | None], baseline: float | None) -> tuple[str, ...]:
+    """Return one score with its deviation over the folds where it is defined, beside its baseline."""
     from rust_optuna.data.metrics import deviation
 
-    numbers = (value, deviation(folds), baseline)
-    shown, spread, trivial = ("–" if each is None else f"{each:.4f}" for each in numbers)
-    click.echo(f"  average precision, {name}: {shown} ± {spread} (deviation over folds); view-only baseline {trivial}")
+    return name, f"{_score(value)} ± {_score(deviation(folds))}", _score(baseline)
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _given(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rust_optuna.cli.next_step import command_line, no_complete_trial, print_next, print_next_step, study_file
+from rust_optuna.cli.next_step import (
+    NO_STUDIES,
+    command_line,
+    no_complete_trial,
+    print_next,
+    print_next_step,
+    study_file,
+)
 from rust_optuna.cli.options import (
     GOES_ON,
     NOTHING_WRITTEN,
@@ -19,6 +26,7 @@ from rust_optuna.cli.options import (
     json_option,
 )
 from rust_optuna.cli.output import counted, print_json, progress_bar
+from rust_optuna.cli.tables import print_table
 from rust_optuna.storage.states import AttemptState
 
 if TYPE_CHECKING:
@@ -87,12 +95,12 @@ def list_(as_json: bool) -> None:
         if as_json:
             print_json([_listed(each) for each in studies])
             return
-        for each in studies:
-            stand_in = f"  {each.stand_in}" if each.stand_in else ""
-            click.echo(f"{each.name:<24} {each.configuration.sampler:<8} {each.state}{stand_in}")
         if not studies:
-            click.echo("No studies yet")
+            click.echo(NO_STUDIES)
             print_next_step(database)
+            return
+        rows = [(each.name, each.configuration.sampler, each.state, each.stand_in or "") for each in studies]
+        print_table(dict.fromkeys(("study", "sampler", "state", "remark"), "left"), rows)
 
 
 def _listed(each: Study) -> dict[str, str]:
@@ -124,7 +132,7 @@ def show(name: str, as_json: bool) -> None:
         **now.as_json(),
         "configuration": to_document(found.configuration),
         "source": found.source.as_json() if found.source else None,
-        "fingerprint": found.fingerprint,
+        "fingerprint": found.fingerprint.as_json(),
         "runtime": found.runtime,
         "notes": list(found.notes),
         "failed_attempts": failed,

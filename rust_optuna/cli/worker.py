@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from rust_optuna.cli.options import (
     objective_option,
 )
 from rust_optuna.cli.output import counted, print_json, progress_bar
+from rust_optuna.cli.tables import Side, print_table
 
 if TYPE_CHECKING:
     from rust_optuna.fleet.devices import DeviceChoice
@@ -39,6 +40,15 @@ if TYPE_CHECKING:
     from rust_optuna.paths import Home
     from rust_optuna.storage.roster import WorkerStatus
     from rust_optuna.storage.site import Site
+
+WORKER_COLUMNS: Mapping[str, Side] = {
+    "worker": "left",
+    "host": "left",
+    "process": "right",
+    "device": "left",
+    "heard of": "right",
+    "runs": "left",
+}
 
 
 @click.group(invoke_without_command=True)
@@ -414,10 +424,7 @@ def list_(all_: bool, as_json: bool) -> None:
         _print_failure(site.home)
         print_next("worker", "start")
         return
-    rows = [("worker", "host", "process", "device", "heard of", "runs"), *(_row(each) for each in found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        click.echo("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[5]]).rstrip())
+    print_table(WORKER_COLUMNS, [_row(each) for each in found])
 
 
 def _row(each: WorkerStatus) -> tuple[str, ...]:

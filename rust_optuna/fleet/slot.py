@@ -129,8 +129,8 @@ class Slot:
         return cause(code)
 
     @property
-    def blameless(self) -> bool:
-        """Whether the last worker is not to blame for its death, which is then not counted."""
+    def lost_its_node(self) -> bool:
+        """Whether the last worker died with its node. Such a death says nothing about the worker and is not counted."""
         return False
 
     @property

@@ -221,7 +221,7 @@ class Supervisor:
         if self._done:
             log.info("Worker %s %s", slot.worker, slot.cause(code), extra={**fields, "event": "ended"})
             return
-        if self._outage_since is None and not slot.blameless:
+        if self._outage_since is None and not slot.lost_its_node:
             slot.deaths = 1 if finished else slot.deaths + 1
         delay = min(MAX_DELAY_SECONDS, 2.0 ** max(0, slot.deaths - 1))
         slot.due = self.clock() + delay

@@ -378,7 +378,7 @@ def _median(times: Sequence[TrainingTimes]) -> TrainingTimes:
         times[0],
         steps=tuple((size, float(np.median([t.steps[i][1] for t in times]))) for i, size in enumerate(sizes)),
         scoring=float(np.median([t.scoring for t in times])),
-        around=float(np.median([t.around for t in times])),
+        overhead=float(np.median([t.overhead for t in times])),
         memory_bytes=max(t.memory_bytes for t in times),
     )
 

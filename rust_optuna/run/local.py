@@ -100,13 +100,13 @@ def search(
                 check_writable(site.store(database))
             environment = site.environment(database)
             if objective is None and creation.study.state != StudyState.DONE:
-                _build_features(database, creation.study, site.home, environment, devices[0], data_root)
-            _run_workers(database, creation.study, site.home, workers, environment, listener)
+                build_features(database, creation.study, site.home, environment, devices[0], data_root)
+            run_workers(database, creation.study, site.home, workers, environment, listener)
             finished.append(status(database, load_study(database, configuration.name)))
         return finished
 
 
-def _build_features(
+def build_features(
     database: Database,
     study: Study,
     home: Home,
@@ -151,7 +151,7 @@ def _is_complete(home: Home, backbone: BackboneConfiguration, contents: Sequence
     return cache is not None and not cache.missing(contents)
 
 
-def _run_workers(
+def run_workers(
     database: Database,
     study: Study,
     home: Home,
@@ -159,6 +159,11 @@ def _run_workers(
     environment: dict[str, str],
     listener: Listener,
 ) -> None:
+    """Run workers on this machine until a study is done; one that is done already is only shown.
+
+    Raises:
+        KeyboardInterrupt: the workers were stopped.
+    """
     if study.state == StudyState.DONE:
         Mirror(database, study).settle()
         listener.on_status(status(database, study))

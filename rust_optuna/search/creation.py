@@ -17,6 +17,7 @@ from rust_optuna.errors import NoDatabaseError, StudyError
 from rust_optuna.paths import Home
 from rust_optuna.search import design
 from rust_optuna.search.ledger import add_points
+from rust_optuna.search.manifests import remember_manifest
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.preparation import PreparedStudy, compare, prepare
 from rust_optuna.search.studies import Study, find_study, load_parameters, load_studies, load_study
@@ -119,6 +120,7 @@ def create_study(
             _refuse_twin(database, configuration.name)
             _insert(database, prepared)
         study = _open(database, configuration.name)
+    remember_manifest(home, study.name, home.resolve(str(configuration.manifest)))
     return Creation(study, resumed=known is not None and known.state != StudyState.DRAWING)
 
 
@@ -225,7 +227,7 @@ def _insert(database: Database, prepared: PreparedStudy) -> None:
             name=configuration.name,
             state=StudyState.DRAWING,
             configuration=json.dumps(to_document(configuration)),
-            fingerprint=json.dumps(fingerprint),
+            fingerprint=json.dumps(fingerprint.as_json()),
             source=None if source is None else json.dumps(source.as_json()),
             notes=json.dumps(notes),
             lease_seconds=configuration.lease_seconds,

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rust_optuna.errors import LeaseLostError
+from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.learn.trial_report import TrialReport
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.states import UNFINISHED, AttemptState, FaultKind, PointState, StudyState
@@ -159,7 +160,12 @@ class Ledger:
             raise LeaseLostError(f"Point {claim.number} of {claim.study} is no longer this worker's")
 
     def finish(
-        self, claim: Claim, outcome: str, value: float | None, report: TrialReport | None, artifact: str | None
+        self,
+        claim: Claim,
+        outcome: str,
+        value: float | None,
+        report: TrialReport | FoldReport | None,
+        artifact: str | None,
     ) -> None:
         """End a point for good as ``complete`` or ``pruned``, with its value and report.
 

@@ -6,7 +6,6 @@ crash at any line ``Mirror.reconcile`` brings Optuna's trials back in step. It m
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -64,12 +63,12 @@ class Mirror:
             optuna.create_study(study_name=study.name, storage=self.storage, direction="maximize", load_if_exists=True)
         try:
             sampler = optuna.samplers.RandomSampler(seed=0)
-            self.shown = self._patiently(
+            self.optuna_study = self._patiently(
                 lambda: optuna.load_study(study_name=study.name, storage=self.storage, sampler=sampler)
             )
         except KeyError:
             raise StudyError(f"{study.name} was deleted") from None
-        self.shown_id = self._patiently(lambda: self.storage.get_study_id_from_name(study.name))
+        self.optuna_study_id = self._patiently(lambda: self.storage.get_study_id_from_name(study.name))
         self.constant = study.constant_hyperparameters
         self.distributions = design.distributions(study.configuration, self.constant)
         self._ids: dict[int, int] = {}
@@ -81,7 +80,7 @@ class Mirror:
             StudyError: the study was deleted in the meantime.
         """
         try:
-            self._patiently(lambda: self.shown.set_user_attr("runtime", dict(runtime)))
+            self._patiently(lambda: self.optuna_study.set_user_attr("runtime", dict(runtime)))
         except KeyError:
             raise StudyError(f"{self.study.name} was deleted") from None
 
@@ -96,14 +95,14 @@ class Mirror:
             "model": plain_values(study.own_values),
             "source": source and {name: source[name] for name in ("study", "number", "point", "value", "differences")},
             "cross_validation": {"folds": study.configuration.folds, "seed": study.configuration.seed},
-            "development": {**development, "fingerprint": study.fingerprint["films"]},
-            "weights": study.fingerprint["weights"],
-            "fingerprint": hashlib.sha256(json.dumps(study.fingerprint, sort_keys=True).encode()).hexdigest(),
+            "development": {**development, "fingerprint": study.fingerprint.films},
+            "weights": list(study.fingerprint.weights),
+            "fingerprint": study.fingerprint.sha256,
         }
-        shown = self._patiently(lambda: self.storage.get_study_user_attrs(self.shown_id))
+        shown = self._patiently(lambda: self.storage.get_study_user_attrs(self.optuna_study_id))
         for name, value in attributes.items():
             if name not in shown or shown[name] != value:
-                self._patiently(partial(self.storage.set_study_user_attr, self.shown_id, name, value))
+                self._patiently(partial(self.storage.set_study_user_attr, self.optuna_study_id, name, value))
         self.write_note()
 
     def write_note(self) -> None:
@@ -111,7 +110,7 @@ class Mirror:
         study = find_study(self.database, self.study.name)
         if study is not None and study.key == self.study.key:
             body = note_of(status(self.database, study))
-            self._patiently(lambda: write_note(self.storage, self.shown_id, body))
+            self._patiently(lambda: write_note(self.storage, self.optuna_study_id, body))
 
     def enqueue(self) -> None:
         """Make the waiting trial of every point that has none, in order.
@@ -122,7 +121,7 @@ class Mirror:
         rows = self._points_without_trial()
         if not rows:
             return
-        trials = self.shown.get_trials(deepcopy=False)
+        trials = self.optuna_study.get_trials(deepcopy=False)
         known = {t.user_attrs[POINT]: t.number for t in trials if t.user_attrs.get(ATTEMPT) == 1}
         for row in rows:
             number = known.get(row.number)
@@ -147,7 +146,7 @@ class Mirror:
                 raise
         else:
             self._patiently(lambda: self.storage.set_trial_state_values(self._trial_id(number), TrialState.RUNNING))
-        return self._patiently(lambda: optuna.Trial(self.shown, self._trial_id(number)))
+        return self._patiently(lambda: optuna.Trial(self.optuna_study, self._trial_id(number)))
 
     def tell(self, number: int, outcome: AttemptState, value: float | None, result: Mapping[str, Any] | None) -> None:
         """Show how an attempt ended; leave the trial alone if it is finished already, as by a quicker reconciler.
@@ -251,7 +250,7 @@ class Mirror:
         """
         numbers: dict[tuple[int, int], list[int]] = {}
         for trial in self._patiently(
-            lambda: self.storage.get_all_trials(self.shown_id, deepcopy=False, states=(TrialState.RUNNING,))
+            lambda: self.storage.get_all_trials(self.optuna_study_id, deepcopy=False, states=(TrialState.RUNNING,))
         ):
             if POINT in trial.user_attrs and ATTEMPT in trial.user_attrs:
                 numbers.setdefault((trial.user_attrs[POINT], trial.user_attrs[ATTEMPT]), []).append(trial.number)
@@ -279,7 +278,7 @@ class Mirror:
             user_attrs={POINT: number, ATTEMPT: attempt},
         )
         return self.storage.get_trial_number_from_id(
-            self.storage.create_new_trial(self.shown_id, template_trial=template)
+            self.storage.create_new_trial(self.optuna_study_id, template_trial=template)
         )
 
     def _make_trial(self, claim: Claim) -> int:
@@ -299,5 +298,5 @@ class Mirror:
     def _trial_id(self, number: int) -> int:
         """Return the row of a trial; the row of a trial that runs is cached."""
         if number not in self._ids:
-            self._ids[number] = self.storage.get_trial_id_from_study_id_trial_number(self.shown_id, number)
+            self._ids[number] = self.storage.get_trial_id_from_study_id_trial_number(self.optuna_study_id, number)
         return self._ids[number]

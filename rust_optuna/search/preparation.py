@@ -13,7 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from rust_optuna.config import HYPERPARAMETERS, KEYS, StudyConfiguration, TrialConfiguration, Value, plain_values
+from rust_optuna.config import (
+    HYPERPARAMETERS,
+    KEYS,
+    StudyConfiguration,
+    StudyKind,
+    TrialConfiguration,
+    Value,
+    plain_values,
+)
 from rust_optuna.data.check import refuse_problems
 from rust_optuna.data.development import DevelopmentSet, development_differences, development_set
 from rust_optuna.data.film_index import FilmIndex
@@ -33,6 +41,7 @@ from rust_optuna.learn.weights import NAMED as NAMED_WEIGHTS
 from rust_optuna.learn.weights import meant, weights_file, weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search import design
+from rust_optuna.search.fingerprint import Fingerprint
 from rust_optuna.search.inheritance import FILMS, WEIGHTS_BYTES, Difference, Inheritance, Settings
 from rust_optuna.search.results import Point, best_point, status
 from rust_optuna.search.studies import (
@@ -45,7 +54,7 @@ from rust_optuna.search.studies import (
 )
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.states import StudyState
-from rust_optuna.study_file import to_document, toml_value
+from rust_optuna.study_file import to_document
 
 Progress = Callable[[int, int], None]
 
@@ -98,13 +107,13 @@ class PreparedStudy:
             settings(self.configuration, point, inherited) for point in self.points for inherited in self.alternatives
         ]
 
-    def weights(self) -> list[str]:
+    def weights(self) -> tuple[str, ...]:
         """Return the identities of all weights that the study's points may use, those still to be drawn included.
 
         Raises:
             WeightsError: the weights file is missing.
         """
-        return sorted({weights_scheme(trial.backbone) for (trial, *_) in self._trials_by_weights()})
+        return tuple(sorted({weights_scheme(trial.backbone) for (trial, *_) in self._trials_by_weights()}))
 
     def refuse_missing_weights(self) -> None:
         """Check that the weights files exist, without reading them or using the network.
@@ -124,17 +133,13 @@ class PreparedStudy:
         choices = [{"weights": choice} for choice in axis.choices] if axis else [{}]
         return self.trials([{**placeholders, **choice} for choice in choices])
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> Fingerprint:
         """Return everything that the study's numbers depend on.
 
         Raises:
             WeightsError: the weights file is missing.
         """
-        return {
-            "settings": self.fingerprint_settings(),
-            "films": self.development.fingerprint(),
-            "weights": self.weights(),
-        }
+        return Fingerprint(self.fingerprint_settings(), self.development.fingerprint(), self.weights())
 
     def notes(self) -> list[str]:
         """Return notes, one sentence each, on what the user should know before this study runs."""
@@ -299,6 +304,8 @@ def prepare(
         prepared.refuse_missing_weights()
     if database is not None and best is not None and inheritance is not None:
         differences = _differences(prepared, best, load_development(database, best.study))
+        if configuration.kind != StudyKind.SEARCH:
+            differences = _refuse_other_data(prepared, best.study, differences)
         return replace(prepared, inheritance=replace(inheritance, differences=differences))
     return prepared
 
@@ -343,6 +350,8 @@ def _best_of(database: Database | None, configuration: StudyConfiguration) -> _B
     if study is None:
         names = ", ".join(other.name for other in load_studies(database)) or "none yet"
         raise StudyError(f"{purpose}, which is not in {database} (its studies: {names}): run {name} first")
+    if study.configuration.kind != StudyKind.SEARCH:
+        raise StudyError(f"{purpose}, which is not a search: its points are folds, not hyperparameters")
     if study.state != StudyState.DONE:
         raise StudyError(f"{purpose}, which is not done yet: finish it with rust-optuna worker run {name}")
     best = best_point(database, study)
@@ -389,10 +398,30 @@ def _differences(prepared: PreparedStudy, best: _Best, source_set: DevelopmentSe
     same = development.content == source_set.content and development.patients == source_set.patients
     if not same or not np.array_equal(development.labels, source_set.labels):
         differences.append(Difference(FILMS, len(development.content), len(source_set.content)))
-    weights, allowed = prepared.weights(), best.study.fingerprint["weights"]
+    weights, allowed = prepared.weights(), best.study.fingerprint.weights
     if own.get("weights", source["weights"]) == source["weights"] and not {*weights} <= {*allowed}:
         differences.append(Difference(WEIGHTS_BYTES, ", ".join(weights), ", ".join(allowed)))
     return tuple(differences)
+
+
+def _refuse_other_data(
+    prepared: PreparedStudy, source: Study, differences: Sequence[Difference]
+) -> tuple[Difference, ...]:
+    """Return the differences of an evaluation from its source that are not meant: none, or it is refused.
+
+    Folds, seed and the number of epochs are meant to differ.
+
+    Raises:
+        FingerprintError: the films, labels, patients or weights are not those of the search.
+    """
+    for difference in differences:
+        if difference.key in (FILMS, WEIGHTS_BYTES):
+            raise FingerprintError(
+                f"{source.name} cannot be evaluated here: {difference.words(source.name)}. Restore the manifest, the "
+                "films or the weights that it was searched with",
+                public=f"{source.name} cannot be evaluated: other films, labels, patients or weights",
+            )
+    return tuple(d for d in differences if d.key not in ("folds", "seed", "epochs"))
 
 
 def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:
@@ -403,10 +432,10 @@ def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:
         StudyError: the file asks for more points than the study has.
         WeightsError: the weights file is missing.
     """
-    differences = _different_settings(prepared.fingerprint_settings(), known.fingerprint["settings"])
+    differences = known.fingerprint.other_settings(prepared.fingerprint_settings())
     subject = "settings"
     remedy = f"Give the study another name, or delete the old one: rust-optuna study delete {known.name}"
-    if prepared.development.fingerprint() != known.fingerprint["films"]:
+    if prepared.development.fingerprint() != known.fingerprint.films:
         index, stored = FilmIndex(prepared.home.film_index), load_development(database, known)
         films = development_differences(prepared.development, stored, index, prepared.home.root)
         if not differences:
@@ -419,7 +448,7 @@ def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:
             subject = "settings, films or labels"
         differences += films
     # The weights come last because they may have to be downloaded.
-    if not differences and prepared.weights() != known.fingerprint["weights"]:
+    if not differences and prepared.weights() != known.fingerprint.weights:
         subject = "weights"
         differences = ["the file's bytes, or the way in which random weights are drawn, have changed"]
     if differences:
@@ -433,22 +462,3 @@ def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:
             f"{known.name} has {existing} points, but its file asks for {asked}: to add them, run "
             f"rust-optuna study extend {known.name} --trials {asked}"
         )
-
-
-def _different_settings(file: Mapping[str, Any], study: Mapping[str, Any]) -> list[str]:
-    """Describe, one clause each, the settings in which a study file differs from the stored study of its name."""
-    file, study = _by_key(file), _by_key(study)
-    pairs = {key: (file.get(key), study.get(key)) for key in sorted({*file, *study})}
-    return [
-        f"{key} is {toml_value(in_file)} in the file and {toml_value(in_study)} in the study"
-        for key, (in_file, in_study) in pairs.items()
-        if in_file != in_study
-    ]
-
-
-def _by_key(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a fingerprint by the keys that a study file uses for them."""
-    searched = {f"search_space.{key}": axis for key, axis in settings["search_space"].items()}
-    renamed = {"sampler": "sampler.type", "sampler_seed": "sampler.seed"}
-    others = {renamed.get(key, key): value for key, value in settings.items() if key != "search_space"}
-    return {"bits": KEYS["bits"].default, **others, **searched}

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rust_optuna.config import plain_values
+from rust_optuna.config import StudyKind, plain_values
 from rust_optuna.learn.trial_report import TrialReport
 from rust_optuna.search.foreign import ForeignTrials, foreign_trials
 from rust_optuna.search.studies import Study, find_study
@@ -262,7 +262,9 @@ def status(database: Database, study: Study, *, foreign: bool = True) -> Status:
     query = query.where(point.c.study_id == study.id).group_by(point.c.state)
     rows = database.transact(lambda connection: connection.execute(query).all())
     counts = dict.fromkeys(PointState, 0) | {row[0]: row[1] for row in rows}
-    best = best_point(database, study) if counts[PointState.COMPLETE] else None
+    # The highest of an evaluation's folds is not the best of anything.
+    searched = study.configuration.kind == StudyKind.SEARCH
+    best = best_point(database, study) if searched and counts[PointState.COMPLETE] else None
     accepted = next((int(row[2]) for row in rows if row[0] == PointState.HOLE), 0)
     study_caveats = caveats(database, study) if foreign else Caveats(study, is_stale(database, study))
     return Status(study, counts, study_caveats, accepted, best)
@@ -285,14 +287,14 @@ def is_stale(database: Database, study: Study) -> bool:
 
 def best_point(database: Database, study: Study) -> Point | None:
     """Return the complete point of the highest value, or None; among equals, the one of the lowest number."""
-    query = _complete(study).order_by(point.c.value.desc(), point.c.number).limit(1)
+    query = complete_rows(study).order_by(point.c.value.desc(), point.c.number).limit(1)
     row = database.transact(lambda connection: connection.execute(query).first())
     return None if row is None else _point(row)
 
 
 def complete_points(database: Database, study: Study) -> list[Point]:
     """Return all complete points, in order of their numbers."""
-    query = _complete(study).order_by(point.c.number)
+    query = complete_rows(study).order_by(point.c.number)
     rows = database.transact(lambda connection: connection.execute(query).all())
     return [_point(row) for row in rows]
 
@@ -324,7 +326,8 @@ def best_trial(database: Database, study: Study) -> BestTrial | None:
     return None if best is None else BestTrial(study, best, caveats(database, study))
 
 
-def _complete(study: Study) -> sa.Select[Any]:
+def complete_rows(study: Study) -> sa.Select[Any]:
+    """Return the query of a study's complete points, each with the attempt that completed it."""
     columns = (attempt.c.result, attempt.c.artifact, attempt.c.started_at, attempt.c.ended_at, attempt.c.worker)
     newest = sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt)
     query = sa.select(point.c.number, point.c.trial, point.c.parameters, point.c.value, *columns).join(attempt, newest)

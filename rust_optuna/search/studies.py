@@ -20,6 +20,7 @@ from rust_optuna.config import (
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.errors import StudyError
 from rust_optuna.paths import Home
+from rust_optuna.search.fingerprint import Fingerprint
 from rust_optuna.search.inheritance import Inheritance
 from rust_optuna.storage import tables
 from rust_optuna.storage.database import Database
@@ -48,7 +49,7 @@ class Study:
     name: str
     state: StudyState
     configuration: StudyConfiguration
-    fingerprint: Mapping[str, Any]
+    fingerprint: Fingerprint
     runtime: Mapping[str, Any] | None
     source: Inheritance | None
     notes: Sequence[str]
@@ -163,7 +164,7 @@ def _read(database: Database, condition: sa.ColumnElement[bool]) -> list[Study]:
             name=row.name,
             state=row.state,
             configuration=parse_study(json.loads(row.configuration), f"study {row.name}", stored=True),
-            fingerprint=json.loads(row.fingerprint),
+            fingerprint=Fingerprint.from_json(json.loads(row.fingerprint)),
             runtime=json.loads(row.runtime) if row.runtime else None,
             source=Inheritance.from_json(json.loads(row.source)) if row.source else None,
             notes=json.loads(row.notes),
@@ -207,7 +208,7 @@ def load_development(database: Database, study: Study) -> DevelopmentSet:
         labels=np.array([[int(digit) for digit in row.label] for row in rows], dtype=np.uint8).reshape(len(rows), -1),
         folds=np.array([row.fold for row in rows], dtype=np.int64),
     )
-    if development.fingerprint() != study.fingerprint["films"]:
+    if development.fingerprint() != study.fingerprint.films:
         raise StudyError(
             f"The films of {study.name} in {database} were changed after its creation: restore a backup of the "
             f"database, or delete the study (rust-optuna study delete {study.name})"

@@ -35,7 +35,7 @@ def test_status_counts_points(database, home, run):
     assert counts == {"points": 3, "complete": 1, "pruned": 0, "running": 1, "waiting": 1, "holes": 0}
     assert (document["study"], document["sampler"], document["state"]) == ("regime-1", "random", "open")
     assert document["best_value"] == 0.75
-    header, row = run("status").output.splitlines()
+    header, _, row = run("status").output.splitlines()
     assert dict(zip(header.split(), row.split(), strict=True))["running"] == "1"
     assert "0.7500" in row
 
@@ -149,7 +149,7 @@ def test_best_shows_what_an_earlier_version_reported(sqlite, home):
 
 
 def test_best_without_a_name_lists_every_study_that_has_one(database, home, run):
-    assert "No studies yet" in run("best").output
+    assert "There are no studies yet." in run("best").output
     assert json.loads(run("best", "--json").output) == []
     run_study(database, home, random_document(2))
     make_study(database, home, grid_document())
@@ -207,7 +207,7 @@ def test_a_baseline_stands_beside_every_best_value_and_a_good_one_is_not_warned_
     study = make_study(sqlite, home, random_document(2))
     complete_one(sqlite, study, 0.7, report())
     where = ("--home", home.root, "--storage", sqlite.url.render_as_string())
-    header, row = invoke(*where, "status").output.splitlines()
+    header, _, row = invoke(*where, "status").output.splitlines()
     shown = dict(zip(header.split(), row.split(), strict=True))
     assert (shown["best"], shown["baseline"]) == ("0.7000", "0.4500")
     (document,) = json.loads(invoke(*where, "status", "--json").output)

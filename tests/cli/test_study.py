@@ -72,12 +72,12 @@ def test_create_refuses_other_contents_under_the_same_name(run_on, database, hom
 
 
 def test_list_names_the_studies_and_their_stand_ins(run_on, database, home):
-    assert "No studies yet" in run_on("study", "list").output
+    assert "There are no studies yet." in run_on("study", "list").output
     run_study(database, home, random_document(2))
     make_study(database, home, grid_document())
     text = run_on("study", "list").output.splitlines()
-    assert text[0].split() == ["regime-1", "random", "done", "STAND-IN", "tests.stand_ins:peak"]
-    assert text[1].split() == ["regime-2", "grid", "open"]
+    assert text[2].split() == ["regime-1", "random", "done", "STAND-IN", "tests.stand_ins:peak"]
+    assert text[3].split() == ["regime-2", "grid", "open"]
     assert json.loads(run_on("study", "list", "--json").output) == [
         {"study": "regime-1", "sampler": "random", "state": "done", "objective": "STAND-IN tests.stand_ins:peak"},
         {"study": "regime-2", "sampler": "grid", "state": "open"},
@@ -205,8 +205,10 @@ def test_show_is_for_people_and_begins_with_what_went_wrong(run_on, database, ho
         "folds = 3",
     ):
         assert f"\n  {line}\n" in text
-    assert not any(internal in text for internal in ("None", "arithmetic", "optunas_best", study.fingerprint["films"]))
-    assert json.loads(run_on("study", "show", "regime-1", "--json").output)["fingerprint"] == study.fingerprint
+    assert not any(internal in text for internal in ("None", "arithmetic", "optunas_best", study.fingerprint.films))
+    assert (
+        json.loads(run_on("study", "show", "regime-1", "--json").output)["fingerprint"] == study.fingerprint.as_json()
+    )
 
 
 def test_a_study_without_a_complete_trial_is_told_in_one_form_with_what_to_run(run_on, database, home):

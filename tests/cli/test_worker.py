@@ -81,7 +81,7 @@ def test_supervisors_say_that_nothing_is_open(sqlite, home, run):
     make_study(sqlite, home, random_document(1))
     run("worker", "run", *PEAK)
     assert run("worker", "start").stdout.startswith("No study is open: all are done.\nNext: rust-optuna best")
-    assert "regime-1" in run("worker", "start", "regime-1").stdout.splitlines()[1]  # the table
+    assert "regime-1" in run("worker", "start", "regime-1").stdout.splitlines()[2]  # the table
 
 
 def test_a_worker_that_cannot_do_its_work_says_why(sqlite, home, run):

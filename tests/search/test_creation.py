@@ -258,7 +258,7 @@ def test_other_films_or_labels_under_the_same_name_are_refused(sqlite, home):
 
 def test_bits_are_part_of_the_fingerprint_and_absent_where_they_are_not_given(sqlite, home):
     study = make_study(sqlite, home)
-    assert "bits" not in study.fingerprint["settings"]
+    assert "bits" not in study.fingerprint.settings
     document = random_document()
     document.setdefault("model", {})["bits"] = 16
     assert make_study(sqlite, home, document).id == study.id
@@ -610,7 +610,7 @@ def test_a_longer_study_may_use_every_weight_that_its_search_space_names(sqlite,
     space = {"batch_size": [8], "dropout_rate": [0.1], "weights_seed": {"type": "int", "low": 0, "high": 9}}
     study = make_study(sqlite, home, random_document(1, search_space=space))
     longer = extend_study(sqlite, study.name, 6)
-    assert longer.fingerprint["weights"] == ["random-he-normal-1"]
+    assert longer.fingerprint.weights == ("random-he-normal-1",)
 
 
 def test_a_study_whose_sampler_draws_another_stream_by_now_is_not_extended(sqlite, home, monkeypatch):

@@ -151,7 +151,7 @@ def test_a_study_of_an_earlier_version_stays_what_it_was(sqlite, home):
     }
     stored = prepare(configuration(grid_document()), home, sqlite)
     old = replace(stored, alternatives=[source["params"]]).fingerprint()
-    values = {"source": json.dumps(source), "fingerprint": json.dumps(old)}
+    values = {"source": json.dumps(source), "fingerprint": json.dumps(old.as_json())}
     sqlite.transact(lambda c: c.execute(tables.study.update().where(tables.study.c.id == second.id).values(**values)))
     again = create_study(sqlite, configuration(grid_document()), home)
     assert again.resumed

@@ -29,7 +29,11 @@ WORKER_BYTES = int(WORKER_GIGABYTES * 2**30)
 STORE_BYTES = 80 * 2**20
 """The size of Ray's object store, in which nothing is kept: about the smallest that Ray accepts."""
 ANSWER_SECONDS = 10.0
-"""How long a cluster's head may take to accept a connection."""
+"""How long a cluster's head may take to accept a connection and to send its greeting."""
+SETTINGS = b"\x04"
+"""The type of the frame with which each side of an HTTP/2 connection, on which Ray's gRPC runs, greets the other."""
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + SETTINGS + b"\0" * 5
+"""A client's greeting: the preface of HTTP/2 and an empty settings frame."""
 ADDRESS = "RAY_ADDRESS"
 """Ray's own variable for the address of a cluster."""
 
@@ -125,10 +129,10 @@ def _joined_cluster(address: str) -> Iterator[Any]:
 
 
 def _require_answer(address: str) -> None:
-    """Connect to a cluster's head once, because Ray itself would try for many minutes and print its own messages.
+    """Greet a cluster's head once, because Ray itself would try for many minutes and print its own messages.
 
     Raises:
-        OSError: nothing answers at the address, or ``auto`` finds no cluster.
+        OSError: nothing answers at the address, or something that does not speak gRPC, or ``auto`` finds no cluster.
         ValueError: the address is invalid.
     """
     if "://" in address:
@@ -140,7 +144,24 @@ def _require_answer(address: str) -> None:
         host, _, port = resolved.rpartition(":")
         if not port.isdecimal():
             raise ValueError(f"{port!r} is not a port")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as head:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                _require_greeting(head)
+
+
+def _require_greeting(head: socket.socket) -> None:
+    """Greet a server in HTTP/2, and check the first four bytes of its answer: a frame's length and type.
+
+    Raises:
+        ConnectionError: the server does not greet in HTTP/2.
+    """
+    try:
+        head.sendall(GREETING)
+        answer = head.recv(4, socket.MSG_WAITALL)
+    except OSError:
+        answer = b""
+    if answer[3:] != SETTINGS:
+        raise ConnectionError("the server at this address is not the head of a Ray cluster")
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class RaySlot(Slot):
         return lost or cause(code)
 
     @property
-    def blameless(self) -> bool:
+    def lost_its_node(self) -> bool:
         """Whether the last worker died with its node. Such deaths are not counted, however many there are."""
         return self._last is not None and self._last.node_died
 
