@@ -338,14 +338,37 @@ def fractures(kept, key, highest):
     return np.array(patients), np.array(labels), np.array(expected), off_scale
 
 
+def line(expected, labels, weights):
+    """Return intercept and slope of the line of least squares; a level one where it would fall, or nothing varies."""
+    middle, mean_label = np.average(expected, weights=weights), np.average(labels, weights=weights)
+    variance = np.average((expected - middle) ** 2, weights=weights)
+    covariance = np.average((expected - middle) * (labels - mean_label), weights=weights)
+    slope = max(0.0, covariance / variance) if variance > 1e-6 else 0.0
+    return float(mean_label - slope * middle), float(slope)
+
+
+def predicted(expected, intercept, slope, highest):
+    """Return predicted totals."""
+    return np.clip(intercept + slope * expected, 4, 4 * highest)
+
+
 def total_fit(kept, key, highest, threshold):
-    """Return what out-of-fold totals missed, and what each residual counts."""
+    """Return the line from expected to read totals, what it misses without the patient, and what each miss counts."""
     patients, labels, expected, _ = fractures(kept, key, highest)
+    weights, through, residuals = shares(patients), (0.0, 1.0), np.zeros(len(labels))
+    enough = len(set(patients.tolist())) >= 9
+    for patient in set(patients.tolist()):
+        own = patients == patient
+        without = line(expected[~own], labels[~own], weights[~own]) if enough else through
+        residuals[own] = labels[own] - predicted(expected[own], *without, highest)
+    intercept, slope = line(expected, labels, weights) if enough else through
     return {
         "scale": "modified_rust" if highest == 4 else "rust",
         "threshold": threshold,
-        "residuals": (labels - expected).tolist(),
-        "shares": shares(patients).tolist(),
+        "intercept": intercept,
+        "slope": slope,
+        "residuals": residuals.tolist(),
+        "shares": weights.tolist(),
     }
 
 
@@ -353,7 +376,7 @@ def union_chances(expected, fitted, highest):
     """Return the probability that each fracture's total is the threshold or more."""
     lowest, top, m = 4, 4 * highest, round(sum(fitted["shares"]))
     over = []
-    for e in expected:
+    for e in predicted(expected, fitted["intercept"], fitted["slope"], highest):
         totals = np.clip(np.floor(e + np.array(fitted["residuals"]) + 0.5 + 1e-9), lowest, top)
         prior = np.mean(np.arange(lowest, top + 1) >= fitted["threshold"])
         over.append((np.array(fitted["shares"])[totals >= fitted["threshold"]].sum() + prior) / (m + 1))
@@ -455,13 +478,14 @@ def fracture_numbers(kept, fitted, highest):
     steps = [round(0.05 * step, 2) for step in range(1, 20)]
     for scorer, key in SCORERS.items():
         expected, fit = fractures(kept, key, highest)[2], fitted[scorer]
-        errors, reach = expected - labels, conformal_quantile(np.abs(fit["residuals"]), fit["shares"])
+        total_of = predicted(expected, fit["intercept"], fit["slope"], highest)
+        errors, reach = total_of - labels, conformal_quantile(np.abs(fit["residuals"]), fit["shares"])
         reach = np.inf if reach is None else reach
-        width = np.minimum(expected + reach, 4 * highest) - np.maximum(expected - reach, 4)
+        width = np.minimum(total_of + reach, 4 * highest) - np.maximum(total_of - reach, 4)
         spread = 1.96 * errors.std(ddof=1) if len(errors) > 1 else None
         total[scorer] = {
             "mean_absolute_error": float(np.abs(errors).mean()),
-            "icc": icc(labels, expected),
+            "icc": icc(labels, total_of),
             "bias": float(errors.mean()),
             "lower_limit": None if spread is None else float(errors.mean() - spread),
             "upper_limit": None if spread is None else float(errors.mean() + spread),

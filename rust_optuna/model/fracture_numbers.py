@@ -6,7 +6,9 @@ it is readable. Its distribution is the mean over all of them, so that films in 
 
 The distribution of a total is *not* that of a sum of independent subscores. Four cortices of a fracture share one stage
 of healing, so that a model errs in the same direction in all of them, and an independent sum would be far too sure of
-itself. What a model's totals miss is taken from films that it was not trained on: the residuals of their totals.
+itself. Nor is its mean the sum of the expected subscores: each is drawn towards the mean as if the other three cortices
+said nothing, so such sums vary too little. Both is made good on films that the model was not trained on: by a line from
+expected to read totals, and by what that line misses.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from rust_optuna.model.weighted import Ranking, divide
 
 BLAND_ALTMAN = 1.96
 """How many standard deviations the limits of agreement lie from the bias."""
+FLAT = 1e-3
+"""Expected totals with a standard deviation below this, in points of the scale, tell no fracture from another."""
 DIGITS = 12
 """Decimal places of probabilities; what lies below depends on the order in which shares are summed."""
 BINS = 10
@@ -90,27 +94,33 @@ class Fractures:
 
 @dataclass(frozen=True)
 class TotalCalibration:
-    """What a model's expected totals missed in films that it was not trained on.
+    """How read totals lie about expected ones in films that a model was not trained on.
 
-    A new total is predicted to be the expected total plus one of these residuals, rounded to a whole number and kept
-    within the scale. Of m patients each has the weight 1/(m + 1), which its fractures share; the new one's, whose
+    A line of least squares leads from the expected total to the predicted one. It never falls: where expected totals
+    say nothing, everything is predicted to be the mean. A new total is the predicted one plus one of the residuals,
+    rounded to a whole number and kept within the scale. Each residual is taken from the line through the fractures of
+    the other patients. Of m patients each has the weight 1/(m + 1), which its fractures share; the new one's, whose
     residual is not known, is spread evenly over all totals. So no total has the probability 0.
 
     Args:
         scale: on which the totals are.
         threshold: the total from which on a fracture counts as united.
-        residuals: label − expected total of each calibration fracture.
+        intercept: of the line.
+        slope: of the line, 0 or more. With fewer than 9 patients the line is that of equality, 0 and 1.
+        residuals: label − predicted total of each calibration fracture.
         shares: what each counts, adding up to the number of patients.
     """
 
     scale: Scale
     threshold: float
+    intercept: float
+    slope: float
     residuals: tuple[float, ...]
     shares: tuple[float, ...]
 
     @classmethod
     def fit(cls, out_of_fold: ScoredFilms, threshold: float | None = None) -> TotalCalibration:
-        """Return the residuals of films' fractures.
+        """Return the line and the residuals of films' fractures.
 
         Args:
             out_of_fold: films with scores of models that were trained without them.
@@ -127,11 +137,21 @@ class TotalCalibration:
                 f"go from {lowest} to {highest}: name one above {lowest} and up to {highest}"
             )
         found = Fractures.of(out_of_fold, scale)
+        names, patient_of = np.unique(np.asarray(found.patients), return_inverse=True)
+        shares = patient_shares(found.patients)
+        intercept, slope, without = 0.0, 1.0, found.expected
+        if len(names) >= FEWEST_PATIENTS:
+            ((intercept,), (slope,)) = _lines(found.expected, found.labels, shares[np.newaxis])
+            others = np.arange(len(names))[:, np.newaxis] != patient_of
+            intercepts, slopes = _lines(found.expected, found.labels, shares * others)
+            without = intercepts[patient_of] + slopes[patient_of] * found.expected
         return cls(
             scale=scale,
             threshold=float(scale.united if threshold is None else threshold),
-            residuals=tuple((found.labels - found.expected).tolist()),
-            shares=tuple(patient_shares(found.patients).tolist()),
+            intercept=float(intercept),
+            slope=float(slope),
+            residuals=tuple((found.labels - np.clip(without, lowest, highest)).tolist()),
+            shares=tuple(shares.tolist()),
         )
 
     @property
@@ -141,22 +161,26 @@ class TotalCalibration:
 
     @property
     def half_width(self) -> float:
-        """How far the 90% interval reaches from the expected total; infinite with fewer than 9 patients.
+        """How far the 90% interval reaches from the predicted total; infinite with fewer than 9 patients.
 
         It is the hierarchical conformal quantile of the absolute residuals, so a new patient's total lies inside with a
-        chance of at least 90%, on the conditions that `rust_optuna.model.conformal` names.
+        chance of about 90%, on the conditions that `rust_optuna.model.conformal` names.
         """
         return conformal_quantile(np.abs(self.residuals), np.array(self.shares))
 
+    def predicted(self, expected: np.ndarray) -> np.ndarray:
+        """Return the predicted totals of expected ones, (f,), within the scale."""
+        return np.clip(self.intercept + self.slope * expected, *self.scale.totals)
+
     def intervals(self, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the lower and the upper end of the 90% interval of each total, within the scale, (f,) each."""
-        lowest, highest = self.scale.totals
-        return np.maximum(expected - self.half_width, lowest), np.minimum(expected + self.half_width, highest)
+        (lowest, highest), predicted = self.scale.totals, self.predicted(expected)
+        return np.maximum(predicted - self.half_width, lowest), np.minimum(predicted + self.half_width, highest)
 
     def distribution(self, expected: np.ndarray) -> np.ndarray:
         """Return how probable each total of the scale is, from the lowest to the highest, (f, totals)."""
         lowest, highest = self.scale.totals
-        predicted = expected[:, np.newaxis] + np.array(self.residuals)
+        predicted = self.predicted(expected)[:, np.newaxis] + np.array(self.residuals)
         # Half a point is rounded up, and so is what lies below it by rounding errors alone.
         whole = np.clip(np.floor(predicted + 0.5 + ROUNDING), lowest, highest)
         shares = np.array(self.shares)
@@ -178,6 +202,8 @@ class TotalCalibration:
         return {
             "scale": self.scale.value,
             "threshold": self.threshold,
+            "intercept": self.intercept,
+            "slope": self.slope,
             "residuals": list(self.residuals),
             "shares": list(self.shares),
         }
@@ -193,6 +219,8 @@ class TotalCalibration:
         return cls(
             scale=Scale(document["scale"]),
             threshold=float(document["threshold"]),
+            intercept=float(document["intercept"]),
+            slope=float(document["slope"]),
             residuals=tuple(map(float, document["residuals"])),
             shares=tuple(map(float, document["shares"])),
         )
@@ -214,11 +242,11 @@ def fracture_numbers(
         ``off_scale`` (fractures left out because RUST lacks one of their subscores), and, each None where there is no
         fracture:
 
-        - ``total``: for each scorer ``mean_absolute_error``, ``icc`` (ICC(2,1) of label and expected total), ``bias``
-          with ``lower_limit`` and ``upper_limit`` (Bland and Altman's: the mean of expected − label, and 1.96 standard
-          deviations about it), ``coverage`` and ``mean_width`` of the 90% interval (each patient counts once, as in the
-          calibration); ``error_difference``: the model's mean absolute error less that of ``view_only``, below 0 where
-          the model is better.
+        - ``total``: for each scorer ``mean_absolute_error``, ``icc`` (ICC(2,1) of label and predicted total), ``bias``
+          with ``lower_limit`` and ``upper_limit`` (Bland and Altman's: the mean of predicted − label, and 1.96
+          standard deviations about it), ``coverage`` and ``mean_width`` of the 90% interval (each patient counts once,
+          as in the calibration); ``error_difference``: the model's mean absolute error less that of ``view_only``,
+          below 0 where the model is better.
         - ``united``: ``prevalence`` and, for each scorer, ``roc_auc``, ``brier``, ``calibration_slope`` and
           ``calibration_intercept`` (`rust_optuna.model.logistic`), ``calibration_curve`` (for each tenth of the
           probabilities its ``fractures`` and the mean probability ``predicted`` beside the share ``observed``) and
@@ -326,7 +354,8 @@ class _Scored:
         self.outcomes = fractures.labels >= calibration.threshold
         self.probabilities = calibration.united(fractures.expected)
         self.bins = np.minimum(np.floor(self.probabilities * BINS + ROUNDING), BINS - 1)
-        self._errors = fractures.expected - fractures.labels
+        self._predicted = calibration.predicted(fractures.expected)
+        self._errors = self._predicted - fractures.labels
         low, high = calibration.intervals(fractures.expected)
         covered = np.abs(self._errors) <= calibration.half_width + ROUNDING
         self._intervals = np.stack([covered, high - low], axis=1)
@@ -343,7 +372,7 @@ class _Scored:
         of_intervals = divide(shares @ self._intervals, shares.sum(axis=1, keepdims=True))
         return {
             "mean_absolute_error": divide(weights @ np.abs(self._errors), count),
-            "icc": intraclass_correlation(np.stack([self.fractures.labels, self.fractures.expected]), weights),
+            "icc": intraclass_correlation(np.stack([self.fractures.labels, self._predicted]), weights),
             "bias": bias,
             "lower_limit": bias - limit,
             "upper_limit": bias + limit,
@@ -376,6 +405,18 @@ class _Scored:
 
     def net_benefit(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         return _net_benefit(self._called, self.outcomes, weights)
+
+
+def _lines(expected: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return intercept and slope of the lines of least squares that do not fall, (B,) each, for weights (B, f)."""
+    middle = expected.mean()
+    x, mass = expected - middle, weights.sum(axis=1)
+    mean_x, mean_y = weights @ x / mass, weights @ labels / mass
+    variance = weights @ x**2 / mass - mean_x**2
+    covariance = weights @ (x * labels) / mass - mean_x * mean_y
+    slopes = np.zeros(len(weights))
+    np.divide(np.maximum(covariance, 0), variance, out=slopes, where=variance > FLAT**2)
+    return mean_y - slopes * (mean_x + middle), slopes
 
 
 def _net_benefit(called: np.ndarray, outcomes: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ def flat_estimates(document, prefix=()):
     return found
 
 
-def assert_bootstrapped(numbers, slow, films, resamples=15, seed=0):
+def assert_bootstrapped(numbers, slow, films, resamples=8, seed=0):
     """Compare estimates with those of films that are repeated.
 
     Args:

@@ -49,7 +49,7 @@ def draw_ratings(seed, readers, units=12, missing=0.2):
 
 
 @given(st.integers(0, 2**32), st.integers(2, 30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_kappa_is_that_of_scikit_learn(seed, units):
     ratings = draw_ratings(seed, 2, units, missing=0)
     weights = np.random.default_rng(seed).integers(0, 3, (3, units)).astype(float)
