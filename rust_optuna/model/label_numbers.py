@@ -19,7 +19,7 @@ import numpy as np
 
 from rust_optuna.data.manifest import CORTICES, LABELS, SUBSCORES, VIEWS
 from rust_optuna.data.metrics import THRESHOLD
-from rust_optuna.model.bootstrap import Raised, estimates
+from rust_optuna.model.bootstrap import Inflated, estimates
 from rust_optuna.model.scored import ScoredFilms
 from rust_optuna.model.weighted import Ranking, divide, mean_of_defined
 
@@ -264,10 +264,10 @@ def _average_precision(films: ScoredFilms, which: np.ndarray, columns: slice) ->
         model = _mean([ranking.counts(weights).average_precision() for ranking in ours])
         untied = _mean([counts.expected_average_precision() for counts in trivial])
         return {
-            "model": {"average_precision": Raised(model)},
-            "view_only": {"average_precision": Raised(_mean([counts.average_precision() for counts in trivial]))},
-            "view_only_untied": {"average_precision": Raised(untied)},
-            "lift": Raised(model - untied, limits=(-1.0, 1.0)),
+            "model": {"average_precision": Inflated(model)},
+            "view_only": {"average_precision": Inflated(_mean([counts.average_precision() for counts in trivial]))},
+            "view_only_untied": {"average_precision": Inflated(untied)},
+            "lift": Inflated(model - untied, limits=(-1.0, 1.0)),
         }
 
     return statistics
@@ -282,9 +282,9 @@ def _columns_of(cortex: int) -> slice:
     return slice(start, start + len(SUBSCORES))
 
 
-def _macro(of_labels: Mapping[str, np.ndarray], columns: slice) -> dict[str, np.ndarray | Raised]:
+def _macro(of_labels: Mapping[str, np.ndarray], columns: slice) -> dict[str, np.ndarray | Inflated]:
     means = {name: mean_of_defined(values[:, columns]) for name, values in of_labels.items()}
-    return {**means, "average_precision": Raised(means["average_precision"])}
+    return {**means, "average_precision": Inflated(means["average_precision"])}
 
 
 def _size(films: ScoredFilms, which: np.ndarray) -> dict[str, int]:

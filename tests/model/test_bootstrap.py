@@ -2,9 +2,14 @@ import numpy as np
 import pytest
 
 from rust_optuna.model import bootstrap
-from rust_optuna.model.bootstrap import estimate, estimates, patient_weights
+from rust_optuna.model.bootstrap import estimates, patient_weights
 
 PATIENTS = ("ann", "bob", "ann", "cid", "bob", "ann", "dee")
+
+
+def estimate(statistic, weights):
+    """Return the one number of a statistic."""
+    return estimates(lambda rows: {"": statistic(rows)}, weights)[""]
 
 
 def test_films_of_a_patient_are_drawn_together_as_many_patients_as_there_are():

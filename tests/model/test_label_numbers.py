@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rust_optuna.data import metrics
 from rust_optuna.data.manifest import CORTICES, LABELS
-from rust_optuna.model.bootstrap import Raised, estimates, patient_weights
+from rust_optuna.model.bootstrap import Inflated, estimates, patient_weights
 from rust_optuna.model.label_numbers import LabelThresholds, label_numbers, subgroups, words
 from rust_optuna.model.scored import Estimate, plain
 from tests.model.films import draw_films, repeat_films
@@ -244,6 +244,6 @@ def test_films_without_subscores_are_said_to_show_nothing():
 
 def test_an_interval_that_is_shifted_ends_at_the_limits():
     weights = np.array([[1.0], [2.0], [3.0]])
-    found = estimates(lambda rows: {"": Raised(1 - (rows[:, 0] - 1) / 2)}, weights)[""]
+    found = estimates(lambda rows: {"": Inflated(1 - (rows[:, 0] - 1) / 2)}, weights)[""]
     assert (found.value, found.high, found.resamples) == (1.0, 1.0, 3)
     assert found.low == pytest.approx(0.525)
