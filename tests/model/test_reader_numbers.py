@@ -43,7 +43,7 @@ def kappa(first, second):
     both = ~np.isnan(first) & ~np.isnan(second)
     if len(np.unique([first[both], second[both]])) < 2:
         return np.nan
-    return cohen_kappa_score(first[both], second[both], weights="quadratic")
+    return cohen_kappa_score(first[both], second[both], labels=[1, 2, 3, 4], weights="quadratic")
 
 
 def mean(values):
