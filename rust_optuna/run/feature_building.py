@@ -28,9 +28,9 @@ class NeededFeatures:
     """The films and backbones whose features a study needs.
 
     Args:
-        contents: the films, by content hash.
-        backbones: whose features.
-        pins: what its workers' features are compared with; None for a study that does not exist yet.
+        contents: the content hashes of the films.
+        backbones: the backbones.
+        pins: the features that the study's workers have pinned; None for a study that does not exist yet.
     """
 
     contents: Sequence[str]
@@ -45,19 +45,19 @@ def needed_by_file(
     progress: Progress | None = None,
     data_root: Path | None = None,
 ) -> NeededFeatures:
-    """Return what the study that a file describes will need.
+    """Return the features that the study in a study file will need.
 
     Args:
         path: the study file.
-        home: root of relative paths.
-        open_database: called only where the file inherits from another study.
+        home: the root of relative paths.
+        open_database: opens the database; called only if the study inherits from another one.
         progress: called while films are hashed.
-        data_root: where films are looked for that are not where the manifest says; None for nowhere.
+        data_root: the folder in which to look for films that are not where the manifest says; None to look nowhere.
 
     Raises:
-        ConfigurationError: the file breaks its rules.
-        ManifestError: its manifest does, or ``data check`` finds problems in it.
-        StudyError: the study that it inherits from is not there, not done, or has holes that nobody accepted.
+        ConfigurationError: the study file breaks its rules.
+        ManifestError: the manifest breaks its rules, or ``data check`` finds problems in it.
+        StudyError: the study that it inherits from does not exist, is not done, or has holes that nobody accepted.
     """
     configuration = read_study_file(path)
     with open_database() if configuration.from_best_of else nullcontext() as database:
@@ -68,11 +68,11 @@ def needed_by_file(
 
 
 def needed_by_study(database: Database, name: str, home: Home) -> NeededFeatures:
-    """Return what a study needs that is in the database already.
+    """Return the features that a study in the database needs.
 
     Raises:
         StudyError: there is no such study.
-        FingerprintError: a worker of this installation, or with these weights, would not be let serve the study.
+        FingerprintError: a worker with this installation or these weights could not serve the study.
         WeightsError: weights are missing.
     """
     study = load_study(database, name)
@@ -92,17 +92,17 @@ def build_features(
     data_root: Path | None = None,
     on_hashed: Progress | None = None,
 ) -> list[Path]:
-    """Compute what is missing; return the folder of each backbone's features.
+    """Compute the missing features; return the folder of each backbone's features.
 
     Args:
-        needed: films and backbones.
-        home: where the cache and the index of films lie.
-        progress: called as films are done.
-        data_root: the folder in which films are looked for that the index of films lacks; None for nowhere.
-        on_hashed: called as files of that folder are hashed.
+        needed: the films and backbones.
+        home: the folder of the feature cache and the film index.
+        progress: called as the features of films are computed.
+        data_root: the folder in which to look for films that are not where the film index says; None to look nowhere.
+        on_hashed: called as files in that folder are hashed.
 
     Raises:
-        FingerprintError: the features here are not those of the study's workers; none were added to the cache.
+        FingerprintError: features computed here are not those of the study's workers; none were added to the cache.
         DataError: a film is not on this machine, or cannot be read.
         WeightsError: weights are missing or do not fit.
     """

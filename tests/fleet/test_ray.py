@@ -374,6 +374,6 @@ def test_a_port_on_which_something_else_listens_is_told_at_once(monkeypatch, gre
         thread.start()
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         joining = ray_cluster.ray_engine(sa.make_url("sqlite://"), DeviceChoice(), address=address)
-        with pytest.raises(RustOptunaError, match="what listens there is no head of a Ray cluster"), joining:
+        with pytest.raises(RustOptunaError, match="is not the head of a Ray cluster"), joining:
             pass
         thread.join()
