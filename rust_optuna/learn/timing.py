@@ -120,7 +120,7 @@ class TrainingTimer:
         self._cross_validate()
 
     def measure(self) -> TrainingTimes:
-        """Time a step of each size, the scoring of a fold and what a trial takes outside its epochs, each several times; take medians."""
+        """Time a step of each size, the scoring of a fold and the overhead, each several times; take medians."""
         seconds: dict[int, list[float]] = {size: [] for size in self.sizes}
         for _ in range(ROUNDS):
             for size in self.sizes:

@@ -105,7 +105,7 @@ def test_a_study_whose_waiting_trials_lack_the_fixed_values_runs_to_its_end(data
 
 def test_the_same_file_again_shows_what_an_earlier_version_did_not(sqlite, home):
     study = make_study(sqlite, home)
-    sqlite.storage.set_study_user_attr(Mirror(sqlite, study).shown_id, "fixed", {})
+    sqlite.storage.set_study_user_attr(Mirror(sqlite, study).optuna_study_id, "fixed", {})
     create_study(sqlite, configuration(), home)
     assert optunas(sqlite, study).user_attrs["fixed"] == {"learning_rate": 1e-3, "epsilon": 1e-7}
 
@@ -227,12 +227,12 @@ def test_a_long_note_is_written_in_the_pieces_that_the_dashboard_reads(sqlite, h
     mirror.write_note()
     assert optuna_dashboard.get_note(theirs) == f"short\n\n{note_of(status(sqlite, study))}"
     # A note of ours that was longer leaves nothing of itself.
-    write_note(sqlite.storage, mirror.shown_id, f"{HEADING}\n" + "long " * 2000)
+    write_note(sqlite.storage, mirror.optuna_study_id, f"{HEADING}\n" + "long " * 2000)
     mirror.write_note()
     assert optuna_dashboard.get_note(theirs) == f"short\n\n{note_of(status(sqlite, study))}"
-    attributes = sqlite.storage.get_study_system_attrs(mirror.shown_id)
+    attributes = sqlite.storage.get_study_system_attrs(mirror.optuna_study_id)
     mirror.write_note()
-    assert sqlite.storage.get_study_system_attrs(mirror.shown_id) == attributes  # nothing is written anew
+    assert sqlite.storage.get_study_system_attrs(mirror.optuna_study_id) == attributes  # nothing is written anew
 
 
 @pytest.mark.parametrize("written", ["first", 1.5, None, [2]])
