@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class NeededFeatures:
     """The films and backbones whose features a study needs.
 
     Args:
@@ -38,13 +38,13 @@ class Wanted:
     pins: FeaturePins | None = None
 
 
-def wanted_by_file(
+def needed_by_file(
     path: Path,
     home: Home,
     open_database: Callable[[], Database],
     progress: Progress | None = None,
     data_root: Path | None = None,
-) -> Wanted:
+) -> NeededFeatures:
     """Return what the study that a file describes will need.
 
     Args:
@@ -62,10 +62,12 @@ def wanted_by_file(
     configuration = read_study_file(path)
     with open_database() if configuration.from_best_of else nullcontext() as database:
         study = prepare(configuration, home, database, progress=progress, data_root=data_root)
-    return Wanted(study.development.content, cached_backbones(configuration, study.points, study.inherited, home))
+    return NeededFeatures(
+        study.development.content, cached_backbones(configuration, study.points, study.inherited, home)
+    )
 
 
-def wanted_by_study(database: Database, name: str, home: Home) -> Wanted:
+def needed_by_study(database: Database, name: str, home: Home) -> NeededFeatures:
     """Return what a study needs that is in the database already.
 
     Raises:
@@ -79,11 +81,11 @@ def wanted_by_study(database: Database, name: str, home: Home) -> Wanted:
     backbones = cached_backbones(study.configuration, points, study.inherited, home)
     for backbone in backbones:
         check_weights(study, backbone)
-    return Wanted(load_development(database, study).content, backbones, FeaturePins(database, study))
+    return NeededFeatures(load_development(database, study).content, backbones, FeaturePins(database, study))
 
 
-def build(
-    wanted: Wanted,
+def build_features(
+    needed: NeededFeatures,
     home: Home,
     progress: Progress | None = None,
     *,
@@ -93,7 +95,7 @@ def build(
     """Compute what is missing; return the folder of each backbone's features.
 
     Args:
-        wanted: films and backbones.
+        needed: films and backbones.
         home: where the cache and the index of films lie.
         progress: called as films are done.
         data_root: the folder in which films are looked for that the index of films lacks; None for nowhere.
@@ -106,14 +108,14 @@ def build(
     """
     index = FilmIndex(home.film_index)
     folders = []
-    for backbone in wanted.backbones:
+    for backbone in needed.backbones:
         cache = FeatureCache(home.features, backbone)
         with index.naming():
             fill_cache(
                 cache,
-                wanted.contents,
+                needed.contents,
                 index,
-                pins=wanted.pins,
+                pins=needed.pins,
                 data_root=data_root,
                 progress=progress,
                 on_hashed=on_hashed,
