@@ -40,7 +40,8 @@ from rust_optuna.storage.database import Database
 
 DEFINITION = (
     "average precision on the hold-out, macro over those of the 16 subscores that have positives, of the head with the "
-    "highest average precision (18 labels) on its own left-out fold; 95% percentile interval over patients"
+    "highest average precision (18 labels) on its own left-out fold; 95% percentile interval over resampled patients, "
+    "shifted so that the mean of the resamples is the value"
 )
 """What the primary number is, fixed before any hold-out film is scored."""
 LOCK = "holdout"
