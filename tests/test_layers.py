@@ -118,6 +118,29 @@ def test_the_checks_see_what_they_should():
     assert len(MODULES) > 50
 
 
+def test_hold_out_films_are_read_in_one_place():
+    """Search and training cannot reach them: nothing else asks a manifest for them, or knows where they are kept."""
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        asks = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "part"
+            if not (isinstance(node.args[0], ast.Constant) and node.args[0].value == "development")
+        ]
+        reaches = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "holdout"]
+        makes = "HoldOut(" in path.read_text()
+        if module_name(path) != "rust_optuna.model.evaluation":
+            counts = module_name(path) == "rust_optuna.cli.data"  # how many films `data split` put where
+            assert not asks or counts, path
+            assert not reaches, path
+            assert not makes, path
+        else:
+            assert asks
+            assert reaches
+            assert makes
+
+
 WITHOUT_TENSORFLOW = """
 import importlib.machinery, importlib.metadata, sys
 

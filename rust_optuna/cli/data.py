@@ -14,11 +14,20 @@ from rust_optuna.cli.tables import Side, print_table
 from rust_optuna.config import CONTRAST, FOLDS, HOLDOUT, SEED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rust_optuna.data.check import CheckReport, Part
+    from rust_optuna.data.manifest import Film
     from rust_optuna.data.patients import Settled
 
 ALL = "all"
 """The value that stands for every group of names in `rust_optuna.data.patients`, and for an option without names."""
+
+
+def _print_counts(what: str | Path, films: Sequence[Film]) -> None:
+    """Print how many films of how many patients there are."""
+    patients = len({film.patient for film in films})
+    click.echo(f"{what}: {counted(len(films), 'film')} of {counted(patients, 'patient')}")
 
 
 def _check_pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -58,8 +67,7 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
     manifest = import_published(
         _resolve(labels), _resolve(filenames), _resolve(images), _resolve(output), overwrite=force
     )
-    patients = len({film.patient for film in manifest.films})
-    click.echo(f"{output}: {counted(len(manifest.films), 'film')} of {counted(patients, 'patient')}")
+    _print_counts(output, manifest.films)
     print_next("data", "split", output)
 
 
@@ -131,9 +139,7 @@ def split(
         counts = ", ".join(f"{name} {sum(film.split == name for film in joined):,}" for name in SPLITS)
         click.echo(f"{counted(len(joined), 'film')} joined ({counts}); no other film was moved")
     for name in SPLITS:
-        part = films.part(name)
-        patients = len({film.patient for film in part})
-        click.echo(f"{name}: {counted(len(part), 'film')} of {counted(patients, 'patient')}")
+        _print_counts(name, films.part(name))
     print_next("data", "check", manifest)
 
 

@@ -103,7 +103,8 @@ def best(name: str | None, as_json: bool) -> None:
     """Show the best trial of study NAME, or of every study.
 
     It is shown with its parameters, and with its value beside the baseline. The value is a selection score (the best
-    epoch of the best of many trials), not an estimate of performance on other patients.
+    epoch of the best of many trials), not an estimate of performance on other patients. Several studies are first
+    compared in a table.
     """
     from rust_optuna.search.results import best_trial
     from rust_optuna.search.studies import load_studies, load_study

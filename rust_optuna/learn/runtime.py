@@ -57,7 +57,7 @@ def load_tensorflow() -> Any:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     # TensorFlow's own copy of Keras would create a folder named ~ for a user without a home folder.
     os.environ["KERAS_HOME"] = str(keras_home())
-    with _without_chatter():
+    with _without_chatter(), _without_garbage_collection(), _without_scikit_learn():
         import tensorflow as tf
 
     try:
@@ -179,6 +179,34 @@ def minor_versions(*packages: str) -> dict[str, str]:
 def training_versions() -> dict[str, str | int]:
     """Return the versions that training depends on: ours and the libraries' (NumPy draws weights and orders)."""
     return {"numerics": NUMERICS_VERSION, **minor_versions("tensorflow", "keras", "numpy")}
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Collect no garbage meanwhile: an import makes little, and the search for it takes a quarter of TensorFlow's."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def _without_scikit_learn() -> Iterator[None]:
+    """Let Keras not find scikit-learn, which it loads with SciPy for wrappers that nothing here uses.
+
+    That would be a fifth of TensorFlow's import, in every process and wherever scikit-learn happens to be installed.
+    """
+    if "sklearn" in sys.modules:
+        yield
+        return
+    sys.modules["sklearn"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["sklearn"]
 
 
 @contextmanager

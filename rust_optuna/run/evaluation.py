@@ -14,13 +14,8 @@ from rust_optuna.errors import DataError, OpenedBeforeError, OpenHolesError, Stu
 from rust_optuna.fleet import service as fleet
 from rust_optuna.fleet.devices import DeviceChoice
 from rust_optuna.fleet.workers import Workers
-from rust_optuna.model.evaluation import (
-    Evaluation,
-    find_hold_out,
-    fitted_models,
-    meet_hold_out,
-    visit_pseudonyms,
-)
+from rust_optuna.model.evaluation import Evaluation, find_hold_out, meet_hold_out, visit_pseudonyms
+from rust_optuna.model.fitted import fitted_models
 from rust_optuna.model.openings import Openings, opened_before
 from rust_optuna.processes import GRACE_SECONDS
 from rust_optuna.run.local import Listener, build_features, run_workers

@@ -60,6 +60,20 @@ def test_loading_tensorflow_is_silent_but_drops_nothing_else():
 
 
 @pytest.mark.tensorflow
+def test_loading_tensorflow_takes_no_longer_than_it_must_and_leaves_python_as_it_was():
+    code = (
+        "import gc, sys\nfrom rust_optuna.learn.runtime import load_keras\n"
+        "collections = sum(each['collections'] for each in gc.get_stats())\n"
+        "load_keras()\n"
+        "assert sum(each['collections'] for each in gc.get_stats()) - collections < 100\n"
+        "assert gc.isenabled() and 'sklearn' not in sys.modules\n"
+        "import sklearn"
+    )
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.tensorflow
 def test_errors_of_memory_are_known_from_others():
     import tensorflow as tf
 

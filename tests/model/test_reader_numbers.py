@@ -43,7 +43,8 @@ def kappa(first, second):
     both = ~np.isnan(first) & ~np.isnan(second)
     if len(np.unique([first[both], second[both]])) < 2:
         return np.nan
-    return cohen_kappa_score(first[both], second[both], weights="quadratic")
+    # Named, or a subscore that nobody gave would bring its neighbours closer together.
+    return cohen_kappa_score(first[both], second[both], labels=range(1, 5), weights="quadratic")
 
 
 def mean(values):

@@ -6,7 +6,6 @@ Each way is the commands that users type, in a home of its own with a cache of i
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -19,26 +18,30 @@ from rust_optuna.search.studies import load_study
 from rust_optuna.storage.database import open_database
 from rust_optuna.storage.url import parse_url
 from tests.conftest import POSTGRESQL
+from tests.data.films import make_manifest
 from tests.studies import random_document, write_study
 
 MODEL = {"weights": "random", "output": "mixed1", "image_size": 75, "hidden_units": [32, 16]}
 STUDY = random_document(3, model=MODEL)
 ON_CPU = ("--gpus", "none")
+BY_ITSELF = "a worker by itself, its own features"
 WAYS = {
-    "one worker of a search": [["search", "FILE", *ON_CPU, "--workers", "1"]],
+    BY_ITSELF: [["study", "create", "FILE"], ["study", "create", "LIVE"], ["worker", "run"]],
     "two workers of a search": [["search", "FILE", *ON_CPU, "--workers", "2"]],
-    "live features": [["search", "LIVE", *ON_CPU, "--workers", "2"]],
+    "one worker of a search": [["search", "FILE", *ON_CPU, "--workers", "1"]],
+    "two workers of a search, live features": [["search", "LIVE", *ON_CPU, "--workers", "2"]],
     "three workers of a fleet, features ahead": [
         ["features", "build", "FILE"],
         ["study", "create", "FILE"],
         ["worker", "start", *ON_CPU, "--workers", "3"],
     ],
-    "a worker by itself, its own features": [["study", "create", "FILE"], ["worker", "run"]],
 }
+"""`make test` takes the first two: alone on all cores with cached and live features, and two on half of them each."""
+STUDIES = {"FILE": "regime-1", "LIVE": "live"}
 
 
 def run_way(home, url, commands):
-    """Run commands as a user would; return each point's features, value, and out-of-fold scores."""
+    """Run commands as a user would; yield each study's features, value and out-of-fold scores by point, and points."""
     files = {
         "FILE": str(write_study(home, STUDY)),
         "LIVE": str(write_study(home, {**STUDY, "name": "live", "model": {**MODEL, "features": "live"}})),
@@ -56,32 +59,41 @@ def run_way(home, url, commands):
         )
         assert done.returncode == 0, done.stderr
     with open_database(parse_url(url, home), read_only=True) as database:
-        points = complete_points(database, load_study(database, "live" if "LIVE" in commands[0] else "regime-1"))
-    found = {}
-    for point in points:
-        stored = home.root / "storage" / "artifacts" / point.artifact
-        with np.load(io.BytesIO(stored.read_bytes()), allow_pickle=False) as kept:
-            scores = kept["scores"].tobytes()
-        found[point.number] = (point.report.features_sha256, point.value, scores)
-    return found, points
+        names = [name for word, name in STUDIES.items() if any(word in command for command in commands)]
+        studies = [complete_points(database, load_study(database, name)) for name in names]
+    for points in studies:
+        found = {}
+        for point in points:
+            stored = home.root / "storage" / "artifacts" / point.artifact
+            with np.load(io.BytesIO(stored.read_bytes()), allow_pickle=False) as kept:
+                scores = kept["scores"].tobytes()
+            found[point.number] = (point.report.features_sha256, point.value, scores)
+        yield found, points
 
 
 @pytest.mark.tensorflow
-def test_every_way_to_run_a_study_gives_the_same_bits(request, home, tmp_path):
-    """The fleet on PostgreSQL where there is one: there others may claim a point, but its numbers are the same."""
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["two workers of a search"], id="two workers"),
+        pytest.param(list(WAYS)[2:], id="every other way", marks=pytest.mark.long),
+    ],
+)
+def test_every_way_to_run_a_study_gives_the_same_bits(request, tmp_path, names):
+    """Each on PostgreSQL once, where there is one: there others may claim a point, but its numbers are the same."""
     expected = None
-    for number, name in enumerate(WAYS):
+    for number, name in enumerate([BY_ITSELF, *names]):
         here = Home(tmp_path / f"way-{number}")
-        shutil.copytree(home.root, here.root)
-        on_server = name.startswith("three workers") and POSTGRESQL in os.environ
+        make_manifest(here.root, patients=7, holdout=1)
+        on_server = name == names[-1] and POSTGRESQL in os.environ
         place = request.getfixturevalue("postgresql_url") if on_server else f"sqlite:///{here.root}/a.db"
-        found, points = run_way(here, place, WAYS[name])
-        assert sorted(found) == [0, 1, 2]
-        expected = expected or found
-        assert found == expected, name
-        for point in points:
-            assert point.report.threads.operation == 1
-            assert point.report.arithmetic == points[0].report.arithmetic
+        for found, points in run_way(here, place, WAYS[name]):
+            assert sorted(found) == [0, 1, 2]
+            expected = expected or found
+            assert found == expected, name
+            for point in points:
+                assert point.report.threads.operation == 1
+                assert point.report.arithmetic == points[0].report.arithmetic
 
 
 def set_up(**variables):
