@@ -153,8 +153,8 @@ def _print_cross_validation(metrics: Mapping[str, Any]) -> None:
             f"fresh cross-validation {_number(fresh[key])}"
         )
     click.echo(
-        f"  The fresh score is from {counted(fresh['folds'], 'new fold')} and {counted(fresh['seeds'], 'new seed')}, but "
-        "from the same patients: only the hold-out is independent."
+        f"  The fresh score is of {counted(fresh['folds'], 'new fold')} and {counted(fresh['seeds'], 'new seed')}, "
+        "but of the same patients: only the hold-out is independent."
     )
 
 
