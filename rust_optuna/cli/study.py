@@ -337,9 +337,8 @@ def _live_workers(database: Database, name: str) -> str | None:
 def export(name: str, directory: Path) -> None:
     """Write study NAME into DIRECTORY, as plain files.
 
-    The files are trials.csv, with one row for each complete trial, and the out-of-fold scores of each trial as
-    trial-NUMBER.npz. An earlier export of NAME in DIRECTORY is replaced. A folder with another study's export is
-    refused.
+    The files are trials.csv, one row per complete trial, and the out-of-fold scores of each trial as trial-NUMBER.npz.
+    An earlier export of NAME in DIRECTORY is replaced. A folder with another study's export is refused.
     """
     from rust_optuna.search.export import export_study
     from rust_optuna.search.results import best_point

@@ -33,7 +33,7 @@ def test_create_makes_the_database_and_says_what_it_made(run, home, database_url
     assert done.exit_code == 0, done.output
     assert "regime-1 created in" in done.output
     assert "4 points, 20 development films" in done.output
-    assert "Note: some fold has no positive film of" in done.output
+    assert "Note: at least one fold has no positive film of" in done.output
     assert "Next: rust-optuna worker run regime-1" in done.output
     again = run("study", "create", "regime-1.toml")
     assert (again.exit_code, "regime-1 already exists" in again.output) == (0, True)
@@ -192,7 +192,7 @@ def test_show_is_for_people_and_begins_with_what_went_wrong(run_on, database, ho
         else:
             ledger.finish(claim, "complete", 0.5, None, None)
     text = run_on("study", "show", "regime-1").output
-    hole, others = text.index(f"Point {first.number} is a hole. Its attempts:"), text.index("Attempts at other points")
+    hole, others = text.index(f"Point {first.number} is a hole. Its attempts:"), text.index("Unsuccessful attempts at other points")
     assert f"  attempt {first.attempt}: failed (ann): no luck\n" in text[hole:others]
     assert "attempt 1: was given back (bob): the disk is full" in text[others:]
     assert text.index("Settings:") > others

@@ -201,6 +201,6 @@ def test_a_gpu_named_by_nothing_is_refused(monkeypatch):
 def test_words_for_gpus_do_not_go_with_numbers(monkeypatch, choice):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(
-        RustOptunaError, match=r"--gpus takes all, none, or numbers such as 0,1; (all|none) does not go"
+        RustOptunaError, match=r"--gpus takes all, none, or numbers such as 0,1: (all|none) cannot be combined"
     ):
         DeviceChoice(choice, None).devices()
