@@ -1,4 +1,4 @@
-"""``rust-optuna evaluate``: from the best trial of a search to a model that has met the hold-out."""
+"""``rust-optuna evaluate``: turn the best trial of a search into a model that has met the hold-out."""
 
 from __future__ import annotations
 
@@ -36,20 +36,21 @@ if TYPE_CHECKING:
     )
 )
 @click.option("--study", metavar="NAME", help="The search to evaluate.  [default: the last one]")
-@click.option("--folds", default=10, show_default=True, type=click.IntRange(min=2, max=1000), help="Fresh folds.")
+@click.option("--folds", default=10, show_default=True, type=click.IntRange(min=2, max=1000), help="New folds.")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1, max=100), help="Heads for each fold.")
 @click.option(
     "--manifest",
     type=click.Path(path_type=Path),
-    help="The manifest of the search's films.  [default: the one that it was created from on this machine]",
+    help="The manifest of the search's films.  [default: the one from which it was created on this machine]",
 )
-@click.option("--name", help="Name of the model directory below storage/models.  [default: the search's name]")
-@click.option("--again", is_flag=True, help="Open the hold-out although other models have met it.")
+@click.option("--name", help="The name of the model directory below storage/models.  [default: the search's name]")
+@click.option("--again", is_flag=True, help="Open the hold-out even if other models have met it.")
 @click.option(
     "--record",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Where the opening of the hold-out is recorded, beside the database.  [default: beside the manifest]",
+    help="The folder in which the opening of the hold-out is recorded, as well as in the database.  [default: that of "
+    "the manifest]",
 )
 @click.option(
     "--united-from",
@@ -78,12 +79,12 @@ def evaluate(
 ) -> None:
     """Evaluate the best hyperparameters of a search, and open the hold-out once.
 
-    Cross-validates the final model with fresh folds and fresh seeds, for the number of epochs that the search chose;
-    fits one head on the whole development set; records the opening of the hold-out; scores it, and writes a model
-    directory below storage/models. Ctrl-C stops cleanly; run the same command again, and it goes on where it stopped:
-    that is the same opening.
+    The command cross-validates the final model with new folds and new seeds, for the number of epochs that the search
+    chose, and fits one head on the whole development set. Then it records the opening of the hold-out, scores it, and
+    writes a model directory below storage/models. Ctrl-C stops it cleanly; to go on, run the same command again. That
+    counts as the same opening.
 
-    The hold-out is opened once. Another model's opening needs --again, and every report then shows all of them.
+    The hold-out is opened once. To open it for another model, use --again; every report then shows all openings.
     """
     from rust_optuna import logs
     from rust_optuna.fleet.devices import DeviceChoice
@@ -102,7 +103,7 @@ def evaluate(
 
 
 def run_evaluation(site: Site, request: Request, choice: DeviceChoice) -> Evaluation:
-    """Evaluate a search, and show on stderr how it goes."""
+    """Evaluate a search, and show its progress on stderr."""
     from rust_optuna.cli.live import LiveTable
     from rust_optuna.run.evaluation import EvaluationListener
     from rust_optuna.run.evaluation import evaluate as run
@@ -125,7 +126,7 @@ def run_evaluation(site: Site, request: Request, choice: DeviceChoice) -> Evalua
 
 
 def print_evaluation(done: Evaluation) -> None:
-    """Print what an evaluation found: the scores side by side, the primary number, and what to think of it."""
+    """Print the results of an evaluation: the scores side by side, the primary number, and any warnings."""
     metrics = done.metrics
     _print_cross_validation(metrics)
     _print_hold_out(metrics)
@@ -133,7 +134,7 @@ def print_evaluation(done: Evaluation) -> None:
     for words in metrics["words"]:
         click.echo(f"WARNING: {words}")
     if len(done.openings) > 1:
-        click.echo(f"The hold-out has been opened {len(done.openings)} times; this is what each opening found:")
+        click.echo(f"The hold-out has been opened {len(done.openings)} times. These are the results of each opening:")
         for opening in done.openings:
             day = time.strftime("%Y-%m-%d %H:%M", time.localtime(opening.opened_at))
             numbers = opening.numbers
@@ -152,8 +153,8 @@ def _print_cross_validation(metrics: Mapping[str, Any]) -> None:
             f"fresh cross-validation {_number(fresh[key])}"
         )
     click.echo(
-        f"  The fresh score is of {counted(fresh['folds'], 'new fold')} and {counted(fresh['seeds'], 'new seed')}, but "
-        "of the same patients: only the hold-out is independent."
+        f"  The fresh score is of {counted(fresh['folds'], 'new fold')} and {counted(fresh['seeds'], 'new seed')}, "
+        "but of the same patients: only the hold-out is independent."
     )
 
 
@@ -174,15 +175,15 @@ def _print_hold_out(metrics: Mapping[str, Any]) -> None:
 
 
 def _print_readings(numbers: Mapping[str, Any]) -> None:
-    """Print what the primary model's scores come to as readings of cortices and fractures."""
+    """Print the primary model's scores as readings of cortices and fractures."""
     cortices, sets = numbers["subscores"]["mean"], numbers["sets"]["mean"]["model"]
     ours, baseline = cortices["model"], cortices["view_only"]
-    click.echo("What it reads off the hold-out (in brackets the 95% interval; then the view-only baseline):")
+    click.echo("Readings of the hold-out (the 95% interval is in brackets, followed by the view-only baseline):")
     _print_pair("subscore, exact", ours["exact"], baseline["exact"])
     _print_pair("subscore, within one", ours["within_one"], baseline["within_one"])
     _print_pair("quadratic-weighted kappa", ours["quadratic_kappa"], baseline["quadratic_kappa"])
     click.echo(
-        f"  {'sets of subscores, 90% aimed at':<36} {_estimate(sets['coverage'])} covered, "
+        f"  {'sets of subscores, aimed at 90%':<36} {_estimate(sets['coverage'])} covered, "
         f"{_number(sets['mean_size']['value'])} subscores in a set"
     )
     fractures = numbers["fractures"]

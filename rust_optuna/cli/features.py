@@ -37,8 +37,8 @@ def build(study: str, data_root: Path | None) -> None:
     """Compute the features that STUDY needs.
 
     STUDY is a study file (its name ends in .toml), or the name of a study in the storage. Workers compute missing
-    features by themselves; this does it ahead of them, on all cores, and computes nothing twice. Like a worker, it
-    refuses to compute features that would differ from those of the study's other workers.
+    features by themselves; this command does so ahead of them, on all cores, and computes nothing twice. Like a worker,
+    it refuses to compute features that would differ from those of the study's other workers.
     """
     from rust_optuna.run import feature_building
 

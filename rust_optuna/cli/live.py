@@ -1,4 +1,4 @@
-"""The live table of a running search; in a log, a line whenever something finished."""
+"""The live table of a running search; in a log, a line whenever a point is complete."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 COUNTED = (PointState.WAITING, PointState.RUNNING, PointState.COMPLETE, PointState.HOLE)
-"""What of a study's points the table counts."""
+"""The states of points that the table counts."""
 COLUMNS: Mapping[str, Side] = {
     "study": "left",
     **dict.fromkeys(("waiting", "running", "complete", "holes", "best", "baseline", "a minute", "time left"), "right"),
@@ -33,7 +33,7 @@ COLUMNS: Mapping[str, Side] = {
 
 
 class LiveTable:
-    """Shows the studies of one search on stderr while the ``with`` block runs.
+    """A live table that shows the studies of one search on stderr while the ``with`` block runs.
 
     Args:
         on_hashed: called while films are hashed.
@@ -53,7 +53,7 @@ class LiveTable:
         self.stop()
 
     def created(self, creation: Creation, devices: Sequence[Device]) -> None:
-        """Say which study begins, and where."""
+        """Print which study begins, and on which devices."""
         self.stop()
         name, verb = creation.study.name, "goes on" if creation.resumed else "is created"
         places = ", ".join(dict.fromkeys(device.name for device in devices))
@@ -73,12 +73,12 @@ class LiveTable:
             self.live.update(self._table(), refresh=True)
         elif before is None or before.counts[PointState.COMPLETE] != complete:
             best = "" if status.best_value is None else f", best {status.best_value:.4f}"
-            against = "" if status.best_baseline is None else f", view-only baseline {status.best_baseline:.4f}"
-            remarks = "".join(f"; {words}" for words in _in_short(status))
-            click.echo(f"{name}: {complete} of {status.points} complete{best}{against}{remarks}", err=True)
+            baseline = "" if status.best_baseline is None else f", view-only baseline {status.best_baseline:.4f}"
+            remarks = "".join(f"; {words}" for words in _short_warnings(status))
+            click.echo(f"{name}: {complete} of {status.points} complete{best}{baseline}{remarks}", err=True)
 
     def stop(self) -> None:
-        """Take the table off the terminal; the next status shows it again."""
+        """Remove the table from the terminal; the next status shows it again."""
         if self.live.is_started:
             self.live.stop()
 
@@ -91,22 +91,22 @@ class LiveTable:
             title = f"{name} ({status.study.stand_in})" if status.study.stand_in else name
             rows.append((title, *counts, best, baseline, rate, left))
         table = layout(COLUMNS, rows, self.console.width)
-        remarks = [f"{name}: {words}" for name, status in self._statuses.items() for words in _in_short(status)]
+        remarks = [f"{name}: {words}" for name, status in self._statuses.items() for words in _short_warnings(status)]
         if remarks:
             table.caption = Text("\n".join(remarks))
         return table
 
     def _pace(self, name: str, status: Status) -> tuple[str, str]:
-        """Return points a minute since this search began, and the time that the others will take."""
+        """Return the points per minute since this search began, and the time that the remaining points will take."""
         began, before = self._began[name]
         done = status.counts[PointState.COMPLETE] - before
         if not done:
             return "", ""
-        each = (time.monotonic() - began) / done
-        seconds = int(each * (status.counts[PointState.WAITING] + status.counts[PointState.RUNNING]))
-        return f"{60 / each:.1f}", f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        point_seconds = (time.monotonic() - began) / done
+        seconds = int(point_seconds * (status.counts[PointState.WAITING] + status.counts[PointState.RUNNING]))
+        return f"{60 / point_seconds:.1f}", f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
-def _in_short(status: Status) -> list[str]:
-    """Return what speaks against the best trial without its explanation; ``status`` and ``best`` give that, too."""
+def _short_warnings(status: Status) -> list[str]:
+    """Return the warnings about the best trial without their explanations, which ``status`` and ``best`` print."""
     return [words.partition(":")[0] for words in status.best_words]

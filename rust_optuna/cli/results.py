@@ -1,4 +1,4 @@
-"""``rust-optuna status`` and ``rust-optuna best``: how far the search is, and what it has found."""
+"""``rust-optuna status`` and ``rust-optuna best``: show how far the search is, and what it has found."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCORE_COLUMNS: dict[str, Side] = {
 def status(context: click.Context, as_json: bool) -> None:
     """Show how far each study is, and its best value.
 
-    Exits with 3 while a study has holes that nobody accepted. A hole is a point whose attempts are used up.
+    The exit code is 3 while a study has holes that nobody accepted. A hole is a point whose attempts are used up.
     """
     from rust_optuna.search.results import status as read_status
     from rust_optuna.search.studies import load_studies
@@ -68,7 +68,7 @@ def print_statuses(found: Sequence[Status]) -> None:
     print_table(columns, rows)
     for each in found:
         if each.study.stand_in:
-            click.echo(f"{each.study.name}: {each.study.stand_in}: its values are no real scores")
+            click.echo(f"{each.study.name}: {each.study.stand_in}: its values are not real scores")
         for words in each.best_words:
             click.echo(f"WARNING: the best trial of {each.study.name}: {words}")
         _print_caveats(each.caveats)
@@ -102,8 +102,9 @@ def _print_caveats(caveats: Caveats) -> None:
 def best(name: str | None, as_json: bool) -> None:
     """Show the best trial of study NAME, or of every study.
 
-    Shows its parameters, and its value beside the baseline. The value is a selection score (the best epoch of the best
-    of many trials), not an estimate of performance on other patients. Several studies are first compared in a table.
+    It is shown with its parameters, and with its value beside the baseline. The value is a selection score (the best
+    epoch of the best of many trials), not an estimate of performance on other patients. Several studies are first
+    compared in a table.
     """
     from rust_optuna.search.results import best_trial
     from rust_optuna.search.studies import load_studies, load_study
@@ -153,7 +154,7 @@ def print_best(best: BestTrial) -> None:
     given = (("params", point.parameters), ("fixed", study.configuration.fixed), ("inherited", study.inherited))
     for title, values in given:
         for key, value in plain_values(values).items():
-            # What is inherited is the whole model: a default is not worth a line.
+            # The whole model is inherited, and its defaults are not worth a line each.
             if title == "inherited" and value == plain(KEYS[key].default):
                 continue
             click.echo(f"  {key} = {_given(value)}" + (f"  ({title})" if title != "params" else ""))
@@ -170,7 +171,7 @@ def print_best(best: BestTrial) -> None:
     ]
     print_table(SCORE_COLUMNS, rows, indent=2)
     if untied is None:
-        return  # an earlier version's, which did not report it
+        return  # the trial is an earlier version's, which did not report this baseline
     found = lift(subscores.folds, untied.average_precision_16.folds)
     if found is None:
         click.echo("    lift not defined: fewer than two folds have a positive subscore")
@@ -182,7 +183,7 @@ def print_best(best: BestTrial) -> None:
 
 
 def _row(name: str, value: float | None, folds: Sequence[float | None], baseline: float | None) -> tuple[str, ...]:
-    """Return one score with its deviation over the folds where it is defined, beside its baseline."""
+    """Return the row of a score, its deviation over the folds in which it is defined, and its baseline."""
     from rust_optuna.data.metrics import deviation
 
     return name, f"{_score(value)} ± {_score(deviation(folds))}", _score(baseline)

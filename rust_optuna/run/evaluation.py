@@ -1,4 +1,4 @@
-"""A study's second half on this machine: its best point is cross-validated afresh, and its models meet the hold-out."""
+"""Evaluating a search on this machine: its best point is cross-validated afresh, and its models meet the hold-out."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks of an evaluation.
+    """The evaluation that the user asks for.
 
     Args:
         study: the search to evaluate; None for the last one.
-        folds: of the fresh cross-validation.
-        seeds: how many heads are trained for each fold.
-        manifest: of the search's films; None for the one it was created from on this machine.
-        name: of the model; None for the study's.
-        again: open the hold-out although other models have met it.
-        record: the folder for the record of the opening; None for the manifest's.
-        threshold: the total from which a fracture counts as united; None for the scale's own.
-        data_root: the folder of the films on this machine; None for where the manifest says.
+        folds: the number of folds of the fresh cross-validation.
+        seeds: the number of heads that are trained for each fold.
+        manifest: the manifest of the search's films; None for the one from which it was created on this machine.
+        name: the name of the model; None for that of the search.
+        again: whether to open the hold-out even if other models have met it.
+        record: the folder for the record of the opening; None for that of the manifest.
+        threshold: the total from which a fracture counts as united; None for the default of the scale.
+        data_root: the folder in which to look for films that are not where the manifest says; None to look nowhere.
     """
 
     study: str | None = None
@@ -60,11 +60,12 @@ class Request:
 
 @dataclass
 class EvaluationListener(Listener):
-    """What an evaluation tells whoever watches it, beside what a search does.
+    """The callbacks by which an evaluation reports its progress, in addition to those of a search.
 
     Args:
-        on_extracted: hold-out films whose features are computed, and how many there are.
-        on_fitted: epochs of the fit on the whole development set, and how many there are.
+        on_extracted: called with the number of hold-out films whose features are computed, and their number in all.
+        on_fitted: called with the number of finished epochs of the fit on the whole development set, and their number
+            in all.
         on_trained: called once all folds are trained.
     """
 
@@ -81,18 +82,20 @@ def evaluate(
     *,
     grace: float = GRACE_SECONDS,
 ) -> Evaluation:
-    """Evaluate a search's best hyperparameters. Whatever stops it, the same call goes on where it stopped.
+    """Evaluate the best hyperparameters of a search.
+
+    Whatever stops an evaluation, the same call goes on where it stopped.
 
     Args:
-        site: where everything lies.
+        site: the database, home and artifact store.
         request: what to evaluate, and how.
-        choice: on which devices the workers run.
-        listener: told how it goes.
+        choice: the devices on which the workers run.
+        listener: the callbacks that report progress.
         grace: seconds in which an interrupted worker may finish its fold.
 
     Raises:
         RustOptunaError: any of this project's errors.
-        KeyboardInterrupt: passed on, once the workers are stopped and their folds given back.
+        KeyboardInterrupt: the evaluation was interrupted; its workers are stopped and their folds given back.
     """
     listener = listener or EvaluationListener()
     devices = choice.devices()
@@ -112,7 +115,7 @@ def evaluate(
         openings.refuse_unwritable()
         earlier = openings.of_films(holdout.content)
         if study.state != StudyState.DONE and earlier and not request.again:
-            # Known before hours of training, which would end in this refusal.
+            # This is refused now, not after hours of training.
             raise OpenedBeforeError(opened_before(earlier))
         listener.on_created(creation, devices)
         environment = site.environment(database)
@@ -150,7 +153,7 @@ def evaluate(
 
 
 def _manifest_path(site: Site, request: Request, source: Study) -> Path:
-    """Return the manifest that the user names, else the one that the search was created from.
+    """Return the manifest that the user names, or else the one from which the search was created.
 
     Raises:
         DataError: neither is known.
@@ -158,8 +161,8 @@ def _manifest_path(site: Site, request: Request, source: Study) -> Path:
     path = site.absolute(request.manifest) or known_manifest(site.home, source.name)
     if path is None:
         raise DataError(
-            f"The manifest of {source.name} is not known on this machine, and no database holds its path: name it with "
-            "--manifest"
+            f"The manifest of {source.name} is not known on this machine: name it with --manifest (the database holds "
+            "no paths)"
         )
     return path
 
@@ -175,18 +178,18 @@ def _refuse_stale(database: Database, name: str) -> None:
     """Refuse to go on with an evaluation of a point that is no longer the best.
 
     Raises:
-        StudyError: the search has found a better one since.
+        StudyError: the search has another best point by now.
     """
     known = find_study(database, name)
     if known is not None and known.source is not None and is_stale(database, known):
         raise StudyError(
-            f"{name} evaluates what was the best point of {known.source.study}, and another one is the best by now: "
-            f"rust-optuna study delete {name} lets this command evaluate that one"
+            f"{name} evaluates a former best point of {known.source.study}, which has another one by now. To evaluate "
+            f"the new one, run rust-optuna study delete {name}, then this command again"
         )
 
 
 def _refuse_holes(database: Database, study: Study) -> None:
-    """Refuse an evaluation that lacks a fold.
+    """Refuse an evaluation in which a fold is missing.
 
     Raises:
         OpenHolesError: a fold could not be trained.
@@ -195,13 +198,13 @@ def _refuse_holes(database: Database, study: Study) -> None:
     if holes:
         folds = "1 fold" if holes == 1 else f"{holes} folds"
         raise OpenHolesError(
-            f"{folds} of {study.name} could not be trained. rust-optuna study show {study.name} says why; "
-            f"rust-optuna study retry {study.name} --holes lets this command try again"
+            f"{folds} of {study.name} could not be trained. See why (rust-optuna study show {study.name}), allow new "
+            f"attempts (rust-optuna study retry {study.name} --holes), and run this command again"
         )
 
 
 def _visits(manifest: Manifest, index: FilmIndex) -> dict[str, str]:
-    """Return the pseudonym of the visit of each development film, by the film's content hash."""
+    """Return the pseudonym of each development film's visit, by the film's content hash."""
     films = manifest.part("development")
     hashes = index.add([film.image for film in films])
     content = [hashes[film.image] for film in films]

@@ -1,4 +1,4 @@
-"""The study that evaluates another one's best point: its points are the folds of a fresh cross-validation."""
+"""The study that evaluates the best point of another study; its points are the folds of a fresh cross-validation."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from rust_optuna.storage.database import Database
 
 SUFFIX = "-evaluation"
 FRESH = 0x6576616C
-"""What sets an evaluation's seed apart from that of the search, whose folds and initial weights it must not share."""
+"""The number that makes an evaluation's seed differ from that of the search, so that the two share neither folds nor
+initial weights."""
 
 
 def fresh_seed(seed: int) -> int:
-    """Return the seed of an evaluation's folds and training, given that of the search: 32 bits."""
+    """Return the 32-bit seed of an evaluation's folds and training, given the seed of the search."""
     return int(np.random.SeedSequence((seed, FRESH)).generate_state(1, np.uint32)[0])
 
 
@@ -33,18 +34,18 @@ def evaluation_name(study: str) -> str:
 def evaluation_of(database: Database, study: Study, manifest: str, *, folds: int, seeds: int) -> StudyConfiguration:
     """Return the configuration of the study that evaluates the best point of another.
 
-    All that the best point was trained with is inherited, but for the number of epochs: it is the one at which the
-    point scored best, fixed here before anything is trained.
+    Everything that the best point was trained with is inherited except the number of epochs. That is the epoch at which
+    the point scored best, and it is fixed here, before anything is trained.
 
     Args:
-        database: theirs.
+        database: the database of both studies.
         study: a search with a complete point.
         manifest: the path of the manifest of its films.
-        folds: how many.
-        seeds: how many heads are trained for each fold.
+        folds: the number of folds.
+        seeds: the number of heads that are trained for each fold.
 
     Raises:
-        StudyError: the study is no search, a stand-in computed its values, or none of its points is complete.
+        StudyError: the study is not a search, a stand-in computed its values, or none of its points is complete.
     """
     if study.configuration.kind != StudyKind.SEARCH:
         raise StudyError(f"{study.name} is an evaluation itself: name the search that it evaluates")
@@ -74,19 +75,19 @@ def evaluation_of(database: Database, study: Study, manifest: str, *, folds: int
 
 
 def study_to_evaluate(studies: Sequence[Study]) -> Study:
-    """Return the search that a user means who names none: the one whose best point no other search goes on from.
+    """Return the search to evaluate by default: the one whose best point no other search has inherited.
 
     Raises:
-        StudyError: there is none, or there are several.
+        StudyError: there is no such search, or there are several.
     """
     searches = [study for study in studies if study.configuration.kind == StudyKind.SEARCH]
     sources = {study.source.study for study in searches if study.source is not None}
-    last = [study.name for study in searches if study.name not in sources]
-    if not last:
-        raise StudyError("There is no search to evaluate yet: rust-optuna search STUDY.toml makes one")
-    if len(last) > 1:
-        raise StudyError(f"Several searches could be evaluated ({', '.join(last)}): name one with --study")
-    return next(study for study in searches if study.name == last[0])
+    final = [study.name for study in searches if study.name not in sources]
+    if not final:
+        raise StudyError("There is no search to evaluate yet: run one with rust-optuna search STUDY.toml")
+    if len(final) > 1:
+        raise StudyError(f"Several searches could be evaluated ({', '.join(final)}): name one with --study")
+    return next(study for study in searches if study.name == final[0])
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ class FoldPoint:
     """A fold of a final model that a worker has trained.
 
     Args:
-        repeat: which of the training seeds.
+        repeat: the number of the training seed.
         fold: the fold whose films its head did not see.
-        report: every number kept of it.
+        report: the report of the fold.
     """
 
     repeat: int
@@ -105,7 +106,7 @@ class FoldPoint:
 
 
 def fold_points(database: Database, study: Study) -> list[FoldPoint]:
-    """Return the trained folds of an evaluation, by training seed and fold."""
+    """Return the trained folds of an evaluation, in order of training seed and fold."""
     rows = database.transact(lambda connection: connection.execute(complete_rows(study)).all())
     points = []
     for row in rows:

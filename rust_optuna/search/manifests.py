@@ -1,6 +1,7 @@
-"""Which manifest each study of this home was created from: kept on this machine alone, for no database holds paths.
+"""The manifest from which each study of this home was created.
 
-A manifest below the home is kept by its path from there, so that a home that moves takes it along.
+It is recorded on this machine alone, since no database holds paths. The path of a manifest below the home is relative
+to it, so that it stays valid if the home moves.
 """
 
 from __future__ import annotations
@@ -13,24 +14,27 @@ from rust_optuna.paths import Home, atomic_write
 
 
 def remember_manifest(home: Home, study: str, manifest: Path) -> None:
-    """Note that a study was created from a manifest, an absolute path."""
+    """Record the absolute path of the manifest from which a study was created."""
     if known_manifest(home, study) == manifest:
         return
-    kept = manifest.relative_to(home.root) if manifest.is_relative_to(home.root) else manifest
+    path = manifest.relative_to(home.root) if manifest.is_relative_to(home.root) else manifest
     with locked(home.manifests.with_name(f"{home.manifests.name}.lock")):
-        known = {**_read(home.manifests), study: str(kept)}
+        known = {**_read(home.manifests), study: str(path)}
         with atomic_write(home.manifests) as temporary:
             temporary.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def known_manifest(home: Home, study: str) -> Path | None:
-    """Return the manifest that a study was created from on this machine, None where that is not known."""
+    """Return the manifest from which a study was created on this machine; None if it is not known."""
     path = _read(home.manifests).get(study)
     return None if path is None else home.resolve(path)
 
 
 def _read(path: Path) -> dict[str, str]:
-    """Return what the file says; one that is missing or damaged says nothing, for a user can name the manifest."""
+    """Return the path of each study's manifest; a missing or damaged file counts as empty.
+
+    That is no error, because the user can name the manifest.
+    """
     try:
         known: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from rust_optuna.cli.worker import _tell_of_others
+from rust_optuna.cli.worker import _warn_of_others
 from rust_optuna.fleet import records
 from rust_optuna.processes import ExitCode
 from rust_optuna.storage.site import Site
@@ -261,7 +261,7 @@ def test_who_starts_a_second_daemon_of_a_study_is_told_of_the_first(sqlite, home
 )
 def test_a_supervisor_that_serves_the_same_is_named_with_what_it_serves(home, caplog, theirs, ours, what):
     with records.registered(home, records.new_name(), daemon=False, studies=theirs, grace=0):
-        _tell_of_others(Site(home), ours)
+        _warn_of_others(Site(home), ours)
     said = [] if what is None else [f"Process {os.getpid()} already serves {what} on this machine"]
     assert [message.partition(":")[0] for message in caplog.messages] == said
 

@@ -47,7 +47,7 @@ def open_it(url, home):
 def test_both_regimes_are_searched_by_one_command_and_once(database_url, home, files):
     done = run_command(home, database_url, *search(*files))
     assert done.returncode == 0, done.stderr
-    assert "regime-1: STAND-IN tests.stand_ins:peak: its values are no real scores" in done.stdout
+    assert "regime-1: STAND-IN tests.stand_ins:peak: its values are not real scores" in done.stdout
     assert "Next: rust-optuna best" in done.stdout
     with open_it(database_url, home) as database:
         first, second = load_studies(database)

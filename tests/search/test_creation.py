@@ -293,8 +293,8 @@ def test_more_trials_than_there_are_name_the_command_that_adds_them(sqlite, home
                 ("model.weights", 'is "imagenett", which is not in {home} (--home) (is imagenet meant?)'),
                 (
                     "cross_validation.folds",
-                    "11 folds need at least 11 patients, and {home}/manifest.csv has 10 development patients: lower "
-                    "it, or add patients",
+                    "11 folds need at least 11 patients, but {home}/manifest.csv has 10 development patients: use "
+                    "fewer folds, or add patients",
                 ),
             ],
         ),
@@ -388,7 +388,7 @@ def test_batches_larger_than_a_training_fold_are_noted(sqlite, home):
 def test_labels_that_a_fold_lacks_are_noted(sqlite, home):
     document = random_document(cross_validation={"folds": 10})
     notes = make_study(sqlite, home, document).notes
-    missing = [note for note in notes if note.startswith("some fold has no positive film of")]
+    missing = [note for note in notes if note.startswith("at least one fold has no positive film of")]
     assert "medial_1" in missing[0]
     assert "view_lateral" not in missing[0]
 
@@ -617,7 +617,7 @@ def test_a_study_whose_sampler_draws_another_stream_by_now_is_not_extended(sqlit
     study = make_study(sqlite, home, random_document(2))
     draw = creation.design.draw
     monkeypatch.setattr(creation.design, "draw", lambda configuration: draw(configuration)[::-1])
-    with pytest.raises(StudyError, match="another stream"):
+    with pytest.raises(StudyError, match="no longer draws the points"):
         extend_study(sqlite, study.name, 4)
     assert len(points(sqlite, study)) == 2
 

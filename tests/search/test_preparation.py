@@ -182,7 +182,7 @@ def test_a_study_deleted_while_it_was_prepared_is_not_made_of_its_remains(sqlite
     prepared = prepare(configuration(), home, sqlite)
     delete_study(sqlite, "regime-1", open_store("storage/artifacts", home))
     monkeypatch.setattr("rust_optuna.search.creation.prepare", lambda *_, **__: prepared)
-    with pytest.raises(StudyError, match="deleted meanwhile"):
+    with pytest.raises(StudyError, match="deleted in the meantime"):
         make_study(sqlite, home)
     monkeypatch.undo()
     assert len(load_parameters(sqlite, make_study(sqlite, home).id)) == 4
@@ -193,7 +193,7 @@ def test_a_source_that_is_nothing_but_holes_is_said_to_be_that(sqlite, home):
     ledger = Ledger(sqlite)
     assert load_study(sqlite, study.name).state == "done"
     for _ in range(2):
-        with pytest.raises(OpenHolesError, match=r"no complete point: all it has are .*study retry regime-1 --holes"):
+        with pytest.raises(OpenHolesError, match=r"all its points are holes.*study retry regime-1 --holes"):
             make_study(sqlite, home, grid_document())
         ledger.accept_holes(study.id)
 

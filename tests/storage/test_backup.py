@@ -191,7 +191,7 @@ def test_a_restoration_tells_of_the_scores_that_the_store_lacks(sqlite, home):
         store.write(name, io.BytesIO(b"scores"))
     place = ("--home", home.root, "--storage", sqlite.url.render_as_string())
     done = invoke(*place, "storage", "backup", "file")
-    assert f"The trials' scores are not in it: copy {home.root}/storage/artifacts, too" in done.output
+    assert f"The trials' scores are not part of the backup: copy {home.root}/storage/artifacts too" in done.output
     sqlite.close()
     assert "scores" not in invoke(*place, "storage", "restore", "file", "--force").output
     for name in ("one", "three"):
