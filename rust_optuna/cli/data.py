@@ -169,7 +169,7 @@ def check(context: click.Context, manifest: Path, folds: int, seed: int, as_json
     with progress_bar("Reading films") as progress:
         report = check_manifest(_resolve(manifest), folds=folds, seed=seed, progress=progress)
     if as_json:
-        print_json(report.as_json())
+        print_json(report.to_json())
     else:
         _print_report(report)
         _print_verdict(report, manifest)

@@ -45,7 +45,7 @@ def status(context: click.Context, as_json: bool) -> None:
             print_next_step(database)
             return
     if as_json:
-        print_json([each.as_json() for each in found])
+        print_json([each.to_json() for each in found])
     else:
         print_statuses(found)
     if any(each.open_holes for each in found):
@@ -61,7 +61,7 @@ def print_statuses(found: Sequence[Status]) -> None:
     }
     rows = []
     for each in found:
-        document = each.as_json()
+        document = each.to_json()
         counted = (f"{document[name]:,}" for name in counts)
         values = map(_score, (each.best_value, each.best_baseline))
         rows.append((each.study.name, document["state"], *counted, *values))
@@ -119,7 +119,7 @@ def best(name: str | None, as_json: bool) -> None:
             click.echo("No study has a complete trial yet" if studies else NO_STUDIES)
             print_next_step(database)
     if as_json:
-        documents = [trial.as_json() for trial in found]
+        documents = [trial.to_json() for trial in found]
         print_json(documents[0] if name else documents)
         return
     if len(found) > 1:

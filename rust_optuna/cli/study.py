@@ -129,10 +129,10 @@ def show(name: str, as_json: bool) -> None:
         failed, holes = failed_attempts(database, study), hole_numbers(database, study)
         films = count_films(database, study)
     document = {
-        **progress.as_json(),
+        **progress.to_json(),
         "configuration": to_document(study.configuration),
-        "source": study.source.as_json() if study.source else None,
-        "fingerprint": study.fingerprint.as_json(),
+        "source": study.source.to_json() if study.source else None,
+        "fingerprint": study.fingerprint.to_json(),
         "runtime": study.runtime,
         "notes": list(study.notes),
         "failed_attempts": failed,

@@ -417,7 +417,7 @@ def list_(all_: bool, as_json: bool) -> None:
     with site.open_to_read() as database:
         workers = list_workers(database, recent_seconds=None if all_ else RECENT_SECONDS)
     if as_json:
-        print_json([status.as_json() for status in workers])
+        print_json([status.to_json() for status in workers])
         return
     if not workers:
         click.echo("No worker was heard of in the last ten minutes.")

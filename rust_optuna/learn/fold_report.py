@@ -45,9 +45,9 @@ class FoldReport:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> FoldReport:
-        """Return what `as_json` wrote."""
+        """Return what `to_json` wrote."""
         return cls(**{**document, "curve": tuple(document["curve"])})
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
         return {**asdict(self), "curve": list(self.curve)}

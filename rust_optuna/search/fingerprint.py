@@ -28,17 +28,17 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Fingerprint:
-        """Return what `as_json` wrote."""
+        """Return what `to_json` wrote."""
         return cls(document["settings"], document["films"], tuple(document["weights"]))
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return it as what JSON can hold: the document that the database keeps."""
         return {"settings": dict(self.settings), "films": self.films, "weights": list(self.weights)}
 
     @property
     def sha256(self) -> str:
         """The hash of the document, by which Optuna's study shows it."""
-        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def other_settings(self, file: Mapping[str, Any]) -> list[str]:
         """Return in words which settings of a study file differ from the study's.

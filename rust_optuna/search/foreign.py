@@ -45,7 +45,7 @@ class OptunasBest:
     number: int
     value: float
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return a document that JSON can hold; an infinite value becomes a string."""
         return {"number": self.number, "value": self.value if math.isfinite(self.value) else str(self.value)}
 
@@ -62,9 +62,9 @@ class ForeignTrials:
     finished: int = 0
     best: OptunasBest | None = None
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return these trials' part of what ``status --json`` and ``best --json`` print."""
-        return {"finished_by_others": self.finished, "optunas_best": self.best.as_json() if self.best else None}
+        return {"finished_by_others": self.finished, "optunas_best": self.best.to_json() if self.best else None}
 
     def words(self) -> str | None:
         """Return a sentence, without its full stop, if there are such trials; else None."""

@@ -43,11 +43,11 @@ class Difference:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Difference:
-        """Return the difference that ``as_json`` wrote."""
+        """Return the difference that ``to_json`` wrote."""
         here, there = (tuple(v) if isinstance(v, list) else v for v in (document["here"], document["there"]))
         return cls(document["key"], here, there)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return a document that JSON can hold."""
         return {"key": self.key, "here": plain(self.here), "there": plain(self.there)}
 
@@ -93,7 +93,7 @@ class Inheritance:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Inheritance:
-        """Return the inheritance that ``as_json`` wrote, in this version or in an earlier one, which took no folds."""
+        """Return the inheritance that ``to_json`` wrote, in this version or in an earlier one, which took no folds."""
         taken = document.get("cross_validation", {})
         return cls(
             study=document["study"],
@@ -107,7 +107,7 @@ class Inheritance:
             differences=tuple(Difference.from_json(difference) for difference in document.get("differences", [])),
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return a document that JSON can hold."""
         taken = {"folds": self.folds, "seed": self.seed}
         return {
@@ -118,5 +118,5 @@ class Inheritance:
             "params": plain_values(self.values),
             "cross_validation": {name: value for name, value in taken.items() if value is not None},
             "objective": self.objective,
-            "differences": [difference.as_json() for difference in self.differences],
+            "differences": [difference.to_json() for difference in self.differences],
         }

@@ -182,7 +182,7 @@ class Ledger:
                 return connection.execute(_outcome(claim)).scalar() == outcome
             values = {"outcome": outcome, "ended_at": database_now(), "artifact": artifact}
             if report is not None:
-                values |= {"result": json.dumps(report.as_json()), "arithmetic": report.arithmetic}
+                values |= {"result": json.dumps(report.to_json()), "arithmetic": report.arithmetic}
             connection.execute(attempt.update().where(_attempt_of(claim)).values(**values))
             _close(connection, claim.study_id)
             return True

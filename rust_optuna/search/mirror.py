@@ -88,7 +88,7 @@ class Mirror:
         """Show on the Optuna study what its trials have in common, and the note; write only what has changed."""
         study = self.study
         development = count_films(self.database, study)
-        source = study.source.as_json() if study.source else None
+        source = study.source.to_json() if study.source else None
         attributes: dict[str, Any] = {
             "fixed": plain_values(study.configuration.fixed),
             "inherited": plain_values(study.inherited),

@@ -106,14 +106,14 @@ class Caveats:
         counts = (f"{count} {'point' if count == 1 else 'points'} by {kind}" for kind, count in self.arithmetic.items())
         return f"its values mix kinds of arithmetic, which round differently: {', '.join(counts)}"
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the caveats' part of what ``status --json`` and ``best --json`` print."""
         source = self.study.source
         document: dict[str, Any] = {
             "stale": self.stale,
             "source": source.study if source else None,
-            "differences": [difference.as_json() for difference in source.differences] if source else [],
-            **self.foreign.as_json(),
+            "differences": [difference.to_json() for difference in source.differences] if source else [],
+            **self.foreign.to_json(),
             "arithmetic": dict(self.arithmetic),
         }
         if self.study.stand_in:
@@ -164,7 +164,7 @@ class Status:
         """The number of points of the design."""
         return sum(self.counts.values())
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return what ``rust-optuna status --json`` prints."""
         named = {PointState.HOLE: "holes"}
         return {
@@ -181,7 +181,7 @@ class Status:
             "best_value": self.best_value,
             "best_baseline_view_only": self.best_baseline,
             "best_warnings": self.best_words,
-            **self.caveats.as_json(),
+            **self.caveats.to_json(),
         }
 
 
@@ -204,7 +204,7 @@ class BestTrial:
         """The backbone's weights, as the study names them."""
         return str(self.study.configuration.values(self.point.parameters, self.study.inherited)["weights"])
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return what ``rust-optuna best --json`` prints; None for each number that a stand-in does not report."""
         study, point, report = self.study, self.point, self.point.report
         on_16 = report.scores.average_precision_16 if report else None
@@ -231,7 +231,7 @@ class BestTrial:
             "baseline_view_only_untied_fold_values_16": list(untied.folds) if untied else None,
             "weights": self.weights,
             "computed_with": report.arithmetic if report else None,
-            **self.caveats.as_json(),
+            **self.caveats.to_json(),
         }
 
 

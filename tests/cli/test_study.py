@@ -207,7 +207,7 @@ def test_show_is_for_people_and_begins_with_what_went_wrong(run_on, database, ho
         assert f"\n  {line}\n" in text
     assert not any(internal in text for internal in ("None", "arithmetic", "optunas_best", study.fingerprint.films))
     assert (
-        json.loads(run_on("study", "show", "regime-1", "--json").output)["fingerprint"] == study.fingerprint.as_json()
+        json.loads(run_on("study", "show", "regime-1", "--json").output)["fingerprint"] == study.fingerprint.to_json()
     )
 
 

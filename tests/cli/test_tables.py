@@ -253,6 +253,14 @@ def test_numbers_stand_right_and_text_left(capsys):
     ]
 
 
+def test_an_indented_table_fits_the_terminal(on_terminal):
+    def printing():
+        print_table({"study": "left", "path": "left"}, [("a" * 60, "b" * 60)], indent=4)
+
+    rule = click.unstyle(on_terminal(printing, 40)).splitlines()[1]
+    assert rule == "    " + "─" * 36
+
+
 def test_columns_move_together_before_text_is_folded(on_terminal):
     def printing():
         print_table(COLUMNS, [("abcdefgh", "ijklmnop", "1", "0.5000")])

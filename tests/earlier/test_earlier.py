@@ -63,7 +63,7 @@ def test_its_reports_are_the_documents_that_this_version_writes(home):
         stored = [json.loads(text) for (text,) in connection.execute("SELECT result FROM rust_optuna_attempt")]
     assert len(stored) == 3
     for document in stored:
-        again = TrialReport.from_json(document).as_json()
+        again = TrialReport.from_json(document).to_json()
         assert (again, list(again)) == (document, list(document))
 
 
@@ -71,7 +71,7 @@ def test_its_fingerprints_are_the_documents_that_this_version_writes(home):
     with contextlib.closing(sqlite3.connect(home.root / "storage" / "rust_optuna.db")) as connection:
         stored = [json.loads(text) for (text,) in connection.execute("SELECT fingerprint FROM rust_optuna_study")]
     assert len(stored) == 2
-    assert [Fingerprint.from_json(document).as_json() for document in stored] == stored
+    assert [Fingerprint.from_json(document).to_json() for document in stored] == stored
 
 
 @pytest.mark.tensorflow

@@ -76,7 +76,7 @@ def test_the_study_shows_what_is_the_same_for_all_its_trials(database, home):
     films = {"films": 20, "patients": 10, "fingerprint": study.fingerprint.films}
     assert attributes["development"] == films
     assert attributes["weights"] == ["random-he-normal-1"]
-    text = json.dumps(study.fingerprint.as_json(), sort_keys=True)
+    text = json.dumps(study.fingerprint.to_json(), sort_keys=True)
     assert attributes["fingerprint"] == hashlib.sha256(text.encode()).hexdigest()
     source = attributes["source"]
     assert (source["study"], source["point"]) == ("regime-1", study.source.point)
@@ -147,7 +147,7 @@ def test_a_waiting_trial_that_somebody_elses_optimize_took_is_told(database, hom
     best = best_point(database, study)
     assert best.value < 0.99
     assert optunas(database, study).best_value == 0.99
-    for document in (status(database, study).as_json(), best_trial(database, study).as_json()):
+    for document in (status(database, study).to_json(), best_trial(database, study).to_json()):
         assert document["finished_by_others"] == 1
         assert document["optunas_best"] == {"number": 0, "value": 0.99}
     said = status(database, study).caveats.foreign.words()
@@ -166,7 +166,7 @@ def test_trials_that_somebody_else_added_are_told_and_hide_nothing_while_they_ar
     assert "were finished by somebody else" in looked(database, study).words()
     theirs.add_trial(optuna.create_trial(value=math.inf))
     assert looked(database, study) == ForeignTrials(4, OptunasBest(5, math.inf))
-    json.dumps(status(database, study).as_json(), allow_nan=False)
+    json.dumps(status(database, study).to_json(), allow_nan=False)
 
 
 def test_another_value_told_to_a_running_trial_is_told(database, home):

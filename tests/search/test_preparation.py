@@ -88,12 +88,12 @@ def test_what_the_file_names_is_its_own_even_where_it_is_the_default_and_is_list
         assert (list(found) if isinstance(found, tuple) else found) == value
     best = max(points(sqlite, first), key=lambda row: row.value)
     theirs = {**MODEL, **FOLDS, **json.loads(best.parameters)}[key]
-    (difference,) = status(sqlite, second).as_json()["differences"]
+    (difference,) = status(sqlite, second).to_json()["differences"]
     assert difference == {"key": key, "here": value, "there": theirs}
     words = f"{key} is {value} here and {theirs} in regime-1"
     assert f"the study takes the best point of regime-1, but differs from it: {words}" in second.notes
     make_worker(sqlite, home).run([second.name])
-    assert best_trial(sqlite, load_study(sqlite, second.name)).as_json()["differences"] == [difference]
+    assert best_trial(sqlite, load_study(sqlite, second.name)).to_json()["differences"] == [difference]
 
 
 def test_what_a_study_searches_is_no_difference(sqlite, home):
@@ -151,7 +151,7 @@ def test_a_study_of_an_earlier_version_stays_what_it_was(sqlite, home):
     }
     stored = prepare(configuration(grid_document()), home, sqlite)
     old = replace(stored, alternatives=[source["params"]]).fingerprint()
-    values = {"source": json.dumps(source), "fingerprint": json.dumps(old.as_json())}
+    values = {"source": json.dumps(source), "fingerprint": json.dumps(old.to_json())}
     sqlite.transact(lambda c: c.execute(tables.study.update().where(tables.study.c.id == second.id).values(**values)))
     again = create_study(sqlite, configuration(grid_document()), home)
     assert again.resumed

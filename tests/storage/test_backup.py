@@ -68,7 +68,7 @@ def half_done(database, home):
     claim = ledger.claim([study.id], "ann")
     mirror.start(claim)
     ledger.finish(claim, "complete", 0.5, report(epoch=1), None)
-    mirror.tell(0, "complete", 0.5, report(epoch=1).as_json())
+    mirror.tell(0, "complete", 0.5, report(epoch=1).to_json())
     ledger.mark_shown(claim.point_id, 1)
     running = ledger.claim([study.id], "bob")
     mirror.start(running)
