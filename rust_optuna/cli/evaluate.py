@@ -77,7 +77,7 @@ def evaluate(
     data_root: Path | None,
     as_json: bool,
 ) -> None:
-    """Evaluate the best hyperparameters of a search, and open the hold-out once.
+    """Evaluate a search on the hold-out, once.
 
     The command cross-validates the final model with new folds and new seeds, for the number of epochs that the search
     chose, and fits one head on the whole development set. Then it records the opening of the hold-out, scores it, and

@@ -407,9 +407,9 @@ def _differences(prepared: PreparedStudy, best: _Best, source_set: DevelopmentSe
 def _refuse_other_data(
     prepared: PreparedStudy, source: Study, differences: Sequence[Difference]
 ) -> tuple[Difference, ...]:
-    """Return the differences of an evaluation from its source that are not meant: none, or it is refused.
+    """Return the unintended differences of an evaluation from its source, or refuse the evaluation.
 
-    Folds, seed and the number of epochs are meant to differ.
+    Its folds, seed and number of epochs differ on purpose.
 
     Raises:
         FingerprintError: the films, labels, patients or weights are not those of the search.
@@ -418,7 +418,7 @@ def _refuse_other_data(
         if difference.key in (FILMS, WEIGHTS_BYTES):
             raise FingerprintError(
                 f"{source.name} cannot be evaluated here: {difference.words(source.name)}. Restore the manifest, the "
-                "films or the weights that it was searched with",
+                "films or the weights that it was created with",
                 public=f"{source.name} cannot be evaluated: other films, labels, patients or weights",
             )
     return tuple(d for d in differences if d.key not in ("folds", "seed", "epochs"))
