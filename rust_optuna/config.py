@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, Literal
 
 Value = bool | int | float | str | tuple[int, ...]
@@ -149,6 +150,21 @@ def _default(name: str) -> Any:
     return KEYS[name].default
 
 
+class StudyKind(StrEnum):
+    """What the points of a study are."""
+
+    SEARCH = "search"
+    """Hyperparameters, each cross-validated."""
+    EVALUATION = "evaluation"
+    """The folds of one model's fresh cross-validation."""
+    SOURCES = "sources"
+    """The folds of a cross-validation that leaves out one hospital or earlier study at a time."""
+
+
+FOLD_KEYS: Mapping[str, Key] = {"repeat": Key("", int, low=0), "fold": Key("", int, low=0)}
+"""The parameters of a point that is one fold: which training seed, and which fold is left out."""
+
+
 @dataclass(frozen=True)
 class BackboneConfiguration:
     """Everything that determines a film's features: the frozen backbone, its output layer and the preprocessing."""
@@ -227,6 +243,7 @@ class StudyConfiguration:
         folds: the number of cross-validation folds.
         seed: the seed of the folds and of all training.
         lease_seconds: how long a worker may be silent before its point goes to another worker.
+        kind: what its points are. A study file describes a search; commands make the other kinds.
         left_open: those of ``folds`` and ``seed`` that the file does not name, so that ``from_best_of`` may give them a
             value other than the default.
         source: the name of the study file in messages, usually its path.
@@ -244,6 +261,7 @@ class StudyConfiguration:
     folds: int = FOLDS
     seed: int = SEED
     lease_seconds: int = LEASE_SECONDS
+    kind: StudyKind = StudyKind.SEARCH
     left_open: frozenset[str] = frozenset()
     source: str = field(default="", compare=False)
 

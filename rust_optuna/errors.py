@@ -313,6 +313,10 @@ class StudyError(RustOptunaError):
     """A study that does not exist, has other contents, or is not in the state that an operation needs."""
 
 
+class OpenedBeforeError(RustOptunaError):
+    """Other models have met the hold-out before, and nobody said that it is to be opened again."""
+
+
 class OpenHolesError(StudyError):
     """A study with holes that nobody has accepted, on which another study was to build."""
 

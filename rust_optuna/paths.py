@@ -58,6 +58,26 @@ class Home:
         return self.storage / "features"
 
     @property
+    def models(self) -> Path:
+        """The directories of fitted models."""
+        return self.storage / "models"
+
+    @property
+    def fits(self) -> Path:
+        """The heads that evaluations have fitted on a whole development set."""
+        return self.storage / "fits"
+
+    @property
+    def holdout(self) -> Path:
+        """The features of hold-out films and where these films lie, apart from all that a search reads."""
+        return self.storage / "holdout"
+
+    @property
+    def manifests(self) -> Path:
+        """Which manifest each study was created from on this machine."""
+        return self.storage / "manifests.json"
+
+    @property
     def film_index(self) -> Path:
         """The file that maps each film's content hash to its path: the only place that holds paths of films."""
         return self.storage / "films.json"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rust_optuna.config import (
+    FOLD_KEYS,
     FOLDS,
     HYPERPARAMETERS,
     KEYS,
@@ -19,6 +20,7 @@ from rust_optuna.config import (
     Key,
     Range,
     StudyConfiguration,
+    StudyKind,
     Value,
     plain,
     plain_values,
@@ -87,8 +89,11 @@ def to_document(configuration: StudyConfiguration) -> dict[str, Any]:
     fixed = plain_values(configuration.fixed)
     if configuration.from_best_of is not None:
         fixed["from_best_of"] = configuration.from_best_of
+    # Searches are written as versions without other kinds wrote them.
+    kind = {} if configuration.kind == StudyKind.SEARCH else {"kind": configuration.kind}
     return {
         "name": configuration.name,
+        **kind,
         "lease_seconds": configuration.lease_seconds,
         "sampler": sampler,
         "search_space": {name: _range_document(axis) for name, axis in configuration.search_space.items()},
@@ -188,9 +193,10 @@ class _Reader:
             self.problem("name", f"{name!r} may only hold letters, digits, dots, dashes and underscores (at most 100)")
         manifest = None if stored else self.take(top, "manifest", Key("", str))
         lease = self.take(top, "lease_seconds", Key("", int, LEASE_SECONDS, low=2))
+        kind = StudyKind(top.pop("kind", StudyKind.SEARCH)) if stored else StudyKind.SEARCH
         self.refuse_rest(top, "", (*TOP_LEVEL, *(f"[{s}]" for s in SECTIONS)))
         sampler, sampler_seed, n_trials = self.read_sampler()
-        search_space = self.read_search_space(sampler)
+        search_space = self.read_search_space(sampler, KEYS if kind == StudyKind.SEARCH else FOLD_KEYS)
         searched, named_fixed = self.names("search_space"), self.names("fixed")
         fixed, from_best_of = self.read_fixed(searched)
         model, folds, seed, left_open = self.read_model(searched | named_fixed)
@@ -214,6 +220,7 @@ class _Reader:
             folds=folds,
             seed=seed,
             lease_seconds=lease,
+            kind=kind,
             left_open=left_open,
         )
 
@@ -235,18 +242,18 @@ class _Reader:
         self.refuse_rest(table, "sampler.", ("type", "seed", "n_trials"))
         return kind, seed, n_trials
 
-    def read_search_space(self, sampler: str | None) -> dict[str, Range]:
+    def read_search_space(self, sampler: str | None, keys: Mapping[str, Key]) -> dict[str, Range]:
         table = self.section("search_space", required=True)
         if not table and isinstance(self.document.get("search_space"), dict):
             self.problem("[search_space]", "is empty: name at least one key to search")
         axes: dict[str, Range] = {}
         for name, value in table.items():
             location = f"search_space.{name}"
-            if name not in KEYS:
-                description = f"is not a key that can be searched{_meant(name, KEYS)}; those are {', '.join(KEYS)}"
+            if name not in keys:
+                description = f"is not a key that can be searched{_meant(name, keys)}; those are {', '.join(keys)}"
                 self.problem(location, description)
                 continue
-            axis = self.read_axis(location, KEYS[name], value)
+            axis = self.read_axis(location, keys[name], value)
             if axis is None:
                 continue
             if sampler == "grid" and axis.type != "categorical":

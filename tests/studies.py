@@ -132,7 +132,7 @@ def attempts(database: Database, study: Study, number: int | None = None) -> lis
 
 def shown(database: Database, study: Study) -> list[Any]:
     """Return Optuna's trials of a study."""
-    return Mirror(database, study).shown.get_trials(deepcopy=False)
+    return Mirror(database, study).optuna_study.get_trials(deepcopy=False)
 
 
 def claim_point(ledger, study_id, number, worker="ann"):

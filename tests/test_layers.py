@@ -20,11 +20,12 @@ MAY_IMPORT = {
     "learn": {"base", "data"},
     "storage": {"base"},
     "search": {"base", "data", "learn", "storage"},
+    "model": {"base", "data", "learn", "storage", "search"},
     "worker": {"base", "data", "learn", "storage", "search"},
     "fleet": {"base", "storage", "search"},
     "web": {"base", "storage", "search"},
-    "run": {"base", "data", "learn", "storage", "search", "worker", "fleet"},
-    "cli": {"base", "data", "learn", "storage", "search", "worker", "fleet", "web", "run"},
+    "run": {"base", "data", "learn", "storage", "search", "model", "worker", "fleet"},
+    "cli": {"base", "data", "learn", "storage", "search", "model", "worker", "fleet", "web", "run"},
 }
 """Each layer (the modules that stand in no package are the base) and those that it may import.
 
@@ -38,7 +39,7 @@ ONLY_IN = {
     "click": {"cli"},
     "rich": {"cli"},
     "ray": {"fleet"},
-    "sqlalchemy": {"storage", "search", "worker", "fleet", "run"},
+    "sqlalchemy": {"storage", "search", "worker", "fleet", "model", "run"},
     "alembic": {"storage"},
 }
 """Each library that not every layer may use, and those that may."""
@@ -115,6 +116,29 @@ def test_the_checks_see_what_they_should():
     assert layer("rust_optuna.search.ledger") == "search"
     assert layer("rust_optuna.config") == layer("rust_optuna") == "base"
     assert len(MODULES) > 50
+
+
+def test_hold_out_films_are_read_in_one_place():
+    """Search and training cannot reach them: nothing else asks a manifest for them, or knows where they are kept."""
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        asks = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "part"
+            if not (isinstance(node.args[0], ast.Constant) and node.args[0].value == "development")
+        ]
+        reaches = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "holdout"]
+        makes = "HoldOut(" in path.read_text()
+        if module_name(path) != "rust_optuna.model.evaluation":
+            counts = module_name(path) == "rust_optuna.cli.data"  # how many films `data split` put where
+            assert not asks or counts, path
+            assert not reaches, path
+            assert not makes, path
+        else:
+            assert asks
+            assert reaches
+            assert makes
 
 
 WITHOUT_TENSORFLOW = """

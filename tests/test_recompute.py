@@ -106,8 +106,8 @@ def folder(sqlite, home, tmp_path):
     out = tmp_path / "out"
     export_study(sqlite, "regime-1", store, out)
     study = load_study(sqlite, "regime-1")
-    (out / "best.json").write_text(json.dumps(best_trial(sqlite, study).as_json()))
-    (out / "status.json").write_text(json.dumps([status(sqlite, study).as_json()]))
+    (out / "best.json").write_text(json.dumps(best_trial(sqlite, study).to_json()))
+    (out / "status.json").write_text(json.dumps([status(sqlite, study).to_json()]))
     return out
 
 

@@ -1,6 +1,6 @@
 """The command line: each command parses, calls the library once, prints, and exits with a named code.
 
-Commands are imported when they are called for, so that ``--help`` and ``best`` start at once.
+A command is imported when it is used, so that ``--help`` and ``best`` start at once.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ COMMANDS = {
     "dashboard": "dashboard",
     "data": "data",
     "demo": "demo",
+    "evaluate": "evaluate",
     "features": "features",
     "search": "search",
     "status": "results",
@@ -32,7 +33,7 @@ COMMANDS = {
     "weights": "weights",
     "worker": "worker",
 }
-"""Each command and the module of this package that holds it."""
+"""The module of this package that holds each command."""
 
 
 class LazyGroup(click.Group):
@@ -43,7 +44,7 @@ class LazyGroup(click.Group):
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return a command."""
+        """Import and return a command, or return None if there is no such command."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"rust_optuna.cli.{COMMANDS[cmd_name]}")
@@ -53,26 +54,26 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that is asked for; click itself suggests another only where all are loaded."""
+        """Return a command, or fail with a suggestion, which click itself makes only if all commands are loaded."""
         near = None if args[0] in COMMANDS or ctx.resilient_parsing else nearest(args[0], COMMANDS)
         if near is not None:
             ctx.fail(f"No such command {args[0]!r}. Did you mean {near!r}?")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command; errors that a user can do something about become one message and an exit code."""
+        """Run a command; an error that the user can fix becomes one message and an exit code."""
         try:
             return super().invoke(ctx)
         except RustOptunaError as error:
-            # A supervised worker's output is a log: no path of a film may stand there.
+            # The output of a supervised worker is a log, which must not contain a film's path.
             supervised = SUPERVISOR in os.environ
             click.echo(f"Error: {error.public if supervised else error}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
             if isinstance(error, BrokenPipeError):
-                raise  # main's business
-            where = "" if error.filename is None else f"{error.filename}: "
-            click.echo(f"Error: {denial(error) or f'{where}{error.strerror or error}'}", err=True)
+                raise  # main handles it
+            file = "" if error.filename is None else f"{error.filename}: "
+            click.echo(f"Error: {denial(error) or f'{file}{error.strerror or error}'}", err=True)
             ctx.exit(ExitCode.ERROR)
         except KeyboardInterrupt:
             if PART_OF not in os.environ:
@@ -103,6 +104,6 @@ def main() -> None:
     try:
         cli(prog_name="rust-optuna")
     except BrokenPipeError:
-        # Whoever read the output has gone (`rust-optuna best | head`).
+        # The reader of the output has ended, as in `rust-optuna best | head`.
         sys.stderr.close()
         sys.exit(ExitCode.ERROR)

@@ -1,4 +1,4 @@
-"""``rust-optuna dashboard``: optuna-dashboard over this storage, for reading only."""
+"""``rust-optuna dashboard``: serve optuna-dashboard for this storage, read-only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rust_optuna.cli.options import common_options, current_site, examples, term
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="The address to serve on; 0.0.0.0 means all of this machine's.",
+    help="The address to serve on; 0.0.0.0 means every address of this machine.",
 )
 @common_options
 def dashboard(port: int, host: str) -> None:

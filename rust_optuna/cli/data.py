@@ -10,22 +10,32 @@ import click
 from rust_optuna.cli.next_step import PLACEHOLDER, print_next, study_file
 from rust_optuna.cli.options import NOTHING_WRITTEN, current_site, examples, home_option, if_interrupted
 from rust_optuna.cli.output import counted, print_json, progress_bar
+from rust_optuna.cli.tables import Side, print_table
 from rust_optuna.config import CONTRAST, FOLDS, HOLDOUT, SEED
 
 if TYPE_CHECKING:
-    from rust_optuna.data.check import CheckReport
+    from collections.abc import Sequence
+
+    from rust_optuna.data.check import CheckReport, Part
+    from rust_optuna.data.manifest import Film
     from rust_optuna.data.patients import Settled
 
 ALL = "all"
-"""What `rust_optuna.data.patients` takes for every group of names, and an option without names means."""
+"""The value that stands for every group of names in `rust_optuna.data.patients`, and for an option without names."""
+
+
+def _print_counts(what: str | Path, films: Sequence[Film]) -> None:
+    """Print how many films of how many patients there are."""
+    patients = len({film.patient for film in films})
+    click.echo(f"{what}: {counted(len(films), 'film')} of {counted(patients, 'patient')}")
 
 
 def _check_pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
         if value != ALL and "=" not in value:
-            bare = f"To use {parameter.opts[0]} without names, put it after the manifest's path"
-            what = f"{value!r} is not two names, as in 'A=B'. {bare}"
-            raise click.BadParameter(what, context, parameter)
+            advice = f"To use {parameter.opts[0]} without names, put it after the manifest's path"
+            message = f"{value!r} is not two names, as in 'A=B'. {advice}"
+            raise click.BadParameter(message, context, parameter)
     return values
 
 
@@ -57,8 +67,7 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
     manifest = import_published(
         _resolve(labels), _resolve(filenames), _resolve(images), _resolve(output), overwrite=force
     )
-    patients = len({film.patient for film in manifest.films})
-    click.echo(f"{output}: {counted(len(manifest.films), 'film')} of {counted(patients, 'patient')}")
+    _print_counts(output, manifest.films)
     print_next("data", "split", output)
 
 
@@ -67,7 +76,7 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
 @click.option(
     "--holdout",
     type=float,
-    help=f"Share of the films to set aside.  [default: {HOLDOUT}; where films are split already, the share they have]",
+    help=f"The share of the films to set aside.  [default: {HOLDOUT}, or their share if films are split already]",
 )
 @click.option(
     "--seed",
@@ -76,7 +85,7 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
     type=click.IntRange(min=0),
     help="Another seed sets other patients aside.",
 )
-@click.option("--force", is_flag=True, help="Split again what is split already.")
+@click.option("--force", is_flag=True, help="Split all films anew, even if they are split already.")
 @click.option(
     "--same",
     multiple=True,
@@ -84,7 +93,7 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
     flag_value=ALL,
     callback=_check_pairs,
     metavar="[A=B]",
-    help="Names that are alike are one patient's: all of them, or these.",
+    help="Treat similar names as one patient: all of them, or only A and B.",
 )
 @click.option(
     "--different",
@@ -93,7 +102,7 @@ def import_(labels: Path, filenames: Path, images: Path, output: Path, force: bo
     flag_value=ALL,
     callback=_check_pairs,
     metavar="[A=B]",
-    help="Names that are alike are different patients': all of them, or these.",
+    help="Treat similar names as different patients: all of them, or only A and B.",
 )
 @home_option
 def split(
@@ -104,13 +113,13 @@ def split(
     A patient's films stay together, and both sides are alike in subscores and views. The split is written into
     MANIFEST.
 
-    In a manifest that is split already, films without a split join it, and no other is moved: a new film of a known
+    If MANIFEST is split already, films without a split join it, and no other film is moved: a new film of a known
     patient goes to that patient's side, and new patients are divided like the others.
 
-    Names that are alike (P7, p7, P-007, P7.0) may be one patient's, who must not stand on both sides: nothing is
-    split before --same or --different says which of them are. --same A=B keeps the name A in MANIFEST; --same alone
-    keeps, of each group of names that are alike, that of most films. --different marks the patients in MANIFEST.
-    Both may also be given when MANIFEST is split already: the split then stays.
+    Similar names (P7, p7, P-007, P7.0) may belong to one patient, whose films must not be on both sides. So nothing is
+    split before --same or --different says which of them do. --same A=B keeps the name A in MANIFEST; --same alone
+    keeps the name with the most films of each group of similar names. --different marks the patients in MANIFEST. Both
+    may also be given when MANIFEST is split already: the split then stays.
     """
     from rust_optuna.data.manifest import SPLITS, read_manifest
     from rust_optuna.data.split import split_manifest
@@ -130,9 +139,7 @@ def split(
         counts = ", ".join(f"{name} {sum(film.split == name for film in joined):,}" for name in SPLITS)
         click.echo(f"{counted(len(joined), 'film')} joined ({counts}); no other film was moved")
     for name in SPLITS:
-        part = films.part(name)
-        patients = len({film.patient for film in part})
-        click.echo(f"{name}: {counted(len(part), 'film')} of {counted(patients, 'patient')}")
+        _print_counts(name, films.part(name))
     print_next("data", "check", manifest)
 
 
@@ -143,7 +150,7 @@ def split(
     default=FOLDS,
     show_default=True,
     type=click.IntRange(min=2),
-    help="How many folds the development set is divided into.",
+    help="The number of folds into which the development set is divided.",
 )
 @click.option("--seed", default=SEED, show_default=True, type=click.IntRange(min=0), help="The seed of the folds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -152,9 +159,9 @@ def split(
 def check(context: click.Context, manifest: Path, folds: int, seed: int, as_json: bool) -> None:
     """Read every film of MANIFEST, and report what is wrong.
 
-    Also counts what is there. Exits with 1 if anything must be put right: unreadable films, patients on both sides of
-    the split, a cortex scored on films of both views, the same pixels twice. Exits with 2 if MANIFEST itself is not
-    there, or is no CSV file.
+    It also counts the films, patients and labels. The exit code is 1 if anything must be corrected: unreadable films,
+    patients on both sides of the split, a cortex scored on films of both views, the same pixels twice. It is 2 if
+    MANIFEST itself does not exist, or is not a CSV file.
     """
     from rust_optuna.data.check import check_manifest
 
@@ -162,7 +169,7 @@ def check(context: click.Context, manifest: Path, folds: int, seed: int, as_json
     with progress_bar("Reading films") as progress:
         report = check_manifest(_resolve(manifest), folds=folds, seed=seed, progress=progress)
     if as_json:
-        print_json(report.as_json())
+        print_json(report.to_json())
     else:
         _print_report(report)
         _print_verdict(report, manifest)
@@ -172,7 +179,7 @@ def check(context: click.Context, manifest: Path, folds: int, seed: int, as_json
 @data.command(epilog=examples("rust-optuna data synthesize storage/demo --patients 120 --seed 1"))
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option(
-    "--patients", default=120, show_default=True, type=click.IntRange(min=1), help="How many patients to make up."
+    "--patients", default=120, show_default=True, type=click.IntRange(min=1), help="The number of patients to make up."
 )
 @click.option(
     "--seed", default=SEED, show_default=True, type=click.IntRange(min=0), help="Another seed makes up other patients."
@@ -180,12 +187,12 @@ def check(context: click.Context, manifest: Path, folds: int, seed: int, as_json
 @click.option(
     "--contrast", default=CONTRAST, show_default=True, help="How plainly the scores show, from 0 (not at all) to 10."
 )
-@click.option("--shuffle-scores", is_flag=True, help="Negative control: deal the scores at random.")
+@click.option("--shuffle-scores", is_flag=True, help="Assign the scores to films at random, as a negative control.")
 @home_option
 def synthesize(directory: Path, patients: int, seed: int, contrast: float, shuffle_scores: bool) -> None:
     """Draw SYNTHETIC films of made-up patients.
 
-    Writes the films and their manifest into DIRECTORY.
+    The films and their manifest are written into DIRECTORY.
     """
     from rust_optuna.data.synthetic.draw import synthesize as draw
 
@@ -204,14 +211,14 @@ def synthesize(directory: Path, patients: int, seed: int, contrast: float, shuff
 
 
 def _print_settled(settled: Settled) -> None:
-    for name, kept in settled.renamed.items():
-        click.echo(f"{name!r} is now {kept!r} in the manifest")
+    for old, new in settled.renamed.items():
+        click.echo(f"{old!r} is now {new!r} in the manifest")
     if settled.distinct:
         click.echo(f"Marked as distinct patients: {', '.join(map(repr, settled.distinct))}")
 
 
 def _resolve(path: Path) -> Path:
-    """Return a path as given on the command line, absolute: relative ones are below the home."""
+    """Return a path of the command line as an absolute one; a relative path is below the home."""
     return current_site().home.resolve(path)
 
 
@@ -228,13 +235,17 @@ def _print_report(report: CheckReport) -> None:
         click.echo(f"Pixels: {smallest} to {largest}, distinct sizes: {report.sizes['distinct']:,}")
         click.echo(f"Bits: {_counts(report.depths)}; pixel layouts: {_counts(report.modes)}")
     click.echo()
-    names = ["", *(part.name.replace("development", "develop.") for part in report.parts)]
-    rows = [names, ["films", *(str(part.films) for part in report.parts)]]
-    rows.append(["patients", *(str(part.patients) for part in report.parts)])
-    rows += [[label, *(str(part.labels[label]) for part in report.parts)] for label in everything.labels]
-    for first, *others in rows:
-        click.echo(f"{first:<21}" + "".join(f"{cell:>9}" for cell in others))
+    columns: dict[str, Side] = {"": "left", **dict.fromkeys(map(_title, report.parts), "right")}
+    rows = [["films", *(f"{part.films:,}" for part in report.parts)]]
+    rows.append(["patients", *(f"{part.patients:,}" for part in report.parts)])
+    rows += [[label, *(f"{part.labels[label]:,}" for part in report.parts)] for label in everything.labels]
+    print_table(columns, rows)
     click.echo()
+
+
+def _title(part: Part) -> str:
+    """Return the title of a part's column, short enough for a terminal; only the first fold's contains "fold"."""
+    return {"development": "develop.", "fold 0": "fold 0"}.get(part.name, part.name.removeprefix("fold "))
 
 
 def _print_verdict(report: CheckReport, manifest: Path) -> None:
@@ -248,8 +259,8 @@ def _print_verdict(report: CheckReport, manifest: Path) -> None:
         return
     click.echo("No problems found.")
     if report.undecided:
-        print_next("data", "split", manifest, "--same", when="if names that are alike are one patient's")
-        print_next("data", "split", manifest, "--different", when="if they are not")
+        print_next("data", "split", manifest, "--same", when="if similar names belong to one patient")
+        print_next("data", "split", manifest, "--different", when="if they do not")
     elif len(report.parts) > 1:
         file = study_file(_resolve(manifest))
         if file is None:

@@ -37,10 +37,10 @@ def build(study: str, data_root: Path | None) -> None:
     """Compute the features that STUDY needs.
 
     STUDY is a study file (its name ends in .toml), or the name of a study in the storage. Workers compute missing
-    features by themselves; this does it ahead of them, on all cores, and computes nothing twice. Like a worker, it
-    refuses to compute features that would differ from those of the study's other workers.
+    features by themselves; this command does so ahead of them, on all cores, and computes nothing twice. Like a worker,
+    it refuses to compute features that would differ from those of the study's other workers.
     """
-    from rust_optuna.run import ahead
+    from rust_optuna.run import feature_building
 
     if_interrupted(GOES_ON)
     terminate_as_interrupt()
@@ -52,12 +52,14 @@ def build(study: str, data_root: Path | None) -> None:
         ExitStack() as stack,
     ):
         if study.endswith(".toml"):
-            wanted = ahead.wanted_by_file(site.home.resolve(study), site.home, site.open_to_read, hashing, root)
+            needed = feature_building.needed_by_file(
+                site.home.resolve(study), site.home, site.open_to_read, hashing, root
+            )
             following = ["search", study]
         else:
-            wanted = ahead.wanted_by_study(stack.enter_context(site.open_to_read()), study, site.home)
+            needed = feature_building.needed_by_study(stack.enter_context(site.open_to_read()), study, site.home)
             following = ["worker", "run", study]
-        folders = ahead.build(wanted, site.home, progress, data_root=root, on_hashed=hashing)
+        folders = feature_building.build_features(needed, site.home, progress, data_root=root, on_hashed=hashing)
     for folder in folders:
-        click.echo(f"{folder}: features of {counted(len(wanted.contents), 'film')} in 4 flips")
+        click.echo(f"{folder}: features of {counted(len(needed.contents), 'film')} in 4 flips")
     print_next(*following)

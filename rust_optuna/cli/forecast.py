@@ -1,4 +1,4 @@
-"""What ``search --dry-run`` prints."""
+"""The output of ``search --dry-run``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rust_optuna.cli.output import progress_bar
+from rust_optuna.cli.tables import print_table
 
 if TYPE_CHECKING:
     from rust_optuna.config import StudyConfiguration
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def print_forecast(
     configurations: Sequence[StudyConfiguration], site: Site, choice: DeviceChoice, data_root: Path | None
 ) -> None:
-    """Time this machine and print what the search of these studies would take, on devices chosen as for the search."""
+    """Time this machine, and print what a search of these studies on these devices would take."""
     from rust_optuna.run.forecast import forecast
 
     click.echo("Timing this machine (about half a minute for each kind of trial) ...", err=True)
@@ -51,13 +52,13 @@ def _print_study(study: StudyForecast, workers: int) -> None:
         return
     trials = f"{study.left} trials × {study.folds} folds × {study.epochs} epochs"
     click.echo(f"{study.name}: {trials} of {study.films:,} films{finished}")
-    sizes, seconds = zip(*study.by_batch_size, strict=True)
-    click.echo("  batch size         " + "".join(f"{size:>9,}" for size in sizes))
-    click.echo("  seconds a trial    " + "".join(f"{each:>9.1f}" for each in seconds))
-    if study.largest_batch > sizes[-1]:
-        click.echo(f"  A fold trains on {sizes[-1]:,} films at most: with a larger batch size, on all of them at once.")
+    rows = [(f"{size:,}", f"{seconds:.1f}") for size, seconds in study.by_batch_size]
+    print_table({"batch size": "right", "seconds a trial": "right"}, rows, indent=2)
+    largest, _ = study.by_batch_size[-1]
+    if study.largest_batch > largest:
+        click.echo(f"  A fold trains on at most {largest:,} films; a larger batch size means all of them at once.")
     if study.open_source:
-        click.echo(f"  What it takes from {study.open_source} is not known yet: means over all it may bring.")
+        click.echo(f"  The best point of {study.open_source} is not known yet, so times are means over its candidates.")
     click.echo(f"  {study.trial_seconds:.1f} s a trial on average, {workers} at a time: {_duration(study.seconds)}")
 
 

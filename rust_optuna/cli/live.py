@@ -1,33 +1,39 @@
-"""The live table of a running search; in a log, a line whenever something finished."""
+"""The live table of a running search; in a log, a line whenever a point is complete."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from rust_optuna.cli.output import counted
+from rust_optuna.cli.tables import Side, layout
 from rust_optuna.run.local import Listener
 from rust_optuna.storage.states import PointState
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from rust_optuna.fleet.devices import Device
     from rust_optuna.search.creation import Creation
     from rust_optuna.search.results import Status
 
 
 COUNTED = (PointState.WAITING, PointState.RUNNING, PointState.COMPLETE, PointState.HOLE)
-"""What of a study's points the table counts."""
+"""The states of points that the table counts."""
+COLUMNS: Mapping[str, Side] = {
+    "study": "left",
+    **dict.fromkeys(("waiting", "running", "complete", "holes", "best", "baseline", "a minute", "time left"), "right"),
+}
 
 
 class LiveTable:
-    """Shows the studies of one search on stderr while the ``with`` block runs.
+    """A live table that shows the studies of one search on stderr while the ``with`` block runs.
 
     Args:
         on_hashed: called while films are hashed.
@@ -44,11 +50,11 @@ class LiveTable:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stop()
+        self.stop()
 
     def created(self, creation: Creation, devices: Sequence[Device]) -> None:
-        """Say which study begins, and where."""
-        self._stop()
+        """Print which study begins, and on which devices."""
+        self.stop()
         name, verb = creation.study.name, "goes on" if creation.resumed else "is created"
         places = ", ".join(dict.fromkeys(device.name for device in devices))
         click.echo(f"{name} {verb}: {counted(len(devices), 'worker')} on {places}", err=True)
@@ -67,40 +73,40 @@ class LiveTable:
             self.live.update(self._table(), refresh=True)
         elif before is None or before.counts[PointState.COMPLETE] != complete:
             best = "" if status.best_value is None else f", best {status.best_value:.4f}"
-            against = "" if status.best_baseline is None else f", view-only baseline {status.best_baseline:.4f}"
-            remarks = "".join(f"; {words}" for words in _in_short(status))
-            click.echo(f"{name}: {complete} of {status.points} complete{best}{against}{remarks}", err=True)
+            baseline = "" if status.best_baseline is None else f", view-only baseline {status.best_baseline:.4f}"
+            remarks = "".join(f"; {words}" for words in _short_warnings(status))
+            click.echo(f"{name}: {complete} of {status.points} complete{best}{baseline}{remarks}", err=True)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Remove the table from the terminal; the next status shows it again."""
         if self.live.is_started:
             self.live.stop()
 
     def _table(self) -> Table:
-        table = Table(
-            "study", "waiting", "running", "complete", "holes", "best", "view-only baseline", "a minute", "time left"
-        )
+        rows = []
         for name, status in self._statuses.items():
             rate, left = self._pace(name, status)
             best, baseline = ("" if v is None else f"{v:.4f}" for v in (status.best_value, status.best_baseline))
             counts = [str(status.counts[state]) for state in COUNTED]
             title = f"{name} ({status.study.stand_in})" if status.study.stand_in else name
-            table.add_row(title, *counts, best, baseline, rate, left)
-        remarks = [f"{name}: {words}" for name, status in self._statuses.items() for words in _in_short(status)]
+            rows.append((title, *counts, best, baseline, rate, left))
+        table = layout(COLUMNS, rows, self.console.width)
+        remarks = [f"{name}: {words}" for name, status in self._statuses.items() for words in _short_warnings(status)]
         if remarks:
             table.caption = Text("\n".join(remarks))
         return table
 
     def _pace(self, name: str, status: Status) -> tuple[str, str]:
-        """Return points a minute since this search began, and the time that the others will take."""
+        """Return the points per minute since this search began, and the time that the remaining points will take."""
         began, before = self._began[name]
         done = status.counts[PointState.COMPLETE] - before
         if not done:
             return "", ""
-        each = (time.monotonic() - began) / done
-        seconds = int(each * (status.counts[PointState.WAITING] + status.counts[PointState.RUNNING]))
-        return f"{60 / each:.1f}", f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        point_seconds = (time.monotonic() - began) / done
+        seconds = int(point_seconds * (status.counts[PointState.WAITING] + status.counts[PointState.RUNNING]))
+        return f"{60 / point_seconds:.1f}", f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
-def _in_short(status: Status) -> list[str]:
-    """Return what speaks against the best trial without its explanation; ``status`` and ``best`` give that, too."""
+def _short_warnings(status: Status) -> list[str]:
+    """Return the warnings about the best trial without their explanations, which ``status`` and ``best`` print."""
     return [words.partition(":")[0] for words in status.best_words]

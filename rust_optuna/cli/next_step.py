@@ -1,4 +1,4 @@
-"""The last line of a command: the command that a user would run next, as it has to be typed here and now."""
+"""The last line of a command's output: the command to run next, exactly as the user has to type it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,27 @@ if TYPE_CHECKING:
     from rust_optuna.storage.database import Database
 
 PLACEHOLDER = "STUDY.toml"
-"""What stands for a study file where none is known."""
+"""The placeholder for a study file if none is known."""
 NO_STUDIES = "There are no studies yet."
 
 
 def print_next(*words: str | Path, when: str = "") -> None:
-    """Print the command that a user would run next, ``when`` something is so."""
+    """Print the command to run next.
+
+    Args:
+        words: its names and arguments, as for `command_line`.
+        when: the condition under which to run it; empty for none.
+    """
     print_next_line(command_line(*words), when)
 
 
 def print_next_line(line: str, when: str = "") -> None:
-    """Print a command's line as the one to run next, and how to run it where it does not show a password."""
+    """Print a command line as the one to run next, and how to supply the password if the line hides it.
+
+    Args:
+        line: the command line.
+        when: the condition under which to run it; empty for none.
+    """
     from rust_optuna.storage.url import HIDDEN
 
     click.echo(f"Next{f', {when}' if when else ''}: {line}")
@@ -44,12 +54,12 @@ def print_next_line(line: str, when: str = "") -> None:
 
 
 def print_next_step(database: Database, names: Sequence[str] = ()) -> None:
-    """Print what there is to do next in a storage, or for the named studies of it."""
+    """Print the command to run next in a storage, or for the named studies of it."""
     print_next(*_next_step(database, names))
 
 
 def nothing_to_run(database: Database, names: Sequence[str] = ()) -> str | None:
-    """Say why workers of the named studies, or of all, have no point to run; None where one of these is open."""
+    """Return why workers of the named studies, or of all, have no point to run; None if one of these is open."""
     from rust_optuna.search.studies import load_studies
 
     states = {study.name: study.state for study in load_studies(database)}
@@ -57,7 +67,7 @@ def nothing_to_run(database: Database, names: Sequence[str] = ()) -> str | None:
         return NO_STUDIES
     chosen = {name: states[name] for name in dict.fromkeys(names or states) if name in states}
     if not chosen:
-        return f"{', '.join(names)}: no such study is there any more."
+        return f"{', '.join(names)}: no such study exists any more."
     if StudyState.OPEN in chosen.values():
         return None
     if {*chosen.values()} != {StudyState.DONE}:
@@ -68,28 +78,30 @@ def nothing_to_run(database: Database, names: Sequence[str] = ()) -> str | None:
 
 
 def no_complete_trial(database: Database, name: str) -> StudyError:
-    """Return the refusal of a command that shows or exports trials, with what there is to do first."""
+    """Return the error of a command that shows or exports trials; its message says what to run first."""
     return StudyError(f"{name} has no complete trial yet\nNext: {command_line(*_next_step(database, [name]))}")
 
 
 def command_line(*words: str | Path) -> str:
-    """Return a command of this program, to be typed into a shell.
+    """Return a command line of this program, to be typed into a shell.
 
-    It starts this very program, in the home and with the database that were given on this command's own line, where it
-    takes them. A password in a URL is not shown.
+    It repeats the home and the database that were given on the current command line, if the command takes these
+    options. A password in a URL is hidden.
 
     Args:
-        words: the command's names, and what follows them.
+        words: the command's names and arguments.
     """
     from rust_optuna.storage.url import hide_passwords
 
-    taken = {option for parameter in _command(words).params for option in parameter.opts}
-    given = [(f"--{name}", hide_passwords(value)) for name, value in given_options().items() if f"--{name}" in taken]
-    return " ".join(map(_quoted, [program(), *map(str, words), *(word for option in given for word in option)]))
+    accepted = {option for parameter in _command(words).params for option in parameter.opts}
+    options = [
+        (f"--{name}", hide_passwords(value)) for name, value in given_options().items() if f"--{name}" in accepted
+    ]
+    return " ".join(map(_quoted, [program(), *map(str, words), *(word for option in options for word in option)]))
 
 
 def _quoted(word: str) -> str:
-    """Quote a word for a shell; one that is no Unicode (the name of a folder may be any bytes), by escapes."""
+    """Quote a word for a shell; a word that is not Unicode (a folder's name may be any bytes) is quoted by escapes."""
     try:
         word.encode()
     except UnicodeEncodeError:
@@ -104,15 +116,15 @@ def _command(words: Sequence[str | Path]) -> click.Command:
     for word in map(str, words):
         if not isinstance(command, click.Group):
             break
-        found = command.get_command(click.get_current_context(), word)
-        if found is None:
+        subcommand = command.get_command(click.get_current_context(), word)
+        if subcommand is None:
             raise ValueError(f"there is no command {words}")
-        command = found
+        command = subcommand
     return command
 
 
 def program() -> str:
-    """Return how to start this program: by its name, or by its path where that is not on the PATH."""
+    """Return the word that starts this program: its name, or its path if it is not on the PATH."""
     started = Path(sys.argv[0])
     if started.name != "rust-optuna" or shutil.which("rust-optuna") or not started.is_file():
         return "rust-optuna"
@@ -120,10 +132,10 @@ def program() -> str:
 
 
 def study_file(manifest: Path | None = None) -> Path | None:
-    """Return the first file of the home's studies/, relative to the home; None if there is none.
+    """Return the first study file in the home's studies/, relative to the home; None if there is none.
 
     Args:
-        manifest: consider only those that name this manifest.
+        manifest: the manifest that the file must name; None for any.
     """
     import tomllib
 

@@ -1,6 +1,7 @@
-"""Options that many commands share, and what they resolve to.
+"""The options that many commands share, and what they resolve to.
 
-They may stand before the command or after it; what stands after wins, then what stands before, then the environment.
+They may come before or after the command's name. An option after it takes precedence over one before it, which takes
+precedence over the environment.
 """
 
 from __future__ import annotations
@@ -23,28 +24,28 @@ F = TypeVar("F", bound=Callable[..., Any])
 _META = "rust_optuna."
 _INTERRUPTED = "rust_optuna interrupted"
 _AS_IT_STANDS = "\b"
-"""In a paragraph's first line, what tells click not to wrap the paragraph."""
+"""The first line of a paragraph that click must not wrap."""
 
 
 def listing(title: str, *lines: str) -> str:
-    """Return a part of a help page, for ``epilog``: a title, and below it lines that are not wrapped."""
+    """Return a title, and below it lines that are not wrapped, for the ``epilog`` of a help page."""
     return "\n".join([_AS_IT_STANDS, title, *(f"  {line}" for line in lines)])
 
 
 def examples(*commands: str) -> str:
-    """Return the end of a help page, for ``epilog``: commands as they are typed."""
+    """Return example commands, as they are typed, for the ``epilog`` of a help page."""
     return listing("Examples:" if len(commands) > 1 else "Example:", *commands)
 
 
 def current_site() -> Site:
-    """Return where everything lies for the current command: as its options and the environment say."""
+    """Return the database, home and artifact store of the current command, from its options and the environment."""
     from rust_optuna.paths import Home
     from rust_optuna.storage.site import Site
 
     meta = click.get_current_context().meta
 
     def value(name: str) -> str | None:
-        # A file of variables with Windows' line ends leaves a \r at the end of each.
+        # If the variables come from a file with Windows line endings, each value ends with \r.
         return meta.get(_META + name) or os.environ.get(f"RUST_OPTUNA_{name.upper()}", "").rstrip("\r\n") or None
 
     given_by = "--storage" if meta.get(_META + "storage") else "RUST_OPTUNA_STORAGE"
@@ -52,7 +53,7 @@ def current_site() -> Site:
 
 
 def given_options() -> dict[str, str]:
-    """Return those of `common_options` that the current command was given on its own line, by name."""
+    """Return the `common_options` that were given on the command line, by name."""
     meta = click.get_current_context().meta
     names = ("home", "storage", "password_file", "artifacts")
     return {name.replace("_", "-"): meta[_META + name] for name in names if _META + name in meta}
@@ -60,22 +61,22 @@ def given_options() -> dict[str, str]:
 
 GOES_ON = "Interrupted: the same command goes on where it stopped."
 NOTHING_WRITTEN = "Interrupted: nothing was written."
-"""What is said of an interrupted command, where it is true of it."""
+"""The messages of interrupted commands of which they are true."""
 
 
 def if_interrupted(words: str) -> None:
-    """Let an interrupt of the current command be told in these words, where more is to be said than that it was."""
+    """Set the message that the current command prints if it is interrupted."""
     click.get_current_context().meta[_INTERRUPTED] = words
 
 
 def interrupted(context: click.Context) -> str:
-    """Return what is to be said of an interrupt of a context's command."""
+    """Return the message that a context's command prints if it is interrupted."""
     words: str = context.meta.get(_INTERRUPTED, "Interrupted.")
     return words
 
 
 def terminate_as_interrupt() -> None:
-    """Let a scheduler's signals stop this process as cleanly as Ctrl-C, but for those that the user had it ignore."""
+    """Let a scheduler's signals stop this process as cleanly as Ctrl-C, except those that the user had it ignore."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
@@ -107,7 +108,7 @@ _artifacts = _option(
     "artifacts",
     "PLACE",
     "Where trials' scores are kept: a folder, or s3://BUCKET/PREFIX.  [env: RUST_OPTUNA_ARTIFACTS; default: the "
-    "place recorded in the database; storage/artifacts for a new one]",
+    "place recorded in the database, or storage/artifacts for a new one]",
 )
 
 
@@ -128,15 +129,15 @@ _gpus = click.option(
     default="all",
     show_default=True,
     metavar="all|0,1|none",
-    help="Which GPUs to use; none for the processor alone.",
+    help="The GPUs to use; none for the processor alone.",
 )
 _per_gpu = click.option(
-    "--per-gpu", type=click.IntRange(min=1), help="How many worker processes on each GPU.  [default: 1]"
+    "--per-gpu", type=click.IntRange(min=1), help="The number of worker processes on each GPU.  [default: 1]"
 )
 _workers = click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="How many worker processes in all.  [default: one per GPU, else one per core]",
+    help="The number of worker processes in all.  [default: one per GPU, else one per core]",
 )
 log_format_option = click.option(
     "--log-format",
@@ -153,12 +154,12 @@ grace_option = click.option(
     metavar="SECONDS",
     help="How long a running point may take to finish after the first signal.",
 )
-forever_option = click.option("--forever", is_flag=True, help="Do not end when all studies are done: wait for others.")
+forever_option = click.option("--forever", is_flag=True, help="When all studies are done, wait for new ones.")
 data_root_option = click.option(
     "--data-root",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The folder that holds the films on this machine, if they lie elsewhere than where the study was created, or "
-    "than its manifest says.",
+    help="The folder that holds the films on this machine, if they are not where they were when the study was created, "
+    "or not where its manifest says.",
 )
 
 

@@ -1,4 +1,4 @@
-"""What commands print alike: JSON, progress bars; and that all of it can be shown."""
+"""Output that commands share: JSON and progress bars, and the replacement of characters that cannot be shown."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from typing import Any
 
 import click
 
-PLAIN = {"–": "-", "×": "x", "±": "+/-", "…": "...", "≥": ">=", "≤": "<=", "→": "->", "’": "'"}
-"""What stands for a character of ours where the output cannot show it; any other is shown as Python writes it."""
+PLAIN = {"–": "-", "×": "x", "±": "+/-", "…": "...", "≥": ">=", "≤": "<=", "→": "->", "─": "-", "’": "'"}
+"""The replacement of each character that this program prints, for output that cannot show it. Any other character is
+escaped as Python does."""
 REPLACE = "rust_optuna.plain"
-"""The name of `_plain` among Python's handlers of encoding errors."""
+"""The name under which Python knows `_plain` as a handler of encoding errors."""
 
 
 def replace_what_cannot_be_shown() -> None:
-    """Let the standard streams replace characters that they cannot show, where Python would fail at the first.
+    """Let the standard streams replace characters that they cannot show, at the first of which Python would fail.
 
-    A terminal may be Latin-1, a pipe ASCII, and the name of a file not even Unicode.
+    A terminal may be Latin-1, a pipe ASCII, and a file's name not even Unicode.
     """
     codecs.register_error(REPLACE, _plain)
     for stream in (sys.stdout, sys.stderr):
@@ -40,7 +41,7 @@ def _in_ascii(character: str) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return how many there are of something, as in ``1 film`` and ``2,936 films``."""
+    """Return a number with its noun, as in ``1 film`` and ``2,936 films``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
@@ -50,18 +51,18 @@ def print_json(document: Any) -> None:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function of (done, total) that shows a bar with its rate on stderr, or a few lines in a log.
 
-    Nothing is shown before its first call, nor once all is done.
+    Nothing is shown before the first call or after everything is done.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     rate = TextColumn("{task.fields[rate]}")
-    bar = Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), console=console)
-    task = bar.add_task(what, total=None, rate="")
+    bar = Progress(TextColumn(title), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), console=console)
+    task = bar.add_task(title, total=None, rate="")
     quarters = 0
 
     def show(done: int, total: int) -> None:
@@ -74,7 +75,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
                 bar.stop()
         elif done * 4 // max(total, 1) > quarters:
             quarters = done * 4 // total
-            click.echo(f"{what}: {done:,} of {total:,}", err=True)
+            click.echo(f"{title}: {done:,} of {total:,}", err=True)
 
     try:
         yield show

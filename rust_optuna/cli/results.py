@@ -1,21 +1,28 @@
-"""``rust-optuna status`` and ``rust-optuna best``: how far the search is, and what it has found."""
+"""``rust-optuna status`` and ``rust-optuna best``: show how far the search is, and what it has found."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rust_optuna.cli.next_step import NO_STUDIES, no_complete_trial, print_next_step
 from rust_optuna.cli.options import NOTHING_WRITTEN, common_options, current_site, examples, if_interrupted, json_option
 from rust_optuna.cli.output import print_json
-from rust_optuna.config import KEYS, plain, plain_values
+from rust_optuna.cli.tables import Side, print_table
+from rust_optuna.config import HYPERPARAMETERS, KEYS, plain, plain_values
 from rust_optuna.processes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rust_optuna.search.results import BestTrial, Caveats, Status
+
+SCORE_COLUMNS: dict[str, Side] = {
+    "average precision": "left",
+    "value ± deviation over folds": "right",
+    "view-only baseline": "right",
+}
 
 
 @click.command(epilog=examples("rust-optuna status"))
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
 def status(context: click.Context, as_json: bool) -> None:
     """Show how far each study is, and its best value.
 
-    Exits with 3 while a study has holes that nobody accepted. A hole is a point whose attempts are used up.
+    The exit code is 3 while a study has holes that nobody accepted. A hole is a point whose attempts are used up.
     """
     from rust_optuna.search.results import status as read_status
     from rust_optuna.search.studies import load_studies
@@ -38,7 +45,7 @@ def status(context: click.Context, as_json: bool) -> None:
             print_next_step(database)
             return
     if as_json:
-        print_json([each.as_json() for each in found])
+        print_json([each.to_json() for each in found])
     else:
         print_statuses(found)
     if any(each.open_holes for each in found):
@@ -47,23 +54,21 @@ def status(context: click.Context, as_json: bool) -> None:
 
 def print_statuses(found: Sequence[Status]) -> None:
     """Print a table of studies, and below it what needs attention."""
-    columns = ("study", "state", "points", "complete", "running", "waiting", "pruned", "holes")
-    click.echo(
-        f"{columns[0]:<20}{columns[1]:>9}"
-        + "".join(f"{name:>10}" for name in columns[2:])
-        + f"{'best':>9}{'baseline':>10}"
-    )
+    counts = ("points", "complete", "running", "waiting", "pruned", "holes")
+    columns: dict[str, Side] = {
+        **dict.fromkeys(("study", "state"), "left"),
+        **dict.fromkeys((*counts, "best", "baseline"), "right"),
+    }
+    rows = []
     for each in found:
-        row = each.as_json()
-        best, baseline = ("–" if value is None else f"{value:.4f}" for value in (each.best_value, each.best_baseline))
-        click.echo(
-            f"{row['study']:<20}{row['state']:>9}"
-            + "".join(f"{row[n]:>10}" for n in columns[2:])
-            + f"{best:>9}{baseline:>10}"
-        )
+        document = each.to_json()
+        counted = (f"{document[name]:,}" for name in counts)
+        values = map(_score, (each.best_value, each.best_baseline))
+        rows.append((each.study.name, document["state"], *counted, *values))
+    print_table(columns, rows)
     for each in found:
         if each.study.stand_in:
-            click.echo(f"{each.study.name}: {each.study.stand_in}: its values are no real scores")
+            click.echo(f"{each.study.name}: {each.study.stand_in}: its values are not real scores")
         for words in each.best_words:
             click.echo(f"WARNING: the best trial of {each.study.name}: {words}")
         _print_caveats(each.caveats)
@@ -97,8 +102,9 @@ def _print_caveats(caveats: Caveats) -> None:
 def best(name: str | None, as_json: bool) -> None:
     """Show the best trial of study NAME, or of every study.
 
-    Shows its parameters, and its value beside the baseline. The value is a selection score (the best epoch of the best
-    of many trials), not an estimate of performance on other patients.
+    It is shown with its parameters, and with its value beside the baseline. The value is a selection score (the best
+    epoch of the best of many trials), not an estimate of performance on other patients. Several studies are first
+    compared in a table.
     """
     from rust_optuna.search.results import best_trial
     from rust_optuna.search.studies import load_studies, load_study
@@ -110,14 +116,29 @@ def best(name: str | None, as_json: bool) -> None:
         if name and not found:
             raise no_complete_trial(database, name)
         if not found and not as_json:
-            click.echo("No study has a complete trial yet" if studies else "No studies yet")
+            click.echo("No study has a complete trial yet" if studies else NO_STUDIES)
             print_next_step(database)
     if as_json:
-        documents = [trial.as_json() for trial in found]
+        documents = [trial.to_json() for trial in found]
         print_json(documents[0] if name else documents)
         return
+    if len(found) > 1:
+        _print_side_by_side(found)
     for trial in found:
         print_best(trial)
+
+
+def _print_side_by_side(found: Sequence[BestTrial]) -> None:
+    """Print the best values of several studies, and what gave them, one row a study."""
+    columns: dict[str, Side] = {"study": "left", **dict.fromkeys(("value", "baseline", *HYPERPARAMETERS), "right")}
+    rows = []
+    for best in found:
+        report, values = best.point.report, best.study.configuration.values(best.point.parameters, best.study.inherited)
+        baseline = report.baseline.average_precision.mean if report else None
+        given = (_given(plain(values[name])) for name in HYPERPARAMETERS)
+        rows.append((best.study.name, _score(best.point.value), _score(baseline), *given))
+    print_table(columns, rows)
+    click.echo()
 
 
 def print_best(best: BestTrial) -> None:
@@ -133,22 +154,24 @@ def print_best(best: BestTrial) -> None:
     given = (("params", point.parameters), ("fixed", study.configuration.fixed), ("inherited", study.inherited))
     for title, values in given:
         for key, value in plain_values(values).items():
-            # What is inherited is the whole model: a default is not worth a line.
+            # The whole model is inherited, and its defaults are not worth a line each.
             if title == "inherited" and value == plain(KEYS[key].default):
                 continue
-            shown = f"{value:g}" if isinstance(value, float) else value
-            click.echo(f"  {key} = {shown}" + (f"  ({title})" if title != "params" else ""))
+            click.echo(f"  {key} = {_given(value)}" + (f"  ({title})" if title != "params" else ""))
     for words in point.warnings:
         click.echo(f"  WARNING: {words}")
     _print_caveats(best.caveats)
     if report is None or study.stand_in:
         return
     ours, baseline, untied = report.scores, report.baseline, report.untied_baseline
-    _print_score("18 labels", point.value, report.fold_values, baseline.average_precision.mean)
     subscores = ours.average_precision_16
-    _print_score("16 subscores", subscores.mean, subscores.folds, baseline.average_precision_16.mean)
+    rows = [
+        _row("18 labels", point.value, report.fold_values, baseline.average_precision.mean),
+        _row("16 subscores", subscores.mean, subscores.folds, baseline.average_precision_16.mean),
+    ]
+    print_table(SCORE_COLUMNS, rows, indent=2)
     if untied is None:
-        return  # an earlier version's, which did not report it
+        return  # the trial is an earlier version's, which did not report this baseline
     found = lift(subscores.folds, untied.average_precision_16.folds)
     if found is None:
         click.echo("    lift not defined: fewer than two folds have a positive subscore")
@@ -159,10 +182,16 @@ def print_best(best: BestTrial) -> None:
     )
 
 
-def _print_score(name: str, value: float | None, folds: Sequence[float | None], baseline: float | None) -> None:
-    """Print one score with its deviation over the folds where it is defined, beside its baseline."""
+def _row(name: str, value: float | None, folds: Sequence[float | None], baseline: float | None) -> tuple[str, ...]:
+    """Return the row of a score, its deviation over the folds in which it is defined, and its baseline."""
     from rust_optuna.data.metrics import deviation
 
-    numbers = (value, deviation(folds), baseline)
-    shown, spread, trivial = ("–" if each is None else f"{each:.4f}" for each in numbers)
-    click.echo(f"  average precision, {name}: {shown} ± {spread} (deviation over folds); view-only baseline {trivial}")
+    return name, f"{_score(value)} ± {_score(deviation(folds))}", _score(baseline)
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _given(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

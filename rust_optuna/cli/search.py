@@ -1,4 +1,4 @@
-"""``rust-optuna search``: studies from creation to the last trial, on this machine."""
+"""``rust-optuna search``: run studies from creation to the last trial, on this machine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NO_SEARCH = "Interrupted: no study was created, and none was run."
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Time one step of each kind here, and print how long the search would take; run nothing.",
+    help="Time one step of each kind on this machine, and print how long the search would take; run nothing.",
 )
 @data_root_option
 @objective_option
@@ -61,9 +61,9 @@ def search(
 ) -> None:
     """Create or resume each study of FILES, and run it to its end.
 
-    The studies run one after another, on this machine's devices. Ctrl-C stops cleanly; run the same command again, and
-    it goes on without any loss. Exits with 3 if a study has holes that nobody accepted. A hole is a point whose
-    attempts are used up.
+    The studies run one after another, on this machine's devices. Ctrl-C stops the search cleanly; to go on without any
+    loss, run the same command again. The exit code is 3 if a study has holes that nobody accepted. A hole is a point
+    whose attempts are used up.
     """
     from rust_optuna import logs
     from rust_optuna.cli.forecast import print_forecast
@@ -91,53 +91,54 @@ def search(
         finished = run_search(configurations, site, choice, table.listener, objective=objective, data_root=root)
     print_statuses(finished)
     with site.open_to_read() as database:
-        print_next_step(database, [each.study.name for each in finished])
-    if any(each.open_holes for each in finished):
+        print_next_step(database, [status.study.name for status in finished])
+    if any(status.open_holes for status in finished):
         context.exit(ExitCode.HOLES)
 
 
 def _refuse_order(files: Sequence[Path], configurations: Sequence[StudyConfiguration]) -> None:
-    """Refuse files of which one takes the best of a study whose own file comes after it.
+    """Refuse files if one of them takes the best point of a study whose own file comes after it.
 
     Raises:
-        UsageError: with the command in which each comes after the one that it takes the best of.
+        UsageError: a file comes too early; the message gives the command with the files in order.
     """
-    names = [each.name for each in configurations]
-    sources = [names.index(each.from_best_of) if each.from_best_of in names else None for each in configurations]
+    names = [study.name for study in configurations]
+    sources = [names.index(study.from_best_of) if study.from_best_of in names else None for study in configurations]
     late = [(number, source) for number, source in enumerate(sources) if source is not None and source > number]
     if not late:
         return
     number, source = late[0]
-    told = f"{files[number]} takes the best of {configurations[number].from_best_of}: name {files[source]} before it"
+    name = configurations[number].from_best_of
+    message = f"{files[number]} takes the best point of {name}: name {files[source]} before it"
     order: list[int] = []
-    left = [*range(len(files))]
-    while ready := [number for number in left if sources[number] in {None, number, *order}]:
+    remaining = [*range(len(files))]
+    while ready := [number for number in remaining if sources[number] in {None, number, *order}]:
         order.append(ready[0])
-        left.remove(ready[0])
-    if left:
-        raise click.UsageError(f"{told}. But some of these files take the best of each other: none can be the first")
-    raise click.UsageError(f"{told}:\n  {_command([str(files[number]) for number in order], [*map(str, files)])}")
+        remaining.remove(ready[0])
+    if remaining:
+        raise click.UsageError(f"{message}. But some of these files take each other's best point: none can come first")
+    raise click.UsageError(f"{message}:\n  {_reordered([str(files[number]) for number in order], [*map(str, files)])}")
 
 
-def _command(ordered: Sequence[str], given: Sequence[str]) -> str:
-    """Return the command that was given, with its files in another order."""
-    left, words = [*given], []
+def _reordered(ordered: Sequence[str], files: Sequence[str]) -> str:
+    """Return the current command line with its files in another order."""
+    remaining, words = [*files], []
     for word in sys.argv[1:]:
-        if left and word == left[0]:
-            words.append(ordered[len(given) - len(left)])
-            del left[0]
+        if remaining and word == remaining[0]:
+            words.append(ordered[len(files) - len(remaining)])
+            del remaining[0]
         else:
             words.append(word)
-    return _shown(words)
+    return _command_line(words)
 
 
 def _without_dry_run() -> str:
-    """Return the command that was given, to be run in earnest."""
-    return _shown([word for word in sys.argv[1:] if word != "--dry-run"])
+    """Return the current command line without ``--dry-run``."""
+    return _command_line([word for word in sys.argv[1:] if word != "--dry-run"])
 
 
-def _shown(words: Sequence[str]) -> str:
-    """Return a command line of this program; a URL's passwords are not shown."""
+def _command_line(words: Sequence[str]) -> str:
+    """Return a command line of this program in which the passwords of URLs are hidden."""
     from rust_optuna.storage.url import hide_passwords
 
     return shlex.join([program(), *map(hide_passwords, words)])

@@ -25,8 +25,8 @@ def storage() -> None:
 def backup(file: Path) -> None:
     """Write the whole database, as it is now, to the new FILE.
 
-    Workers may go on meanwhile. For SQLite and PostgreSQL; the latter needs pg_dump on the PATH. The artifact store is
-    not part of the backup: its files are copied like any others.
+    Workers may go on in the meantime. SQLite and PostgreSQL can be backed up; PostgreSQL needs pg_dump on the PATH. The
+    artifact store is not part of the backup: copy its files like any others.
     """
     from rust_optuna.storage.backup import backup
     from rust_optuna.storage.database import Database
@@ -37,7 +37,8 @@ def backup(file: Path) -> None:
     click.echo(f"{path}: {size:,} bytes")
     with Database(site.url, read_only=True) as database:
         store = site.given_artifacts or database.artifacts()
-    click.echo(f"The trials' scores are not in it: copy {store if '://' in store else site.home.resolve(store)}, too")
+    place = store if "://" in store else site.home.resolve(store)
+    click.echo(f"The trials' scores are not part of the backup: copy {place} too")
     click.echo(f"To restore it: {command_line('storage', 'restore', file)}")
 
 
@@ -51,11 +52,11 @@ def backup(file: Path) -> None:
 def restore(file: Path, force: bool, workers_are_dead: bool) -> None:
     """Restore the database from the backup FILE.
 
-    All of it is restored, or nothing if anything fails. Stop all workers first: while one holds a point, or was heard
+    Everything is restored, or nothing if anything fails. Stop all workers first: while one holds a point, or was heard
     of in the last 90 seconds, nothing is restored. Points that were running when the backup was made return to the
     queue once their leases have ended.
 
-    The trials' scores are not part of a backup. Says how many of them the artifact store lacks.
+    The trials' scores are not part of a backup. The command reports how many of them the artifact store lacks.
     """
     from rust_optuna.storage.backup import restore
 
@@ -68,7 +69,7 @@ def restore(file: Path, force: bool, workers_are_dead: bool) -> None:
 
 
 def _print_missing_scores(site: Site) -> None:
-    """Print how many complete trials' scores the artifact store lacks; the restoration itself is done."""
+    """Print how many complete trials' scores the artifact store lacks; failing to find out is only a warning."""
     from rust_optuna.errors import MissingExtraError, StorageError
     from rust_optuna.storage.artifacts import missing
     from rust_optuna.storage.database import Database
@@ -78,12 +79,12 @@ def _print_missing_scores(site: Site) -> None:
             store = site.store(database)
             lacking, scores = missing(store, database)
         except (StorageError, MissingExtraError, OSError) as error:
-            click.echo(f"WARNING: whether the trials' scores are there could not be seen: {error}")
+            click.echo(f"WARNING: it could not be checked whether the trials' scores exist: {error}")
             return
     if lacking:
         click.echo(
-            f"WARNING: the scores of {lacking:,} of {scores:,} complete trials are not in {store}: copy them back from "
-            "where they were copied to when the backup was made"
+            f"WARNING: the scores of {lacking:,} of {scores:,} complete trials are not in {store}: restore them from "
+            "the copy that was made with the backup"
         )
 
 
@@ -106,8 +107,8 @@ def upgrade() -> None:
             raise NoDatabaseError(f"{database} holds no studies yet: rust-optuna study create STUDY.toml makes one")
         if version < TOKENS_SINCE:
             adopt(site.store(database), database)
-        what = "was up to date" if version == SCHEMA_VERSION else f"came from version {version}"
-        click.echo(f"{database} has tables of version {SCHEMA_VERSION}; it {what}")
+        change = "was up to date already" if version == SCHEMA_VERSION else f"was upgraded from version {version}"
+        click.echo(f"{database} has tables of version {SCHEMA_VERSION}; it {change}")
     print_next("status")
 
 
@@ -116,8 +117,8 @@ def upgrade() -> None:
 def adopt_artifacts() -> None:
     """Make the store that --artifacts names this storage's own.
 
-    For when the old store was lost, or moved by hand. Workers refuse a store that does not hold the storage's token:
-    scores would be written where nobody looks for them.
+    Use this after the old store was lost, or moved by hand. Workers refuse a store that does not hold the storage's
+    token, because they would write scores where nobody looks for them.
     """
     from rust_optuna.storage.artifacts import adopt
 

@@ -1,4 +1,4 @@
-"""``rust-optuna study``: create, list, show, extend, delete and export studies."""
+"""``rust-optuna study``: create, list, show, extend, retry, delete and export studies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rust_optuna.cli.next_step import command_line, no_complete_trial, print_next, print_next_step, study_file
+from rust_optuna.cli.next_step import (
+    NO_STUDIES,
+    command_line,
+    no_complete_trial,
+    print_next,
+    print_next_step,
+    study_file,
+)
 from rust_optuna.cli.options import (
     GOES_ON,
     NOTHING_WRITTEN,
@@ -19,6 +26,7 @@ from rust_optuna.cli.options import (
     json_option,
 )
 from rust_optuna.cli.output import counted, print_json, progress_bar
+from rust_optuna.cli.tables import print_table
 from rust_optuna.storage.states import AttemptState
 
 if TYPE_CHECKING:
@@ -47,8 +55,8 @@ def study() -> None:
 def create(file: Path, data_root: Path | None) -> None:
     """Create the study that FILE describes.
 
-    Reads the manifest, makes the folds and draws every point of the design. Afterwards workers need only the database
-    and the films. If an earlier call was interrupted, this one finishes its work.
+    The command reads the manifest, makes the folds and draws every point of the design. Afterwards workers need only
+    the database and the films. If an earlier call was interrupted, this one finishes its work.
     """
     from rust_optuna.search.creation import create_study, refuse_before_database
     from rust_optuna.search.studies import load_development, load_parameters
@@ -67,8 +75,8 @@ def create(file: Path, data_root: Path | None) -> None:
         points = len(load_parameters(database, creation.study.id))
         films = len(load_development(database, creation.study).content)
         state = "already exists" if creation.resumed else "created"
-        holds = f"{counted(points, 'point')}, {counted(films, 'development film')}"
-        click.echo(f"{creation.study.name} {state} in {database}: {holds}")
+        contents = f"{counted(points, 'point')}, {counted(films, 'development film')}"
+        click.echo(f"{creation.study.name} {state} in {database}: {contents}")
         for note in creation.study.notes:
             click.echo(f"Note: {note}.")
         print_next_step(database, [creation.study.name])
@@ -85,19 +93,19 @@ def list_(as_json: bool) -> None:
     with current_site().open_to_read() as database:
         studies = load_studies(database)
         if as_json:
-            print_json([_listed(each) for each in studies])
+            print_json([_listed(study) for study in studies])
             return
-        for each in studies:
-            stand_in = f"  {each.stand_in}" if each.stand_in else ""
-            click.echo(f"{each.name:<24} {each.configuration.sampler:<8} {each.state}{stand_in}")
         if not studies:
-            click.echo("No studies yet")
+            click.echo(NO_STUDIES)
             print_next_step(database)
+            return
+        rows = [(study.name, study.configuration.sampler, study.state, study.stand_in or "") for study in studies]
+        print_table(dict.fromkeys(("study", "sampler", "state", "remark"), "left"), rows)
 
 
-def _listed(each: Study) -> dict[str, str]:
-    document = {"study": each.name, "sampler": each.configuration.sampler, "state": each.state}
-    return document | ({"objective": each.stand_in} if each.stand_in else {})
+def _listed(study: Study) -> dict[str, str]:
+    document = {"study": study.name, "sampler": study.configuration.sampler, "state": study.state}
+    return document | ({"objective": study.stand_in} if study.stand_in else {})
 
 
 @study.command(epilog=examples("rust-optuna study show regime-1"))
@@ -107,7 +115,7 @@ def _listed(each: Study) -> dict[str, str]:
 def show(name: str, as_json: bool) -> None:
     """Show how far study NAME is, and what it runs.
 
-    Says also why points of it failed. Everything that is stored of it is printed by --json.
+    It also shows why points failed. --json prints everything that the database holds about the study.
     """
     from rust_optuna.cli.results import print_statuses
     from rust_optuna.search.results import failed_attempts, hole_numbers, status
@@ -116,52 +124,53 @@ def show(name: str, as_json: bool) -> None:
 
     if_interrupted(NOTHING_WRITTEN)
     with current_site().open_to_read() as database:
-        found = load_study(database, name)
-        now = status(database, found)
-        failed, holes = failed_attempts(database, found), hole_numbers(database, found)
-        films = count_films(database, found)
+        study = load_study(database, name)
+        progress = status(database, study)
+        failed, holes = failed_attempts(database, study), hole_numbers(database, study)
+        films = count_films(database, study)
     document = {
-        **now.as_json(),
-        "configuration": to_document(found.configuration),
-        "source": found.source.as_json() if found.source else None,
-        "fingerprint": found.fingerprint,
-        "runtime": found.runtime,
-        "notes": list(found.notes),
+        **progress.to_json(),
+        "configuration": to_document(study.configuration),
+        "source": study.source.to_json() if study.source else None,
+        "fingerprint": study.fingerprint.to_json(),
+        "runtime": study.runtime,
+        "notes": list(study.notes),
         "failed_attempts": failed,
     }
     if as_json:
         print_json(document)
         return
-    print_statuses([now])
+    print_statuses([progress])
     _print_failed(failed, holes)
-    for note in found.notes:
+    for note in study.notes:
         click.echo(f"Note: {note}.")
     click.echo(f"Films: {films['films']:,} of {counted(films['patients'], 'patient')}")
-    _print_settings(found)
+    _print_settings(study)
 
 
 def _print_failed(failed: Sequence[Mapping[str, Any]], holes: Sequence[int]) -> None:
-    """Print why there are holes, each with all its attempts; then the newest other attempts that came to nothing."""
+    """Print all attempts at each hole, and then the first unsuccessful attempts at other points."""
     for hole in holes:
         click.echo(f"Point {hole} is a hole. Its attempts:")
-        for each in failed:
-            if each["point"] == hole:
-                click.echo(f"  {_attempt(each)}")
-    others = [each for each in failed if each["point"] not in holes]
+        for attempt in failed:
+            if attempt["point"] == hole:
+                click.echo(f"  {_attempt(attempt)}")
+    others = [attempt for attempt in failed if attempt["point"] not in holes]
     if others:
-        click.echo("Attempts at other points that came to nothing:")
-        for each in others[:SHOWN_ATTEMPTS]:
-            click.echo(f"  point {each['point']}, {_attempt(each)}")
+        click.echo("Unsuccessful attempts at other points:")
+        for attempt in others[:SHOWN_ATTEMPTS]:
+            click.echo(f"  point {attempt['point']}, {_attempt(attempt)}")
         if len(others) > SHOWN_ATTEMPTS:
             click.echo(f"  … and {len(others) - SHOWN_ATTEMPTS:,} more, which --json lists")
 
 
-def _attempt(each: Mapping[str, Any]) -> str:
-    return f"attempt {each['attempt']}: {OUTCOMES[each['outcome']]} ({each['worker']}): {each['reason']}"
+def _attempt(attempt: Mapping[str, Any]) -> str:
+    outcome = OUTCOMES[attempt["outcome"]]
+    return f"attempt {attempt['attempt']}: {outcome} ({attempt['worker']}): {attempt['reason']}"
 
 
 def _print_settings(study: Study) -> None:
-    """Print what a study runs as its file says it, and what it inherits."""
+    """Print a study's settings as its file has them, and the inherited values."""
     from rust_optuna.study_file import to_document, toml_value
 
     click.echo("Settings:")
@@ -183,13 +192,13 @@ def _print_settings(study: Study) -> None:
 @study.command(epilog=examples("rust-optuna study extend regime-1 --trials 200"))
 @click.argument("name")
 @click.option(
-    "--trials", required=True, type=click.IntRange(min=1), help="How many trials the study is to have in all."
+    "--trials", required=True, type=click.IntRange(min=1), help="The number of trials that the study will have in all."
 )
 @common_options
 def extend(name: str, trials: int) -> None:
     """Give the random study NAME more trials.
 
-    They are the next ones of the same random stream.
+    The new trials continue the same random stream.
     """
     from rust_optuna.search.creation import extend_study
 
@@ -224,8 +233,8 @@ def retry(name: str, holes: bool) -> None:
 def accept_holes(name: str) -> None:
     """Accept the holes of study NAME for good.
 
-    The study then counts as done without those points. They stay in the database with their reasons; `status` and
-    `search` no longer exit with 3 for them.
+    The study then counts as done without those points. They stay in the database with their reasons, but `status` and
+    `search` no longer exit with 3 because of them.
     """
     from rust_optuna.search.ledger import Ledger
     from rust_optuna.search.studies import load_study
@@ -241,7 +250,7 @@ def study_path(file: Path, command: str) -> Path:
     """Return the path of a study file that a command was given.
 
     Raises:
-        InvalidValueError: it is a folder, or the name of a study or of nothing, and not meant for a file's.
+        InvalidValueError: it is not a file, and does not end in .toml as the name of a missing file would.
     """
     from rust_optuna.errors import InvalidValueError
 
@@ -250,16 +259,16 @@ def study_path(file: Path, command: str) -> Path:
         return path
     example = study_file() or Path("studies", "regime_1.toml")
     if path.is_dir():
-        given = f"{file} is a folder"
+        mistake = f"{file} is a folder"
     elif _is_study(str(file)):
-        given = f"{file} is a study that exists already, which `{command_line('worker', 'start', file)}` runs"
+        mistake = f"{file} is a study that exists already, which `{command_line('worker', 'start', file)}` runs"
     else:
-        given = f"{path} does not exist"
-    raise InvalidValueError(f"{command} takes study files such as {example}; {given}")
+        mistake = f"{path} does not exist"
+    raise InvalidValueError(f"{command} takes study files such as {example}; {mistake}")
 
 
 def _is_study(name: str) -> bool:
-    """Say whether there is a study of that name, as far as the database can be read."""
+    """Return whether there is a study of that name; False if the database cannot be read."""
     from contextlib import suppress
 
     from rust_optuna.errors import RustOptunaError
@@ -271,19 +280,19 @@ def _is_study(name: str) -> bool:
 
 
 def _no_holes(database: Database, name: str) -> str:
-    """Say that there is nothing to try again or to accept."""
+    """Return the message that a study has no holes to retry or accept."""
     from rust_optuna.search.results import status
     from rust_optuna.search.studies import load_study
 
     accepted = status(database, load_study(database, name), foreign=False).accepted
-    but = f" but the {accepted} that {'is' if accepted == 1 else 'are'} accepted" if accepted else ""
-    return f"{name} has no holes{but}"
+    exception = f" but the {accepted} that {'is' if accepted == 1 else 'are'} accepted" if accepted else ""
+    return f"{name} has no holes{exception}"
 
 
 @study.command(epilog=examples("rust-optuna study delete regime-1"))
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-@click.option("--force", is_flag=True, help="Delete it even while workers run points of it; their results are refused.")
+@click.option("--force", is_flag=True, help="Delete it even while workers run its points; their results are refused.")
 @common_options
 def delete(name: str, yes: bool, force: bool) -> None:
     """Delete study NAME with its trials and artifacts.
@@ -295,28 +304,28 @@ def delete(name: str, yes: bool, force: bool) -> None:
 
     site = current_site()
     with site.open_to_write() as database:
-        found = load_study(database, name)
+        study = load_study(database, name)
         if not force:
-            refuse_running(database, found)
+            refuse_running(database, study)
         if not yes:
-            if at_work := _at_work(database, name):
-                click.echo(at_work, err=True)
+            if warning := _live_workers(database, name):
+                click.echo(warning, err=True)
             click.confirm(f"Delete {name} with all its trials from {database}?", abort=True)
         artifacts = delete_study(database, name, site.own_store(database), force=force)
     click.echo(f"{name} is deleted, with {counted(artifacts, 'artifact')}")
 
 
-def _at_work(database: Database, name: str) -> str | None:
-    """Say which workers a deletion of a study would meet; None where none was heard of lately."""
+def _live_workers(database: Database, name: str) -> str | None:
+    """Return a warning of the workers that the deletion of a study would affect; None if no worker is alive."""
     from rust_optuna.storage.roster import list_workers
 
     alive = list_workers(database)
-    running = sum(each.study == name for each in alive)
+    running = sum(worker.study == name for worker in alive)
     if running:
         workers = f"{counted(running, 'worker')} {'runs' if running == 1 else 'run'}"
         return f"{workers} points of {name}, whose results will be refused."
     if alive:
-        # Which studies a worker without a point serves, the ledger does not know.
+        # The ledger does not know which studies a worker without a point serves.
         return f"{counted(len(alive), 'worker')} of this storage may serve {name}: rust-optuna worker list shows them."
     return None
 
@@ -328,8 +337,8 @@ def _at_work(database: Database, name: str) -> str | None:
 def export(name: str, directory: Path) -> None:
     """Write study NAME into DIRECTORY, as plain files.
 
-    Writes trials.csv, one row per complete trial, and the out-of-fold scores of each as trial-NUMBER.npz. An earlier
-    export of NAME there is replaced; a folder that holds another study's is refused.
+    The files are trials.csv, one row per complete trial, and the out-of-fold scores of each trial as trial-NUMBER.npz.
+    An earlier export of NAME in DIRECTORY is replaced. A folder with another study's export is refused.
     """
     from rust_optuna.search.export import export_study
     from rust_optuna.search.results import best_point

@@ -1,4 +1,4 @@
-"""``rust-optuna weights``: does a file of weights fit the backbone?"""
+"""``rust-optuna weights``: check whether a weights file fits the backbone."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def weights() -> None:
 @home_option
 @click.pass_context
 def check(context: click.Context, path: Path, as_json: bool) -> None:
-    """Say whether the weights file PATH fits InceptionV3 without its top.
+    """Check whether the weights file PATH fits InceptionV3 without its top.
 
-    Exits with 0 if it does, and with 1 and the reason if it does not.
+    The exit code is 0 if it does. Otherwise the reason is printed, and the exit code is 1.
     """
     from rust_optuna.learn.backbone import check_weights
 

@@ -1,10 +1,10 @@
-"""``rust-optuna worker``: workers in this process, or under a supervisor, and what runs where."""
+"""``rust-optuna worker``: run workers in this process or under a supervisor, and show what runs where."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from rust_optuna.cli.options import (
     objective_option,
 )
 from rust_optuna.cli.output import counted, print_json, progress_bar
+from rust_optuna.cli.tables import Side, print_table
 
 if TYPE_CHECKING:
     from rust_optuna.fleet.devices import DeviceChoice
@@ -39,6 +40,15 @@ if TYPE_CHECKING:
     from rust_optuna.paths import Home
     from rust_optuna.storage.roster import WorkerStatus
     from rust_optuna.storage.site import Site
+
+WORKER_COLUMNS: Mapping[str, Side] = {
+    "worker": "left",
+    "host": "left",
+    "process": "right",
+    "device": "left",
+    "heard of": "right",
+    "runs": "left",
+}
 
 
 @click.group(invoke_without_command=True)
@@ -88,12 +98,12 @@ def run(
     logs.configure(log_format)
     site = current_site()
     with (
-        _told_in(log_format, context),
+        _errors_in_log(log_format, context),
         site.open_to_work() as database,
         progress_bar("Hashing films") as hashing,
         progress_bar("Extracting features") as progress,
     ):
-        this = Worker(
+        own_worker = Worker(
             database,
             site.home,
             site.store(database),
@@ -104,13 +114,13 @@ def run(
             grace=grace,
             data_root=site.data_root(data_root),
         )
-        logs.configure(log_format, worker=this.id)
-        stop_on_signals(this.stop_request)
+        logs.configure(log_format, worker=own_worker.id)
+        stop_on_signals(own_worker.stop_request)
         signals.unblock()
         try:
-            finished = this.run(names)
+            finished = own_worker.run(names)
         except RustOptunaError as error:
-            if this.cannot_serve and this.stop_request.supervised:
+            if own_worker.cannot_serve and own_worker.stop_request.supervised:
                 error.exit_code = ExitCode.CANNOT_SERVE
             raise
     if log_format == "text":
@@ -196,15 +206,15 @@ def start(
     from rust_optuna.fleet.workers import Workers
 
     if address and engine != "ray":
-        raise click.UsageError("--address is of a Ray cluster: --engine ray")
+        raise click.UsageError("--address names a Ray cluster: use it with --engine ray")
     if_interrupted(GOES_ON)
     site = current_site()
-    told_in = "text" if daemon else log_format  # who starts a daemon reads this terminal, programs its log
-    logs.configure(told_in)
-    with _told_in(told_in, context):
+    own_format = "text" if daemon else log_format  # the person who starts a daemon reads this terminal
+    logs.configure(own_format)
+    with _errors_in_log(own_format, context):
         choice = DeviceChoice(gpus, workers, per_gpu)
-        how = Workers(
-            # Ray's devices are known once its cluster is joined.
+        options = Workers(
+            # Ray's devices are known only once its cluster is joined.
             choice.devices() if engine == "local" else (),
             grace=grace,
             forever=forever,
@@ -218,42 +228,42 @@ def start(
             on_serving=teller(),
         )
         if detached is None:
-            _tell_of_others(site, names)
+            _warn_of_others(site, names)
         if daemon:
-            _detach(site, names, how, choice, engine, address)
+            _detach(site, names, options, choice, engine, address)
             code = 0
         elif engine == "local":
-            code = _supervise(site, names, how)
+            code = _supervise(site, names, options)
         else:
             from rust_optuna.fleet.ray.cluster import ray_engine
 
             with ray_engine(site.url, choice, address=address) as ray:
-                # A node need not have the file: its workers are handed the password.
+                # A node may lack the password file, so its workers get the password itself.
                 code = _supervise(
-                    site, names, replace(how, devices=ray.devices, make_slot=ray.make_slot), password_file=False
+                    site, names, replace(options, devices=ray.devices, make_slot=ray.make_slot), password_file=False
                 )
     context.exit(code)
 
 
-def _tell_of_others(site: Site, names: tuple[str, ...]) -> None:
-    """Say which supervisors serve the same studies on this machine: all workers then share its devices."""
+def _warn_of_others(site: Site, names: tuple[str, ...]) -> None:
+    """Warn of supervisors that serve the same studies on this machine, because all workers then share its devices."""
     import logging
 
     from rust_optuna.fleet import identity, records
 
-    for each in records.living(site.home):
-        same = names if not each.studies else each.studies if not names else sorted({*names} & {*each.studies})
-        if (same or not (names or each.studies)) and identity.elsewhere(each.process, each.name) is None:
+    for record in records.living(site.home):
+        same = names if not record.studies else record.studies if not names else sorted({*names} & {*record.studies})
+        if (same or not (names or record.studies)) and identity.elsewhere(record.process, record.name) is None:
             logging.getLogger(__name__).warning(
                 "Process %d already serves %s on this machine: its workers and these will share the devices",
-                each.pid,
+                record.pid,
                 ", ".join(same) or "all studies",
             )
 
 
 @contextmanager
-def _told_in(log_format: str, context: click.Context) -> Iterator[None]:
-    """Log an error that ends the command where the log is for programs; people are told by the command line."""
+def _errors_in_log(log_format: str, context: click.Context) -> Iterator[None]:
+    """Log an error that ends the command if the log is for programs; else leave it for the command line to print."""
     import logging
 
     from rust_optuna.errors import RustOptunaError
@@ -267,31 +277,31 @@ def _told_in(log_format: str, context: click.Context) -> Iterator[None]:
         context.exit(error.exit_code)
 
 
-def _supervise(site: Site, names: tuple[str, ...], how: Workers, *, password_file: bool = True) -> int:
-    """Run workers in the foreground; return the exit code."""
+def _supervise(site: Site, names: tuple[str, ...], options: Workers, *, password_file: bool = True) -> int:
+    """Run workers in the foreground, and return the exit code."""
     import signal
 
     from rust_optuna.cli.results import print_statuses
     from rust_optuna.fleet.service import start_workers
     from rust_optuna.processes import ExitCode
 
-    # Unlike a worker's, its database gives up soon: a supervisor waits in its own loop, where it hears signals.
+    # Unlike a worker's database, this one gives up soon, because a supervisor waits in a loop that handles signals.
     with site.open_to_write() as database:
-        ended = start_workers(database, site, names, how, password_file=password_file)
-    if ended.stopped_by is signal.SIGINT:
+        served = start_workers(database, site, names, options, password_file=password_file)
+    if served.stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
-    if how.log_format == "text":
+    if options.log_format == "text":
         with site.open_to_read() as database:
-            if ended.statuses:
-                print_statuses(ended.statuses)
+            if served.statuses:
+                print_statuses(served.statuses)
             elif idle := nothing_to_run(database, names):
                 click.echo(idle)
             print_next_step(database, names)
-    return ExitCode.HOLES if ended.holes and ended.stopped_by is None else ExitCode.DONE
+    return ExitCode.HOLES if served.holes and served.stopped_by is None else ExitCode.DONE
 
 
 def _detach(
-    site: Site, names: tuple[str, ...], how: Workers, choice: DeviceChoice, engine: str, address: str | None
+    site: Site, names: tuple[str, ...], options: Workers, choice: DeviceChoice, engine: str, address: str | None
 ) -> None:
     """Start the same command in the background."""
     from rust_optuna.fleet import daemon, records
@@ -299,20 +309,20 @@ def _detach(
     from rust_optuna.search.studies import studies_to_serve
 
     with site.open_to_write() as database:
-        studies_to_serve(database, names)  # what is wrong with the names is said here, not in a log
+        studies_to_serve(database, names)  # an error in the names is reported here, not in the daemon's log
         environment = site.environment(database)
     name = records.new_name()
-    words = worker_start(names, how, choice, engine=engine, address=address, detached=name)
+    words = worker_start(names, options, choice, engine=engine, address=address, detached=name)
     click.echo("Waiting until a worker is ready ...", err=True)
-    there = daemon.detach(site.home, name, words, environment)
-    if there is None:
+    detached = daemon.detach(site.home, name, words, environment)
+    if detached is None:
         with site.open_to_read() as database:
             click.echo(nothing_to_run(database, names) or "The daemon has ended.")
             print_next_step(database, names)
         return
-    count = counted(len(how.devices), "worker") if how.devices else "Workers"
-    told = "" if there.serves else ", none ready yet: they look for films and weights, or compute features"
-    click.echo(f"{count} under process {there.pid}{told}. Log: {there.log}")
+    count = counted(len(options.devices), "worker") if options.devices else "Workers"
+    readiness = "" if detached.serves else ", none ready yet: they look for films and weights, or compute features"
+    click.echo(f"{count} under process {detached.pid}{readiness}. Log: {detached.log}")
     print_next("worker", "list")
 
 
@@ -323,38 +333,38 @@ def _detach(
 def stop(pids: tuple[int, ...], all_: bool) -> None:
     """Stop the daemons of this home on this machine.
 
-    Where several run, name them by their process numbers PIDS, or use --all. Running points have the daemon's --grace
-    to finish, or are given back. Waits until the daemons have ended.
+    If several run, name them by their process numbers PIDS, or use --all. Running points have the daemon's --grace
+    seconds to finish, or are given back. The command returns once the daemons have ended.
     """
     from rust_optuna.errors import RustOptunaError
     from rust_optuna.fleet import daemon
 
-    if_interrupted("Interrupted: daemons that were told to stop go on stopping; the same command waits for them.")
+    if_interrupted("Interrupted: the daemons still stop; to wait for them, run the same command again.")
     home = current_site().home
     here, others = daemon.daemons(home)
-    if away := [(each, where) for each, where in others if each.pid in pids and each.pid not in _pids(here)]:
-        which = "; ".join(f"daemon {each.pid} runs {where}" for each, where in away)
-        raise RustOptunaError(f"Nothing was stopped: of {home.root}, {which}. Stop it there")
+    if away := [(record, place) for record, place in others if record.pid in pids and record.pid not in _pids(here)]:
+        places = "; ".join(f"daemon {record.pid} runs {place}" for record, place in away)
+        raise RustOptunaError(f"Nothing was stopped: of {home.root}, {places}. Stop it there")
     if not here and not pids:
-        told = f"No daemon of {home.root} is running here"
+        message = f"No daemon of {home.root} is running here"
         if others:
-            listed = "; ".join(f"{_named(each)} runs {where}" for each, where in others)
-            raise RustOptunaError(f"{told}. Those that run elsewhere are to be stopped there: {listed}")
-        click.echo(told)
+            listed = "; ".join(f"{_named(record)} runs {place}" for record, place in others)
+            raise RustOptunaError(f"{message}. Stop those that run elsewhere there: {listed}")
+        click.echo(message)
         _print_failure(home)
         return
     chosen = _chosen(home, here, pids, all_)
     daemon.stop(home, chosen)
-    for each in chosen:
-        click.echo(f"Stopped process {each.pid}")
+    for record in chosen:
+        click.echo(f"Stopped process {record.pid}")
     print_next("status")
 
 
 def _print_failure(home: Home) -> None:
-    """Print with which error the last daemon of a home ended, if it did and none was started since."""
+    """Print the error with which the last daemon of a home ended, if it ended with one."""
     from rust_optuna.fleet.daemon import last_failure
 
-    with suppress(PermissionError):  # another user's log, which is theirs to read
+    with suppress(PermissionError):  # the log belongs to another user
         if failure := last_failure(home):
             click.echo(failure)
 
@@ -363,28 +373,28 @@ def _chosen(home: Home, here: list[Record], pids: tuple[int, ...], all_: bool) -
     """Return the daemons to stop.
 
     Raises:
-        UsageError: there are several and none is named, or one is named that is not there.
+        UsageError: several daemons run and none is named, or a named one does not run.
     """
     from rust_optuna.fleet.daemon import home_of
 
     listed = "; ".join(map(_named, here))
     if unknown := [pid for pid in pids if pid not in _pids(here)]:
-        told = [
+        reasons = [
             f"Process {pid} is a daemon of another home: rust-optuna worker stop {pid} --home {shlex.quote(str(root))}"
             if (root := home_of(pid))
             else f"Process {pid} is not a daemon of this home"
             for pid in unknown
         ]
         raise click.UsageError(
-            f"{'; '.join(told)}. {f'Of this home, {listed} runs' if listed else 'None is running'} here"
+            f"{'; '.join(reasons)}. {f'Of this home, {listed} runs' if listed else 'None is running'} here"
         )
     if not pids and not all_ and len(here) > 1:
         raise click.UsageError(f"Several daemons run here: {listed}. Name them, or use --all")
-    return [each for each in here if all_ or not pids or each.pid in pids]
+    return [record for record in here if all_ or not pids or record.pid in pids]
 
 
 def _pids(daemons: list[Record]) -> list[int]:
-    return [each.pid for each in daemons]
+    return [record.pid for record in daemons]
 
 
 def _named(daemon: Record) -> str:
@@ -392,41 +402,39 @@ def _named(daemon: Record) -> str:
 
 
 @worker.command("list", epilog=examples("rust-optuna worker list"))
-@click.option("--all", "all_", is_flag=True, help="Include workers not heard of for ten minutes: they died unseen.")
+@click.option("--all", "all_", is_flag=True, help="Include workers not heard of for ten minutes, which probably died.")
 @common_options
 @json_option
 def list_(all_: bool, as_json: bool) -> None:
     """List the workers of the storage, on every machine.
 
-    Shows what each runs, and when it was last heard of, by the database's clock. A worker that has ended is not listed.
+    It shows what each worker runs, and when it was last heard of by the database's clock. Ended workers are not listed.
     """
     from rust_optuna.storage.roster import RECENT_SECONDS, list_workers
 
     if_interrupted(NOTHING_WRITTEN)
     site = current_site()
     with site.open_to_read() as database:
-        found = list_workers(database, recent_seconds=None if all_ else RECENT_SECONDS)
+        workers = list_workers(database, recent_seconds=None if all_ else RECENT_SECONDS)
     if as_json:
-        print_json([each.as_json() for each in found])
+        print_json([status.to_json() for status in workers])
         return
-    if not found:
+    if not workers:
         click.echo("No worker was heard of in the last ten minutes.")
         _print_failure(site.home)
         print_next("worker", "start")
         return
-    rows = [("worker", "host", "process", "device", "heard of", "runs"), *(_row(each) for each in found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        click.echo("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[5]]).rstrip())
+    print_table(WORKER_COLUMNS, [_row(status) for status in workers])
 
 
-def _row(each: WorkerStatus) -> tuple[str, ...]:
-    device = "cpu" if each.device in ("", "-1") else each.device
-    doing: Any = "–"
-    if each.study is not None:
-        late = " (its lease has ended)" if (each.lease_seconds or 0) < 0 else ""
-        doing = f"{each.study} point {each.point}, attempt {each.attempt}, for {_ago(each.running_seconds)}{late}"
-    return each.worker, each.host, str(each.process), device, f"{_ago(each.beat_seconds)} ago", doing
+def _row(status: WorkerStatus) -> tuple[str, ...]:
+    device = "cpu" if status.device in ("", "-1") else status.device
+    task: Any = "–"
+    if status.study is not None:
+        late = " (its lease has ended)" if (status.lease_seconds or 0) < 0 else ""
+        duration = _ago(status.running_seconds)
+        task = f"{status.study} point {status.point}, attempt {status.attempt}, for {duration}{late}"
+    return status.worker, status.host, str(status.process), device, f"{_ago(status.beat_seconds)} ago", task
 
 
 def _ago(seconds: float | None) -> str:

@@ -81,7 +81,7 @@ class CheckReport:
         """Whether no problem was found."""
         return not self.problems
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the report in the form that JSON can hold."""
         problems = [{"where": problem.where, "what": problem.what} for problem in self.problems]
         return {"passed": self.passed} | asdict(self) | {"problems": problems}

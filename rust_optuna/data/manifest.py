@@ -28,6 +28,10 @@ LABELS = (
 COLUMNS = ("image", "patient", "visit", "view", *CORTICES, "split")
 DISTINCT = "distinct"
 """An optional column: ``yes`` if the patient is not the same as others whose names are alike."""
+SOURCE = "source"
+"""An optional column: the hospital, or the earlier study, that a film comes from."""
+READER = re.compile(rf"reader([2-9])_({'|'.join(CORTICES)})")
+"""The pattern of the optional columns of further readers: ``reader2_medial`` is what a second reader scored."""
 SUBSCORE = re.compile(r"([1-4])(\.0*)?")
 """The pattern of a subscore: programs often write the whole numbers of a column with empty cells as ``2.0``."""
 
@@ -46,6 +50,8 @@ class Film:
         split: one of `SPLITS`, or empty before the split.
         distinct: whether somebody declared this patient different from those whose names are alike, see
             `rust_optuna.data.patients`.
+        source: the hospital or earlier study that the film comes from; empty if the manifest does not say.
+        readers: for each further reader the subscores, as in ``subscores``.
     """
 
     row: int
@@ -56,6 +62,8 @@ class Film:
     subscores: tuple[int | None, ...]
     split: str = ""
     distinct: bool = False
+    source: str = ""
+    readers: tuple[tuple[int | None, ...], ...] = ()
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -129,7 +137,8 @@ def read_manifest(
         ]
     if problems:
         raise ManifestError(str(path), problems)
-    ignored = [column for column in header if column and column not in (*COLUMNS, DISTINCT)]
+    known = {*COLUMNS, DISTINCT, SOURCE, *_reader_columns(header)}
+    ignored = [column for column in header if column and column not in known]
     return Manifest(path, tuple(films), tuple(ignored))
 
 
@@ -141,17 +150,25 @@ def write_manifest(path: str | os.PathLike[str], films: Iterable[Film]) -> None:
     path = Path(path)
     folder = path.parent.resolve()
     films = tuple(films)
-    # Without a decision about patients' names, the table has only the standard columns.
-    columns = (*COLUMNS, DISTINCT) if any(film.distinct for film in films) else COLUMNS
+    # A table has only those optional columns that hold something.
+    distinct = [DISTINCT] if any(film.distinct for film in films) else []
+    source = [SOURCE] if any(film.source for film in films) else []
+    readers = max((len(film.readers) for film in films), default=0)
+    columns = [*COLUMNS, *distinct, *source]
+    columns += [f"reader{number + 2}_{cortex}" for number in range(readers) for cortex in CORTICES]
     encoding, end = _encoding_and_line_end(path)
     with atomic_write(path) as temporary, temporary.open("w", encoding=encoding, newline="") as file:
         writer = csv.writer(file, lineterminator=end)
         writer.writerow(columns)
         for film in films:
             image = Path(os.path.relpath(film.image, folder)).as_posix()
-            scores = ["" if score is None else score for score in film.subscores]
-            cells = [image, film.patient, film.visit, film.view, *scores, film.split, "yes" if film.distinct else ""]
-            writer.writerow(cells[: len(columns)])
+            cells = [image, film.patient, film.visit, film.view, *_cells(film.subscores), film.split]
+            cells += ["yes" if film.distinct else ""] * len(distinct) + [film.source] * len(source)
+            writer.writerow([*cells, *(cell for scores in film.readers for cell in _cells(scores))])
+
+
+def _cells(subscores: Sequence[int | None]) -> list[str]:
+    return ["" if score is None else str(score) for score in subscores]
 
 
 def update_manifest(path: Path, films: Iterable[Film]) -> None:
@@ -239,15 +256,33 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 
 def _header_problems(header: Sequence[str]) -> list[Problem]:
-    others = [column for column in header if column not in (*COLUMNS, DISTINCT)]
+    optional = (DISTINCT, SOURCE, *_reader_columns(header))
+    others = [column for column in header if column not in (*COLUMNS, *optional)]
     problems = []
     for column in COLUMNS:
         if column not in header:
             near = nearest(column, others)
             hint = f": rename the column {near!r}, if that is the one" if near else ""
             problems.append(Problem("row 1", f"column {column!r} is missing{hint}"))
-    repeated = [c for c in (*COLUMNS, DISTINCT) if header.count(c) > 1]
-    return problems + [Problem("row 1", f"column {c!r} occurs {header.count(c)} times") for c in repeated]
+    columns = dict.fromkeys((*COLUMNS, *optional))
+    problems += [
+        Problem("row 1", f"column {c!r} occurs {header.count(c)} times") for c in columns if header.count(c) > 1
+    ]
+    numbers = _readers(header)
+    needed = [f"reader{number}_{cortex}" for number in range(2, max(numbers, default=1) + 1) for cortex in CORTICES]
+    missing = [column for column in needed if column not in header]
+    return problems + [
+        Problem("row 1", f"column {c!r} is missing, and other columns of readers are there") for c in missing
+    ]
+
+
+def _reader_columns(header: Sequence[str]) -> list[str]:
+    return [column for column in header if READER.fullmatch(column)]
+
+
+def _readers(header: Iterable[str]) -> list[int]:
+    """Return the numbers of the further readers, in order."""
+    return sorted({int(match[1]) for column in header if (match := READER.fullmatch(column))})
 
 
 def _parse_rows(
@@ -262,7 +297,7 @@ def _parse_rows(
             description = f"has {len(cells)} cells, but the header has {len(header)}"
             problems.append(Problem(f"row {number}", description, "cells"))
             continue
-        values = {DISTINCT: ""} | dict(zip(header, cells, strict=True))
+        values = {DISTINCT: "", SOURCE: ""} | dict(zip(header, cells, strict=True))
         row_problems = _row_problems(number, values)
         image = spelling.find(Path(os.path.normpath(folder / values["image"])))
         if values["image"] and row_of_image.setdefault(image, number) != number:
@@ -276,12 +311,13 @@ def _parse_rows(
 
 def _row_problems(number: int, values: dict[str, str]) -> list[Problem]:
     violations = [(c, "is empty") for c in ("image", "patient") if not values[c]]
-    violations += [(c, f"{values[c]!r} has control characters") for c in COLUMNS if not values[c].isprintable()]
+    printable = (*COLUMNS, SOURCE)
+    violations += [(c, f"{values[c]!r} has control characters") for c in printable if not values[c].isprintable()]
     if os.path.isabs(values["image"]):
         violations.append(("image", f"{values['image']!r} is absolute, not relative to the manifest"))
     if values["view"] not in VIEWS:
         violations.append(("view", f"{values['view']!r} is not {' or '.join(VIEWS)}"))
-    wrong = [c for c in CORTICES if values[c] and not SUBSCORE.fullmatch(values[c])]
+    wrong = [c for c in (*CORTICES, *_reader_columns([*values])) if values[c] and not SUBSCORE.fullmatch(values[c])]
     violations += [(c, f"{values[c]!r} is not 1, 2, 3, 4 or empty") for c in wrong]
     if values["split"] not in {"", *SPLITS}:
         violations.append(("split", f"{values['split']!r} is not {', '.join(SPLITS)} or empty"))
@@ -301,7 +337,14 @@ def _film(number: int, image: Path, values: dict[str, str]) -> Film:
         patient=composed(values["patient"]),
         visit=values["visit"],
         view=values["view"],
-        subscores=tuple(int(values[cortex][0]) if values[cortex] else None for cortex in CORTICES),
+        subscores=_subscores(values, ""),
         split=values["split"],
         distinct=values[DISTINCT] == "yes",
+        source=composed(values[SOURCE]),
+        readers=tuple(_subscores(values, f"reader{reader}_") for reader in _readers(values)),
     )
+
+
+def _subscores(values: dict[str, str], prefix: str) -> tuple[int | None, ...]:
+    cells = (values[f"{prefix}{cortex}"] for cortex in CORTICES)
+    return tuple(int(cell[0]) if cell else None for cell in cells)

@@ -44,7 +44,7 @@ class _Files:
 def import_published(labels: Path, filenames: Path, images: Path, output: Path, *, overwrite: bool = False) -> Manifest:
     """Write a manifest of the published data set atomically.
 
-    A patient is a record of a study, a visit is an event. A header line in either file is recognised and skipped.
+    A patient is a record of a study, a visit an event, a source a study. A header line in either file is skipped.
 
     Args:
         labels: the one-hot CSV.
@@ -140,7 +140,8 @@ def _film(files: _Files, row: int, cells: Sequence[str], image: Path, problems: 
     if violations:
         return None
     patient = f"{_number(values['study_id'])}-{_number(values['record_id'])}"
-    return Film(row, image, patient, values["event_arm"], views[0], tuple(subscores))
+    source = _number(values["study_id"])
+    return Film(row, image, patient, values["event_arm"], views[0], tuple(subscores), source=source)
 
 
 def _name_problems(files: _Files, row: int, name: str, cells: Sequence[str]) -> list[Problem]:

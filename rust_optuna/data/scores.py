@@ -49,11 +49,11 @@ class AveragePrecisions:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Return what `as_json` wrote."""
+        """Return what `to_json` wrote."""
         folds = document["folds"]
         return cls(**{each.name: _from_json(document[each.name], folds[each.name]) for each in fields(cls)})
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the means by name and, under ``folds``, the lists that they are means of."""
         scores = {each.name: getattr(self, each.name) for each in fields(self)}
         return {

@@ -16,11 +16,11 @@ class WorkerOptions:
     """The options that ``worker run`` and ``worker start`` have in common.
 
     Args:
-        grace: seconds in which a worker told to stop may finish its point.
-        forever: serve whatever study is open, and never end by itself.
+        grace: seconds in which a stopping worker may finish its point.
+        forever: whether to serve every study that is open, and never end without being stopped.
         log_format: ``text`` or ``json``.
-        data_root: the folder of the films on this machine, None for where the film index says.
-        objective: ``MODULE:FUNCTION`` of a stand-in.
+        data_root: the folder in which to look for films that are not where the film index says; None to look nowhere.
+        objective: ``MODULE:FUNCTION`` of a stand-in objective; None for the real one.
     """
 
     grace: float = GRACE_SECONDS
@@ -31,12 +31,12 @@ class WorkerOptions:
 
 
 def program(words: Sequence[str]) -> list[str]:
-    """Return the command line that runs this program, with these words, in a new process."""
+    """Return the command line that runs this program with the given words in a new process."""
     return [sys.executable, "-m", "rust_optuna", *words]
 
 
 def worker_run(names: Sequence[str], options: WorkerOptions) -> list[str]:
-    """Return the words of a worker that serves these studies, or all open ones where there are none."""
+    """Return the words that run a worker of the named studies, or of all open studies if none is named."""
     return ["worker", "run", *_shared(names, options)]
 
 
@@ -49,14 +49,14 @@ def worker_start(
     address: str | None,
     detached: str,
 ) -> list[str]:
-    """Return the words of a supervisor in the background.
+    """Return the words that run a supervisor in the background.
 
     Args:
-        names: its studies; none for all open ones.
-        options: of its workers.
-        choice: on which devices they run.
+        names: the studies to serve; an empty sequence for all open ones.
+        options: the options of its workers.
+        choice: the devices on which the workers run.
         engine: ``local`` or ``ray``.
-        address: of a Ray cluster, if one is named.
+        address: the address of a Ray cluster, or None.
         detached: the name under which the supervisor registers.
     """
     words = ["worker", "start", "--gpus", choice.gpus, "--engine", engine, "--detached", detached]
@@ -67,7 +67,12 @@ def worker_start(
 
 
 def features_build(study: str, data_root: Path | None) -> list[str]:
-    """Return the words that compute the features of a study; None for films where the film index says."""
+    """Return the words that compute the features of a study.
+
+    Args:
+        study: the name of the study.
+        data_root: the folder in which to look for films that are not where the film index says; None to look nowhere.
+    """
     return ["features", "build", study, *(["--data-root", str(data_root)] if data_root else [])]
 
 

@@ -1,4 +1,4 @@
-"""Supervisors in the background: detached from the terminal, found again by their record, and stopped."""
+"""Supervisors in the background (daemons): detaching them from the terminal, finding them again, and stopping them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from rust_optuna.paths import Home
 from rust_optuna.processes import ExitCode
 
 TELL = "RUST_OPTUNA_TELL"
-"""Names, in a daemon's environment, the end of a pipe that it writes to once a worker serves."""
+"""The variable in a daemon's environment that holds the file descriptor of a pipe. The daemon writes to this pipe once
+a worker serves."""
 LOOK_SECONDS = 0.05
+"""How long to wait between checks of a daemon that starts or stops."""
 SERVE_SECONDS = 60.0
-"""How long a daemon's first worker is waited for. Films and weights that are missing show within seconds; features that
-are still to be computed may take hours. No longer than a worker's ``BEAT_SECONDS``: that sign of life comes from one
-that can serve nothing, too."""
+"""How long to wait for a daemon's first worker. Missing films and weights show within seconds, while computing features
+may take hours. It must not exceed a worker's ``BEAT_SECONDS``, since a worker that can serve nothing beats as well."""
 STOP_MARGIN_SECONDS = 90.0
-"""How long a daemon that was told to stop may take beyond the grace of its workers."""
+"""How long a stopping daemon may take beyond the grace of its workers."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class Daemon:
     """A daemon that runs.
 
     Args:
-        pid: its process.
-        log: its own log, not its workers'.
-        serves: whether one of its workers is ready; otherwise they were still at it when the waiting ended.
+        pid: its process number.
+        log: the log of the daemon itself, not of its workers.
+        serves: whether one of its workers is ready; if not, the workers were still preparing when the wait ended.
     """
 
     pid: int
@@ -48,48 +49,48 @@ class Daemon:
 
 
 def detach(home: Home, name: str, words: Sequence[str], environment: Mapping[str, str]) -> Daemon | None:
-    """Start this program as a supervisor of that name, in a session of its own, and wait until a worker of it serves.
+    """Start a supervisor in the background, in a session of its own, and wait until one of its workers serves.
 
-    Ctrl-C, and `SERVE_SECONDS`, end the waiting and not the daemon.
+    Ctrl-C, or `SERVE_SECONDS` passing, ends the wait but not the daemon.
 
     Args:
-        home: root of relative paths.
-        name: from `records.new_name`.
-        words: its command, from `commands.worker_start`; it registers under that name.
-        environment: variables to set.
+        home: the root of relative paths.
+        name: the name under which the daemon registers, from `records.new_name`.
+        words: the daemon's command, from `commands.worker_start` with the same name.
+        environment: the variables to set for it.
 
     Returns:
-        The daemon, or None where it has ended because nothing is left to do.
+        The daemon, or None if it has ended because nothing is left to do.
 
     Raises:
-        RustOptunaError: it ended with an error, which is told; of its exit code.
+        RustOptunaError: the daemon ended with an error; the message and the exit code are those of the daemon.
     """
     log = home.log(name)
     log.parent.mkdir(parents=True, exist_ok=True)
-    told, telling = os.pipe()
+    read_end, write_end = os.pipe()
     try:
         with log.open("ab") as output:
             process = subprocess.Popen(
                 program(words),
-                env={**os.environ, **environment, TELL: str(telling)},
+                env={**os.environ, **environment, TELL: str(write_end)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=[telling],
+                pass_fds=[write_end],
             )
-        os.close(telling)  # the daemon's end is the only one left: it closes with the daemon
+        os.close(write_end)  # only the daemon's copy is left, which closes when the daemon ends
         deadline = time.monotonic() + SERVE_SECONDS
         with suppress(KeyboardInterrupt):
             while time.monotonic() < deadline or not records.lives(home, name):
-                if not select.select([told], [], [], LOOK_SECONDS)[0]:
+                if not select.select([read_end], [], [], LOOK_SECONDS)[0]:
                     continue
-                if os.read(told, 1):
+                if os.read(read_end, 1):
                     return Daemon(process.pid, log, serves=True)
                 _raise_ended(process.wait(), log)
                 return None
     finally:
-        os.close(told)
+        os.close(read_end)
     return Daemon(process.pid, log, serves=False)
 
 
@@ -98,7 +99,7 @@ def _raise_ended(code: int, log: Path) -> None:
         return
     if code == ExitCode.HOLES:
         raise OpenHolesError(
-            "The studies are done, but have holes that nobody accepted: rust-optuna status tells which"
+            "The studies are done, but have holes that nobody accepted: rust-optuna status shows which"
         )
     error = RustOptunaError(f"The daemon has ended: {_error_in(log) or f'exit code {code}; log: {log}'}")
     error.exit_code = ExitCode(code) if code in set(ExitCode) else ExitCode.ERROR
@@ -106,18 +107,18 @@ def _raise_ended(code: int, log: Path) -> None:
 
 
 def teller() -> Callable[[], None] | None:
-    """Return what tells the process that started this daemon that a worker serves; None in any other process.
+    """Return a function that tells the process that started this daemon that a worker serves; None outside a daemon.
 
-    To be called before this process starts others: none of them may hold the pipe open.
+    This must be called before this process starts others, none of which may keep the pipe open.
     """
-    named = os.environ.pop(TELL, None)
-    if named is None:
+    descriptor = os.environ.pop(TELL, None)
+    if descriptor is None:
         return None
-    pipe = int(named)
+    pipe = int(descriptor)
     os.set_inheritable(pipe, False)
 
     def tell() -> None:
-        with suppress(OSError):  # nobody waits any more
+        with suppress(OSError):  # the starting process no longer waits
             os.write(pipe, b"1")
         os.close(pipe)
 
@@ -126,12 +127,12 @@ def teller() -> Callable[[], None] | None:
 
 @dataclass(frozen=True)
 class Failure:
-    """How a daemon ended that ended with an error.
+    """The end of a daemon that ended with an error.
 
     Args:
-        at: when.
-        error: what it said.
-        log: where.
+        at: when it ended.
+        error: the error message.
+        log: the daemon's log.
     """
 
     at: datetime
@@ -143,7 +144,7 @@ class Failure:
 
 
 def last_failure(home: Home) -> Failure | None:
-    """Return how the last daemon of this home ended, None where it still runs, or ended well, or there was none."""
+    """Return the failure of the last daemon of this home; None if it still runs or ended well, or if there was none."""
     daemons = [name for name in records.logs(home) if home.log(name).exists()]
     if not daemons or records.lives(home, daemons[-1]):
         return None
@@ -155,37 +156,37 @@ def last_failure(home: Home) -> Failure | None:
 
 
 def _error_in(log: Path) -> str | None:
-    """Return the error that a daemon ended with, as its log tells it; None if it tells of none."""
-    said = log.read_text(encoding="utf-8", errors="replace").strip()
-    if said.startswith("{"):
+    """Return the error with which a daemon ended, according to its log; None if the log holds none."""
+    text = log.read_text(encoding="utf-8", errors="replace").strip()
+    if text.startswith("{"):
         try:
-            last = json.loads(said.splitlines()[-1])
+            last = json.loads(text.splitlines()[-1])
         except ValueError:
-            return said.splitlines()[-1]  # of a traceback
+            return text.splitlines()[-1]  # the last line of a traceback
         return str(last["message"]) if last.get("event") == "ended" and last["level"] == "ERROR" else None
-    # A traceback's last line is its error, too.
-    found = re.split(r"^(?:Error: |Traceback \(most recent call last\):\n(?: .*\n)*)", said, flags=re.MULTILINE)
-    return found[-1] if len(found) > 1 else None
+    # The error is what follows "Error: " or the frames of a traceback.
+    parts = re.split(r"^(?:Error: |Traceback \(most recent call last\):\n(?: .*\n)*)", text, flags=re.MULTILINE)
+    return parts[-1] if len(parts) > 1 else None
 
 
 def daemons(home: Home) -> tuple[list[records.Record], list[tuple[records.Record, str]]]:
-    """Return the daemons of this home that live, oldest first: those that can be signalled here, and the others.
+    """Return the living daemons of this home, oldest first: those that can be signalled from here, and the others.
 
-    Each of the others comes with where it runs, in words.
+    Each of the others comes with a description of where it runs.
     """
     here, others = [], []
-    for each in records.living(home):
-        if each.daemon:
-            where = identity.elsewhere(each.process, each.name)
-            if where is None:
-                here.append(each)
+    for record in records.living(home):
+        if record.daemon:
+            place = identity.elsewhere(record.process, record.name)
+            if place is None:
+                here.append(record)
             else:
-                others.append((each, where))
+                others.append((record, place))
     return here, others
 
 
 def home_of(pid: int) -> Path | None:
-    """Return the home of the supervisor that has this process number here, None if there is none or it is not told."""
+    """Return the home of the daemon that has this process number here; None if there is none or it cannot be read."""
     root = identity.variable_of(pid, "RUST_OPTUNA_HOME")
     if root is None:
         return None
@@ -193,29 +194,33 @@ def home_of(pid: int) -> Path | None:
     try:
         here, _ = daemons(home)
     except OSError:
-        return None  # another user's
-    return home.root if pid in [each.pid for each in here] else None
+        return None  # the home belongs to another user
+    return home.root if pid in [record.pid for record in here] else None
 
 
 def stop(home: Home, chosen: Sequence[records.Record]) -> None:
     """Ask daemons to stop, and wait until they have ended.
 
     Raises:
-        RustOptunaError: one is another user's, does not run here, or is still there long after its workers' grace.
+        RustOptunaError: a daemon is another user's, does not run here, or still runs long after its workers' grace.
     """
-    for each in chosen:
+    for record in chosen:
         try:
-            sent = identity.send(each.process, each.name, signal.SIGTERM)
-            where = None if sent else identity.elsewhere(each.process, each.name)
-            if where is not None and records.lives(home, each.name):
-                raise RustOptunaError(f"Daemon {each.pid} runs {where}: stop it there")
+            sent = identity.send(record.process, record.name, signal.SIGTERM)
+            place = None if sent else identity.elsewhere(record.process, record.name)
+            if place is not None and records.lives(home, record.name):
+                raise RustOptunaError(f"Daemon {record.pid} runs {place}: stop it there")
         except ProcessLookupError:
             pass  # it has ended
         except PermissionError:
-            raise RustOptunaError(f"Process {each.pid} is another user's: only they, or root, may stop it") from None
-    deadline = time.monotonic() + max((each.grace for each in chosen), default=0.0) + STOP_MARGIN_SECONDS
-    while there := [each for each in chosen if records.lives(home, each.name)]:
+            raise RustOptunaError(
+                f"Daemon {record.pid} belongs to another user: only that user, or root, may stop it"
+            ) from None
+    deadline = time.monotonic() + max((record.grace for record in chosen), default=0.0) + STOP_MARGIN_SECONDS
+    while running := [record for record in chosen if records.lives(home, record.name)]:
         if time.monotonic() > deadline:
-            pids = ", ".join(str(each.pid) for each in there)
-            raise RustOptunaError(f"Still running: {pids}. Call it again to hurry them; kill -9 ends one at once")
+            pids = ", ".join(str(record.pid) for record in running)
+            raise RustOptunaError(
+                f"These daemons still run: {pids}. Stop them once more to hurry them, or end one at once with kill -9"
+            )
         time.sleep(LOOK_SECONDS)

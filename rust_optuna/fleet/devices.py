@@ -1,4 +1,4 @@
-"""The devices of this machine, counted without loading TensorFlow, and the environment that pins a process to one."""
+"""The devices of this machine, counted without loading TensorFlow, and the environment that pins a process to each."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from rust_optuna.machine import CORES, cores, memory_available
 log = logging.getLogger(__name__)
 
 WORKER_GIGABYTES = 1.5
-"""Memory that one worker may take; no more workers are started by default than fit."""
+"""The memory that one worker may take. By default no more workers are started than fit into the available memory."""
 NVIDIA_SMI_SECONDS = 60
 """How long nvidia-smi may take; a driver that is not loaded yet needs a while."""
 NO_GPU = "-1"
 BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Of the libraries under NumPy, which has next to nothing to do while TensorFlow computes."""
+"""The variables that limit the threads of the libraries under NumPy, which does hardly anything while TensorFlow
+computes."""
 DEVICE_FILES = Path("/dev")
 DRIVER = Path("/proc/driver/nvidia/gpus")
-"""Where NVIDIA's driver shows GPUs to a container that has no nvidia-smi."""
+"""The folder in which NVIDIA's driver lists GPUs, also for a container that has no nvidia-smi."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where one worker process runs.
+    """The device on which one worker process runs.
 
     Args:
-        name: in words.
-        environment: variables to set before anything is imported.
+        name: its name for people.
+        environment: the variables that the process needs before it imports anything.
     """
 
     name: str
@@ -47,15 +48,16 @@ class Device:
 
     @property
     def alone(self) -> dict[str, str]:
-        """The variables for a process that has the device, and all cores, to itself."""
+        """The variables for a process that has the device and all cores to itself."""
         return {name: value for name, value in self.environment.items() if name != CORES}
 
 
 def gpus() -> list[str]:
     """Return the identifiers of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them.
 
-    Those that CUDA_VISIBLE_DEVICES names, by number, UUID or MIG identifier; else those that nvidia-smi lists (of a
-    divided GPU its MIG parts); else, also where nvidia-smi fails, as many as the driver shows.
+    If CUDA_VISIBLE_DEVICES is set, they are the ones that it names, by number, UUID or MIG identifier. Otherwise they
+    are the ones that nvidia-smi lists, with the MIG parts of a divided GPU in its place. If there is no nvidia-smi, or
+    it fails, they are as many as the driver shows.
 
     Raises:
         RustOptunaError: nvidia-smi does not answer.
@@ -72,10 +74,11 @@ class DeviceChoice:
     """Which devices the workers of a search or a supervisor run on.
 
     Args:
-        gpus: ``all`` (every GPU; the processor where there is none), ``none`` (the processor), or ``0,1`` (these).
-        workers: how many in all; None for ``per_gpu`` on each GPU, or one a core as far as memory allows. More workers
-            than GPUs share them in turn.
-        per_gpu: how many on each GPU, one by default.
+        gpus: ``all`` (every GPU, or the processor if there is none), ``none`` (the processor), or numbers such as
+            ``0,1``.
+        workers: the number of workers in all; None for ``per_gpu`` on each GPU, or without a GPU for one on each core
+            as far as memory allows. If there are more workers than GPUs, the GPUs are shared in turn.
+        per_gpu: the number of workers on each GPU; None for one.
     """
 
     gpus: str = "all"
@@ -86,12 +89,12 @@ class DeviceChoice:
         """Return the device of each worker process on this machine.
 
         Raises:
-            InvalidValueError: both numbers are given.
-            RustOptunaError: a GPU is named that is not there.
+            InvalidValueError: both numbers are given, or ``gpus`` cannot be read or names a GPU that does not exist.
+            RustOptunaError: nvidia-smi does not answer.
         """
         if self.workers and self.per_gpu:
             raise InvalidValueError(
-                "--workers says how many workers in all, --per-gpu how many on each GPU: give one of them"
+                "--workers is the number of workers in all, and --per-gpu the number on each GPU: give only one of them"
             )
         chosen = _chosen(self.gpus)
         if not chosen:
@@ -106,47 +109,52 @@ class DeviceChoice:
 def _chosen(choice: str) -> list[str]:
     if choice == "none":
         return []
-    there = gpus()
+    available = gpus()
     if choice == "all":
-        return there
+        return available
     chosen = [name.strip() for name in choice.split(",")]
     if not all(chosen):
         raise InvalidValueError("--gpus takes all, none, or numbers such as 0,1")
     words = [name for name in chosen if name in ("all", "none")]
     if words:
-        raise InvalidValueError(f"--gpus takes all, none, or numbers such as 0,1; {words[0]} does not go with others")
-    unknown = [name for name in chosen if name not in there]
+        raise InvalidValueError(f"--gpus takes all, none, or numbers such as 0,1: {words[0]} cannot be combined")
+    unknown = [name for name in chosen if name not in available]
     if unknown:
-        which = f"there are: {', '.join(there)}" if there else "there is none; --gpus none computes on the processor"
-        raise InvalidValueError(f"No GPU {', '.join(unknown)} here; {which}")
+        choices = f"there are: {', '.join(available)}" if available else "there is none; --gpus none uses the processor"
+        raise InvalidValueError(f"No GPU {', '.join(unknown)} here; {choices}")
     return chosen
 
 
 def _named(visible: str) -> list[str]:
-    """Return what CUDA takes of CUDA_VISIBLE_DEVICES: everything before the first name that is none."""
-    found: list[str] = []
-    for name in (each.strip() for each in visible.split(",")):
+    """Return the devices that CUDA reads from CUDA_VISIBLE_DEVICES: those before the first invalid name."""
+    names: list[str] = []
+    for name in (part.strip() for part in visible.split(",")):
         if not re.fullmatch(r"\d+|(GPU|MIG)-\S+", name):
             break
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
 def _listed(command: str) -> list[str]:
+    """Return the GPUs that nvidia-smi lists; those that the driver shows if it fails.
+
+    Raises:
+        RustOptunaError: nvidia-smi does not answer.
+    """
     try:
         listing = subprocess.run(
             [command, "-L"], capture_output=True, text=True, check=False, timeout=NVIDIA_SMI_SECONDS
         )
     except subprocess.TimeoutExpired:
         raise RustOptunaError(
-            f"nvidia-smi does not answer within {NVIDIA_SMI_SECONDS} seconds: name the GPUs in CUDA_VISIBLE_DEVICES, "
+            f"nvidia-smi did not answer within {NVIDIA_SMI_SECONDS} seconds: name the GPUs in CUDA_VISIBLE_DEVICES, "
             "or use --gpus none"
         ) from None
     if listing.returncode:
         counted = _counted()
-        said = " ".join((listing.stdout + listing.stderr).split())
-        found = f"the driver shows {len(counted)} GPUs" if counted else "no GPU is used"
-        log.warning("nvidia-smi failed, %s: %s", found, said or f"exit code {listing.returncode}")
+        output = " ".join((listing.stdout + listing.stderr).split())
+        consequence = f"so the driver's count of GPUs is used ({len(counted)})" if counted else "so no GPU is used"
+        log.warning("nvidia-smi failed, %s: %s", consequence, output or f"exit code {listing.returncode}")
         return counted
     parts: dict[str, list[str]] = {}
     for line in listing.stdout.splitlines():
@@ -154,31 +162,34 @@ def _listed(command: str) -> list[str]:
             parts[whole[1]] = []
         elif parts and (part := re.search(r"\(UUID: (MIG-[^)]+)\)", line)):
             parts[list(parts)[-1]].append(part[1])
-    # A process can use one part of a divided GPU only, and its number means the first.
+    # A process can use only one part of a divided GPU, and the GPU's number means its first part.
     return [name for number, divided in parts.items() for name in divided or [number]]
 
 
 def _counted() -> list[str]:
-    """Return a number for each GPU that the driver shows: CUDA numbers those that a container may use from 0."""
+    """Return a number for each GPU that the driver shows; CUDA numbers the GPUs that a container may use from 0."""
     files = [path for path in DEVICE_FILES.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
-    shown = files or (list(DRIVER.iterdir()) if DRIVER.is_dir() else [])
-    return [str(number) for number in range(len(shown))]
+    entries = files or (list(DRIVER.iterdir()) if DRIVER.is_dir() else [])
+    return [str(number) for number in range(len(entries))]
 
 
 def _order() -> dict[str, str]:
-    """Let CUDA number GPUs as nvidia-smi does; numbers that CUDA_VISIBLE_DEVICES gave keep their meaning."""
+    """Return the variables that make CUDA number GPUs as nvidia-smi does.
+
+    If CUDA_VISIBLE_DEVICES is set, there are none, so that its numbers keep their meaning.
+    """
     return {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def threads(processes: int) -> dict[str, str]:
-    """Divide the cores among processes.
+    """Return the variables that give each of several processes its share of the cores.
 
-    How many a process has decides how much it does at once, and no value: a kernel always runs on one thread
+    The share decides how much a process does at once and changes no value, since a kernel always runs on one thread
     (`rust_optuna.learn.runtime`).
     """
     return {CORES: str(max(1, cores() // processes)), **dict.fromkeys(BLAS_THREADS, "1")}
 
 
 def _workers_in_memory() -> int:
-    """Return how many workers fit into the memory that is available."""
+    """Return how many workers fit into the available memory."""
     return int(memory_available() / (WORKER_GIGABYTES * 2**30))

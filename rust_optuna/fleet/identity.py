@@ -1,8 +1,8 @@
-"""Which process a number means.
+"""The identity of a process, beyond its number.
 
-A process number alone does not say: it is given again after a process has ended, other containers and other machines
-give it to other processes, and host names are neither unique nor fixed. So whoever may be signalled later says more of
-itself, and is signalled only where all of that fits.
+A process number alone does not identify a process: the system reuses it after the process has ended, other containers
+and machines give it to other processes, and host names are neither unique nor fixed. So a process that may be signalled
+later records more about itself, and is signalled only if all of it matches.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Identity:
-    """A process, told from all others; what a system does not tell is empty.
+    """What distinguishes a process from all others. What the system does not provide is empty.
 
     Args:
         pid: its number.
-        host: the name of its machine when it began.
-        boot: the machine's identifier of this boot (Linux).
-        namespace: the PID namespace in which the number holds (Linux): that of its container.
-        started: when it began, in the system's own words.
+        host: the host name of its machine when it began.
+        boot: the identifier of the machine's boot (Linux).
+        namespace: the PID namespace in which the number is valid, which is that of its container (Linux).
+        started: when the process began, in the format of the system.
     """
 
     pid: int
@@ -43,12 +43,12 @@ def own_identity() -> Identity:
 
 
 def elsewhere(process: Identity, word: str) -> str | None:
-    """Say where a process runs, if it is not the one that has its number here; None if it is.
+    """Return a description of where a process runs, or None if it is the process with its number on this machine.
 
     Args:
-        process: one that is known to live.
-        word: stands in its command line and in no other's. It tells processes that earlier versions recorded, who gave
-            their number and host name only.
+        process: a process that is known to live.
+        word: a word of its command line that no other process has. It identifies processes of earlier versions, which
+            recorded only their number and host name.
     """
     here = own_identity()
     boots_known = bool(process.boot and here.boot)
@@ -64,19 +64,19 @@ def elsewhere(process: Identity, word: str) -> str | None:
         return f"on another machine ({process.host})"
     if not process.started:
         return f"in another container or on another machine ({process.host})"
-    return f"where it cannot be seen from here: process {process.pid} is another one"
+    return f"where it cannot be seen from here (process {process.pid} is another one here)"
 
 
 def send(process: Identity, word: str, number: signal.Signals) -> bool:
-    """Signal a process; return whether it is the one that has its number here. Another is never signalled.
+    """Signal a process if it is the one that has its number here; return whether it is.
 
     Raises:
         ProcessLookupError: no process has the number.
-        PermissionError: it is another user's.
+        PermissionError: the process belongs to another user.
     """
     handle = _handle(process.pid)
     try:
-        # Looked at after the handle was taken: what the number means now it has meant since, so that is what is held.
+        # The check follows the taking of the handle: if the number means this process now, so does the handle.
         if elsewhere(process, word) is not None:
             return False
         if handle is None:
@@ -90,14 +90,18 @@ def send(process: Identity, word: str, number: signal.Signals) -> bool:
 
 
 def variable_of(pid: int, name: str) -> str | None:
-    """Return an environment variable of a process, None where there is none or it may not be read."""
+    """Return an environment variable of a process; None if it is not set or cannot be read."""
     prefix = f"{name}="
-    variables = _told(pid, "environ").split("\0")
-    return next((each.removeprefix(prefix) for each in variables if each.startswith(prefix)), None)
+    variables = _proc_file(pid, "environ").split("\0")
+    return next((variable.removeprefix(prefix) for variable in variables if variable.startswith(prefix)), None)
 
 
 def _handle(pid: int) -> int | None:
-    """Return a descriptor that means this process even after its number is given again; None where there are none."""
+    """Return a descriptor that means this process even after its number is reused; None if the system has none.
+
+    Raises:
+        ProcessLookupError: no process has the number.
+    """
     if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
         return None
     try:
@@ -123,20 +127,23 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str:
-    """Return when a process began, by /proc or else by ps; empty where there is no such process."""
+    """Return when a process began, from /proc or else from ps; an empty string if there is no such process."""
     if not PROC.is_dir():
         return _ps(pid, "lstart=")
-    # The second field is the program's name in brackets, which may hold anything; the time is the 22nd.
-    after_name = _told(pid, "stat").rpartition(")")[2].split()
+    # The second field is the program's name in brackets, which may contain anything; the 22nd is the start time.
+    after_name = _proc_file(pid, "stat").rpartition(")")[2].split()
     return after_name[19] if after_name else ""
 
 
 def _command_line(pid: int) -> list[str]:
-    return _told(pid, "cmdline").split("\0") if PROC.is_dir() else _ps(pid, "args=").split()
+    return _proc_file(pid, "cmdline").split("\0") if PROC.is_dir() else _ps(pid, "args=").split()
 
 
-def _told(pid: int, file: str) -> str:
-    """Return what /proc tells of a process; nothing where it tells of another PID namespace's processes."""
+def _proc_file(pid: int, file: str) -> str:
+    """Return a file of /proc about a process; an empty string if it cannot be read.
+
+    It counts as unreadable if /proc shows the processes of another PID namespace.
+    """
     try:
         if os.readlink(PROC / "self") != str(os.getpid()):
             return ""
@@ -145,10 +152,13 @@ def _told(pid: int, file: str) -> str:
         return ""
 
 
-def _ps(pid: int, what: str) -> str:
-    line = ["ps", "-ww", "-o", what, "-p", str(pid)]
+def _ps(pid: int, column: str) -> str:
+    """Return one column that ps prints about a process; an empty string if it prints nothing."""
+    command = ["ps", "-ww", "-o", column, "-p", str(pid)]
     try:
-        done = subprocess.run(line, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=False)
+        listing = subprocess.run(
+            command, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=False
+        )
     except OSError:
         return ""
-    return done.stdout.strip()
+    return listing.stdout.strip()

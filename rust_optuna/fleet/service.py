@@ -1,4 +1,4 @@
-"""A supervisor and the studies it serves, on this machine."""
+"""Running a supervisor on this machine for studies in a database."""
 
 from __future__ import annotations
 
@@ -27,23 +27,29 @@ from rust_optuna.storage.states import StudyState
 log = logging.getLogger(__name__)
 
 OBSERVE_SECONDS = 2.0
-"""Between looks at the studies where nobody watches: each is a query, and there may be many supervisors."""
+"""How long to wait between checks of the studies when nobody watches. Each check is a query, and there may be many
+supervisors."""
 
 
 def check_writable(home: Home) -> None:
-    """Refuse a home in which a supervisor may not keep its record or its workers' logs, before anything costly begins.
+    """Refuse a home that a supervisor may not write its record or its workers' logs to, before anything costly begins.
 
     Raises:
-        RustOptunaError: it may not, with what helps.
+        RustOptunaError: a folder cannot be written to; the message says what helps.
     """
-    for folder, what in ((home.logs, "logs"), (home.workers, "records")):
-        if (words := lack(folder, write=True)) is not None:
-            raise RustOptunaError(f"The workers' {what} cannot be kept: {words}")
+    for folder, contents in ((home.logs, "logs"), (home.workers, "records")):
+        if (reason := lack(folder, write=True)) is not None:
+            raise RustOptunaError(f"The workers' {contents} cannot be kept: {reason}")
 
 
 @dataclass(frozen=True)
 class Served:
-    """What became of the studies that a supervisor served, and the signal that stopped it, if one did."""
+    """How the service of a supervisor ended.
+
+    Args:
+        statuses: the final status of each study that it served.
+        stopped_by: the signal that stopped it, if one did.
+    """
 
     statuses: Sequence[Status]
     stopped_by: signal.Signals | None
@@ -51,7 +57,7 @@ class Served:
     @property
     def holes(self) -> bool:
         """Whether a study has holes that nobody accepted: points whose attempts are used up."""
-        return any(each.open_holes for each in self.statuses)
+        return any(status.open_holes for status in self.statuses)
 
 
 def start_workers(
@@ -62,20 +68,22 @@ def start_workers(
     *,
     password_file: bool = True,
 ) -> Served:
-    """Run workers of the named studies, or of all that are open, until these are done, or for ever.
+    """Run workers of the named studies, or of all open ones, until these are done, or forever.
 
     Args:
-        database: opened for writing.
-        site: where everything lies.
-        names: the studies; none for those open now, or with workers that run for ever, whichever are open.
-        workers: how they run.
+        database: the database, opened for writing.
+        site: the database, home and artifact store.
+        names: the studies. If there are none, workers serve the studies that are open now, or, if they run forever,
+            every study that is open at any time.
+        workers: how the workers run.
         password_file: see `Site.environment`.
 
     Raises:
         RustOptunaError: logs cannot be written.
         StudyError: a named study does not exist, or its creation was never finished.
-        RetiredError: every worker died, again and again.
-        StorageError: the database was away for too long.
+        CannotServeError: no worker can serve the studies here.
+        RetiredError: every worker died again and again.
+        StorageError: the database was unreachable for too long.
     """
     studies = studies_to_serve(database, names)
     serving = names if workers.forever else [study.name for study in studies if study.state == StudyState.OPEN]
@@ -84,8 +92,8 @@ def start_workers(
         check_writable(site.home)
         environment = site.environment(database, password_file=password_file)
         stopped_by = supervise(database, site.home, serving, workers, environment)
-    left = (find_study(database, study.name) for study in studies)
-    return Served([status(database, study) for study in left if study is not None], stopped_by)
+    remaining = (find_study(database, study.name) for study in studies)
+    return Served([status(database, study) for study in remaining if study is not None], stopped_by)
 
 
 def supervise(
@@ -96,19 +104,20 @@ def supervise(
     environment: Mapping[str, str],
     on_status: Callable[[Status], None] | None = None,
 ) -> signal.Signals | None:
-    """Run worker processes until the studies are done, or for ever; return the signal that stopped it, if one did.
+    """Run worker processes until the studies are done, or forever; return the signal that stopped them, if one did.
 
     Args:
-        database: opened for writing.
-        home: root of relative paths.
-        names: the studies; none for all, those made later too, which only workers that run for ever can serve.
-        workers: how they run.
-        environment: from `Site.environment`.
-        on_status: called with each study twice a second.
+        database: the database, opened for writing.
+        home: the root of relative paths.
+        names: the studies; none for all studies, including later ones, which only workers that run forever can serve.
+        workers: how the workers run.
+        environment: the variables that lead workers to the database, from `Site.environment`.
+        on_status: called twice a second with the status of each study.
 
     Raises:
-        RetiredError: every worker died, again and again.
-        StorageError: the database was away for too long.
+        CannotServeError: no worker can serve the studies here.
+        RetiredError: every worker died again and again.
+        StorageError: the database was unreachable for too long.
     """
     name = workers.name or records.new_name()
     studies = StudiesInDatabase(database, names, forever=workers.forever, on_status=on_status)
@@ -121,7 +130,7 @@ def supervise(
         observe_seconds=OBSERVE_SECONDS if on_status is None else POLL_SECONDS,
     )
     record = records.registered(home, name, daemon=workers.daemon, studies=names, grace=workers.grace)
-    # An impatient user's last signal must not end this while it puts Optuna's trials in order.
+    # A last signal of an impatient user must not end this process while it brings Optuna's trials up to date.
     with Signals() as signals, record:
         try:
             return supervisor.run(signals)
@@ -130,70 +139,71 @@ def supervise(
 
 
 class StudiesInDatabase:
-    """The studies that a supervisor was told to serve, as a database has them: `supervisor.Studies`.
+    """The studies in a database that a supervisor serves. It implements `supervisor.Studies`.
 
     Args:
-        database: opened for writing.
-        given: names; none for all studies, those made later too, which only workers that run for ever can serve.
-        forever: they are never done.
-        on_status: called with each study at every look.
+        database: the database, opened for writing.
+        names: the studies; none for all studies, including later ones, which only workers that run forever can serve.
+        forever: whether the workers run forever, so that the studies never count as done.
+        on_status: called with the status of each study at every check.
     """
 
     def __init__(
         self,
         database: Database,
-        given: Sequence[str],
+        names: Sequence[str],
         *,
         forever: bool,
         on_status: Callable[[Status], None] | None = None,
     ) -> None:
         self._database = database
         self._ledger = Ledger(database)
-        self._given = given
+        self._names = names
         self._forever = forever
         self._on_status = on_status
 
     def names(self) -> Sequence[str]:
-        """Return the given studies that are still there.
+        """Return the named studies that still exist, or all names if none of them does.
 
-        Without a name a worker would serve all studies. So where those given were all deleted, they are returned: a
-        worker that runs for ever waits for them, and another ends because they are not there.
+        If no name were left, a worker would serve all studies. With the names of deleted studies, a worker that runs
+        forever waits for them, and any other worker ends because they do not exist.
         """
-        left = [] if self._forever or not self._given else [study.name for study in self._there()]
-        return left or self._given
+        remaining = [] if self._forever or not self._names else [study.name for study in self._existing()]
+        return remaining or self._names
 
     def is_done(self) -> bool:
-        """Say whether all of them are done, and show how far each is."""
-        studies = self._there()
+        """Return whether all studies are done, and report the status of each."""
+        studies = self._existing()
         if self._on_status is not None:
             for study in studies:
                 self._on_status(status(self._database, study, foreign=False))
         return not self._forever and all(study.state == StudyState.DONE for study in studies)
 
     def tend(self) -> None:
-        """Give back the points whose leases have ended."""
+        """Requeue the points whose leases have ended."""
         for name, study in self._ledger.open_studies().items():
-            if not self._given or name in self._given:
+            if not self._names or name in self._names:
                 self._ledger.expire(study.id)
 
     def settle(self) -> None:
-        """Leave Optuna told of everything, as far as it can be: how the search itself ended is what matters now.
+        """Bring Optuna's studies up to date, as far as that is possible.
 
-        Studies that were named are few, and all settled. Of all there are, those that are over and told of are left
-        alone. A database that does not answer is logged, not raised.
+        Named studies are few, so all of them are settled. If none is named, studies that are done and that Optuna shows
+        in full are left alone. If the database does not answer, this is only logged, so that it does not hide how the
+        search ended.
         """
         try:
             untold = self._ledger.untold()
-            for study in self._there():
-                if self._given or study.state == StudyState.OPEN or study.name in untold:
-                    with suppress(StudyError):  # deleted meanwhile
+            for study in self._existing():
+                if self._names or study.state == StudyState.OPEN or study.name in untold:
+                    with suppress(StudyError):  # the study was deleted in the meantime
                         Mirror(self._database, study).settle()
         except (StorageError, *database_errors()) as error:
-            log.warning("Optuna could not be told of everything: %s. Any worker does it later", error)
+            log.warning("Optuna does not show the ends of all attempts yet; a worker tries again later: %s", error)
 
-    def _there(self) -> list[Study]:
-        """Return them but for those that were deleted meanwhile."""
-        if not self._given:
+    def _existing(self) -> list[Study]:
+        """Return the named studies that still exist, or all studies if none is named."""
+        if not self._names:
             return load_studies(self._database)
-        found = [find_study(self._database, name) for name in self._given]
-        return [study for study in found if study is not None]
+        studies = [find_study(self._database, name) for name in self._names]
+        return [study for study in studies if study is not None]

@@ -1,4 +1,4 @@
-"""Worker processes of this machine, one a slot: started, watched, replaced when they die, stopped in good order."""
+"""The supervisor, which runs one worker process in each slot: it starts, watches, replaces and stops them."""
 
 from __future__ import annotations
 
@@ -24,54 +24,55 @@ from rust_optuna.storage.roster import any_serves, points_finished_by
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-"""Between looks at the processes."""
+"""How long to wait between checks of the processes."""
 TEND_SECONDS = 5.0
-"""Between calls of the housekeeping, on average."""
+"""The mean time between two rounds of housekeeping."""
 MAX_DEATHS = 5
-"""Deaths in a row, with no point finished in between, after which a slot is given up."""
+"""How many workers of a slot may die in a row, with no point finished in between, before the slot is given up."""
 MAX_DELAY_SECONDS = 60.0
-"""The longest wait before a dead worker is replaced; the waits begin with a second and double."""
+"""The longest delay before a dead worker is replaced; delays begin at a second and double."""
 MARGIN_SECONDS = 15.0
-"""What a stopping worker gets beyond its grace to give its point back, before it is killed."""
+"""How long a stopping worker may take beyond its grace to give its point back before it is killed."""
 HURRY_SECONDS = 3.0
-"""What a worker gets to give its point back when a second signal came."""
+"""How long a worker may take to give its point back after a second signal."""
 LINGER_SECONDS = 120.0
-"""What workers get to end by themselves once their studies are done."""
+"""How long workers may take to end by themselves once their studies are done."""
 
 
 class Studies(Protocol):
-    """The studies that a supervisor's workers serve, as far as the supervisor needs to know them.
+    """What a supervisor needs to know about the studies that its workers serve.
 
-    Every method is called in the supervisor's thread, the main one, and may ask the database. One that does raises
-    `StorageError` where the database does not answer, which the supervisor endures within its patience (from `names`
-    only while it replaces a worker: at the start, the error ends it). Any other error ends the supervisor.
+    Every method is called in the supervisor's thread, which is the main one, and may query the database. If the
+    database does not answer, it raises `StorageError`, which the supervisor endures within its patience; when `names`
+    raises it before the first workers run, it ends the supervisor. Any other error ends the supervisor too.
     """
 
     def names(self) -> Sequence[str]:
-        """Return the studies that a worker started now is to serve; none for all that are open."""
+        """Return the studies that a worker started now should serve; none for all open studies."""
 
     def is_done(self) -> bool:
-        """Say whether nothing is left to do. Called often; False for ever for one that never ends by itself."""
+        """Return whether nothing is left to do. This is called often, and always False if workers run forever."""
 
     def tend(self) -> None:
-        """Do the housekeeping. Called every few seconds."""
+        """Do the housekeeping. This is called every few seconds."""
 
 
 @dataclass
 class Supervisor:
-    """Runs a worker process in each slot until its studies are done, or it is told to stop.
+    """A supervisor that runs a worker process in each slot until its studies are done or it is told to stop.
 
-    Every method belongs to the main thread. A database that does not answer ends neither the supervisor, within its
-    patience, nor a slot: what died meanwhile is replaced once it answers, and not counted.
+    Call every method in the main thread. If the database does not answer, neither the supervisor, within its patience,
+    nor a slot ends: workers that die in the meantime are replaced once it answers, and their deaths are not counted.
 
     Args:
-        ledger: whatever a dead worker was running is requeued here at once, before its lease ends.
-        studies: what the workers serve.
-        workers: how they run, one in each slot. The database may be away for `WORKER_PATIENCE_SECONDS`; for ever, where
-            they run for ever.
-        logs: returns the file that the output of a slot's workers is appended to.
-        environment: variables for all of them (home, storage, artifacts: a password stands in no command line).
-        observe_seconds: between calls of ``studies.is_done`` while no process ends.
+        ledger: the ledger, in which a dead worker's point is requeued at once, before its lease ends.
+        studies: the studies that the workers serve.
+        workers: how the workers run, one in each slot. The database may be unreachable for `WORKER_PATIENCE_SECONDS`,
+            or forever if the workers run forever.
+        logs: returns the file to which the workers of a slot append their output.
+        environment: the variables of all workers: home, storage and artifacts. A password is passed here because others
+            can read a command line.
+        observe_seconds: how long to wait between calls of ``studies.is_done`` while no process ends.
         clock: a monotonic clock in seconds.
     """
 
@@ -91,21 +92,21 @@ class Supervisor:
         self._done_since: float | None = None
         self._outage_since: float | None = None
         self._observe_at = self._tend_at = self.clock()
-        self._serving_told = self.workers.on_serving is None
+        self._serving_reported = self.workers.on_serving is None
 
     def run(self, signals: Signals) -> signal.Signals | None:
-        """Run workers until all is done; return the signal that stopped it, if one did.
+        """Run workers until all studies are done; return the signal that stopped them, if one did.
 
-        The first signal lets workers finish their points within the grace, or give them back; a second one ends them
-        within seconds, and a third at once. Whatever ends this, no worker is left and every point is given back.
+        After the first signal workers finish their points within the grace, or give them back; a second one ends them
+        within seconds, and a third at once. However this ends, no worker is left and every point is given back.
 
         Args:
-            signals: entered, and not listened to yet.
+            signals: the signals, which are blocked by the caller and handled from here on.
 
         Raises:
-            CannotServeError: no worker can serve the studies here; with the last words of one.
-            RetiredError: every slot was given up; with the last words of a worker.
-            StorageError: the database was away for too long.
+            CannotServeError: no worker can serve the studies here; the message quotes the last words of one.
+            RetiredError: every slot was given up; the message quotes the last words of a worker.
+            StorageError: the database was unreachable for too long.
         """
         try:
             self.start()
@@ -114,7 +115,7 @@ class Supervisor:
                 if self.step():
                     return None
                 signals.wait(POLL_SECONDS)
-            log.info("%s: stopping", signals.received[0].name, extra={"event": "stopping"})
+            log.info("Stopping after %s", signals.received[0].name, extra={"event": "stopping"})
             self.stop(signals)
             return signals.received[0]
         finally:
@@ -126,20 +127,21 @@ class Supervisor:
             self._start(slot)
 
     def step(self) -> bool:
-        """Do what is to be done by now; return whether all is done and every worker has ended.
+        """Do everything that is due; return whether all studies are done and every worker has ended.
 
         Raises:
+            CannotServeError: no worker can serve the studies here.
             RetiredError: every slot was given up.
-            StorageError: the database was away for too long.
+            StorageError: the database was unreachable for too long.
         """
-        # Processes first, state second: a worker that had ended before the study was seen open ended too early.
+        # Processes are checked before studies: a worker that had ended while a study was still open ended too early.
         ended = [(slot, code) for slot in self.slots if (code := slot.ended) is not None]
         self._show()
         try:
-            self._look(at_once=bool(ended))
+            self._check_studies(at_once=bool(ended))
             for slot, code in ended:
-                self._bury(slot, code)
-            self._tell_serving()
+                self._handle_end(slot, code)
+            self._report_serving()
             if not self._done:
                 self._replace()
         except StorageError as error:
@@ -150,99 +152,100 @@ class Supervisor:
             return self._all_ended()
         if all(slot.retired for slot in self.slots):
             slot = self.slots[0]
-            if all(each.unfit for each in self.slots):
-                why = slot.last_words().removeprefix(ERROR)
-                raise CannotServeError(f"No worker can run here. {why} Log: {slot.log}")
+            if all(other.unfit for other in self.slots):
+                reason = slot.last_words().removeprefix(ERROR)
+                raise CannotServeError(f"No worker can run here. {reason} Log: {slot.log}")
             raise RetiredError(
-                f"All workers died, again and again. The last words of one: {slot.last_words()} Log: {slot.log}"
+                f"All workers died again and again. The last log line of one: {slot.last_words()} Log: {slot.log}"
             )
         return False
 
     def stop(self, signals: Signals) -> None:
-        """Let the workers end in good order: each finishes its point within the grace, or gives it back.
+        """Let each worker finish its point within the grace, or give it back, and end.
 
-        What takes longer is left to ``kill``.
+        Workers that take longer are left for ``kill``.
         """
-        self._tell(signal.SIGTERM)
-        self._await(self.workers.grace + MARGIN_SECONDS, signals, hurried_by=2)
+        self._signal_all(signal.SIGTERM)
+        self._await_ends(self.workers.grace + MARGIN_SECONDS, signals, hurried_by=2)
         if len(signals.received) > 1:
-            self._tell(signal.SIGTERM)
-            self._await(HURRY_SECONDS, signals, hurried_by=3)
+            self._signal_all(signal.SIGTERM)
+            self._await_ends(HURRY_SECONDS, signals, hurried_by=3)
         for slot in self.slots:
             if slot.ended is not None:
                 self._reap(slot, "the worker was stopped")
 
     def kill(self) -> None:
-        """Kill the workers that are left, and requeue what they ran."""
-        self._tell(signal.SIGKILL)
+        """Kill the remaining workers, and requeue their points."""
+        self._signal_all(signal.SIGKILL)
         for slot in self.slots:
             if slot.process is not None:
                 self._reap(slot, "the worker was killed by its supervisor")
         self._show()
 
     def _start(self, slot: Slot) -> None:
-        before = slot.worker
+        predecessor = slot.worker
         pid = slot.start(worker_run(self.studies.names(), self.workers), self.environment)
-        what = f"replaces {before}" if before else "started"
-        about = {"event": "replaced" if before else "started", "worker": slot.worker, "pid": pid}
-        about["device"] = slot.device.name
-        log.info("Worker %s %s on %s, log: %s", slot.worker, what, slot.device.name, slot.log, extra=about)
+        action = f"replaces {predecessor}" if predecessor else "started"
+        fields = {"event": "replaced" if predecessor else "started", "worker": slot.worker, "pid": pid}
+        fields["device"] = slot.device.name
+        log.info("Worker %s %s on %s, log: %s", slot.worker, action, slot.device.name, slot.log, extra=fields)
 
-    def _look(self, *, at_once: bool) -> None:
-        """See whether all is done, and do the housekeeping, each where its time has come."""
+    def _check_studies(self, *, at_once: bool) -> None:
+        """Check whether all studies are done, and do the housekeeping, each if it is due."""
         now = self.clock()
         if at_once or now >= self._observe_at:
             self._done = self.studies.is_done()
-            if not self._done:  # or no longer: holes were given new attempts
+            if not self._done:  # studies that were done may be open again, when holes get new attempts
                 self._done_since = None
             self._observe_at = now + self.observe_seconds
         if now >= self._tend_at:
-            # Many supervisors started at once do not ask the database in step.
+            # The jitter keeps many supervisors that started at once from querying the database at the same moment.
             self._tend_at = now + TEND_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 (jitter)
             self.studies.tend()
 
-    def _tell_serving(self) -> None:
+    def _report_serving(self) -> None:
+        """Call ``on_serving`` once, as soon as a worker serves."""
         on_serving = self.workers.on_serving
-        if self._serving_told or on_serving is None:
+        if self._serving_reported or on_serving is None:
             return
         if any_serves(self.ledger.database, [slot.worker for slot in self.slots if slot.lives]):
-            self._serving_told = True
+            self._serving_reported = True
             on_serving()
 
-    def _bury(self, slot: Slot, code: int) -> None:
-        """Requeue what an ended worker was running, and see when it is replaced."""
+    def _handle_end(self, slot: Slot, code: int) -> None:
+        """Requeue an ended worker's point, and decide when it is replaced or whether its slot is given up."""
         self._requeue(slot, f"the worker {slot.cause(code)}")
         finished = points_finished_by(self.ledger.database, slot.worker)
         slot.process = None
-        about: dict[str, object] = {"worker": slot.worker, "device": slot.device.name, "exit_code": code}
+        fields: dict[str, object] = {"worker": slot.worker, "device": slot.device.name, "exit_code": code}
         if self._done:
-            log.info("Worker %s %s", slot.worker, slot.cause(code), extra={**about, "event": "ended"})
+            log.info("Worker %s %s", slot.worker, slot.cause(code), extra={**fields, "event": "ended"})
             return
-        if self._outage_since is None and not slot.blameless:
+        if self._outage_since is None and not slot.lost_its_node:
             slot.deaths = 1 if finished else slot.deaths + 1
         delay = min(MAX_DELAY_SECONDS, 2.0 ** max(0, slot.deaths - 1))
         slot.due = self.clock() + delay
         slot.unfit = code == ExitCode.CANNOT_SERVE and slot.stays
         slot.retired = slot.unfit or code == ExitCode.CIRCUIT_BREAKER or slot.deaths >= MAX_DEATHS
         if slot.unfit:
-            # Why is told once, at the end: the other slots' workers mostly say the same.
+            # The reason is reported once, at the end, since the workers of the other slots mostly give the same.
             slot.leave_out_error()
-            what = "Slot %d on %s is given up: its worker cannot serve here, log: %s"
-            log.error(what, slot.number, slot.device.name, slot.log, extra={**about, "event": "retired"})
+            message = "Slot %d on %s is given up: its worker cannot serve here, log: %s"
+            log.error(message, slot.number, slot.device.name, slot.log, extra={**fields, "event": "retired"})
             return
         self.workers.show(slot)
-        about |= {"event": "died", "deaths": slot.deaths}
+        fields |= {"event": "died", "deaths": slot.deaths}
         words = slot.last_words()
-        log.warning("Worker %s %s; its last words: %s", slot.worker, slot.cause(code), words, extra=about)
+        log.warning("Worker %s %s; its last log line: %s", slot.worker, slot.cause(code), words, extra=fields)
         if slot.retired:
-            why = f"{slot.deaths} deaths in a row"
+            reason = f"{slot.deaths} deaths in a row"
             if code == ExitCode.CIRCUIT_BREAKER:
-                why = "the same error at several points"
-            about["event"] = "retired"
-            log.error("Slot %d on %s is given up: %s", slot.number, slot.device.name, why, extra=about)
+                reason = "the same error at several points"
+            fields["event"] = "retired"
+            log.error("Slot %d on %s is given up: %s", slot.number, slot.device.name, reason, extra=fields)
 
     def _replace(self) -> None:
-        """Start the workers whose time has come."""
+        """Start a worker in every slot in which one is due."""
         for slot in self.slots:
             if slot.process is None and not slot.retired and slot.due <= self.clock():
                 self._start(slot)
@@ -250,11 +253,11 @@ class Supervisor:
     def _requeue(self, slot: Slot, reason: str) -> None:
         count = self.ledger.abandon(slot.worker, reason)
         if count:
-            about = {"event": "lost", "worker": slot.worker, "count": count, "reason": reason}
-            log.warning("The point of worker %s waits again: %s", slot.worker, reason, extra=about)
+            fields = {"event": "lost", "worker": slot.worker, "count": count, "reason": reason}
+            log.warning("The point of worker %s waits again: %s", slot.worker, reason, extra=fields)
 
     def _endure(self, error: StorageError) -> None:
-        """Wait for a database that does not answer; raise its error once patience is at an end."""
+        """Note that the database does not answer; raise its error once the supervisor's patience is exhausted."""
         now = self.clock()
         if self._outage_since is None:
             self._outage_since = now
@@ -263,23 +266,23 @@ class Supervisor:
             raise error
 
     def _all_ended(self) -> bool:
-        """Say whether the workers have ended, as they do by themselves once all is done; end those that linger."""
+        """Return whether all workers have ended, as they do once the studies are done; kill those that linger."""
         lingering = sum(slot.lives for slot in self.slots)
         if not lingering:
             return True
         if self._done_since is None:
             self._done_since = self.clock()
         if self.clock() - self._done_since > LINGER_SECONDS:
-            log.warning("All is done, and %d workers are still there: they are killed", lingering)
+            log.warning("The studies are done, but %d workers still run: killing them", lingering)
             self.kill()
         return False
 
-    def _tell(self, number: signal.Signals) -> None:
+    def _signal_all(self, number: signal.Signals) -> None:
         for slot in self.slots:
             slot.signal(number)
 
-    def _await(self, seconds: float, signals: Signals, *, hurried_by: int) -> None:
-        """Wait until every worker has ended, so many seconds have passed, or so many signals have come."""
+    def _await_ends(self, seconds: float, signals: Signals, *, hurried_by: int) -> None:
+        """Wait until every worker has ended, ``seconds`` have passed, or ``hurried_by`` signals have come."""
         deadline = self.clock() + seconds
         while any(slot.lives for slot in self.slots):
             if self.clock() > deadline or len(signals.received) >= hurried_by:
@@ -288,11 +291,11 @@ class Supervisor:
             self._show()
 
     def _reap(self, slot: Slot, reason: str) -> None:
-        """Take the end of a worker, and requeue what it was running."""
+        """Wait for a worker to end, and requeue its point."""
         code = slot.process.wait() if slot.process else 0
         slot.process = None
-        about = {"event": "ended", "worker": slot.worker, "exit_code": code}
-        log.info("Worker %s %s", slot.worker, slot.cause(code), extra=about)
+        fields = {"event": "ended", "worker": slot.worker, "exit_code": code}
+        log.info("Worker %s %s", slot.worker, slot.cause(code), extra=fields)
         try:
             self._requeue(slot, reason)
         except StorageError as error:

@@ -14,15 +14,15 @@ from rust_optuna.fleet.slot import Slot
 
 @dataclass(frozen=True)
 class Workers(WorkerOptions):
-    """How the workers of a supervisor run: the options of each, and what the supervisor alone knows.
+    """How the workers of a supervisor run: the options of each worker, and those of the supervisor itself.
 
     Args:
-        devices: one for each of them.
-        echo: where what the workers log is written too.
-        daemon: the supervisor runs in the background.
-        name: the supervisor's, None for a new one.
-        make_slot: makes a slot of its number, device and log: here, or on a node of a cluster.
-        on_serving: called once, when a first worker is ready.
+        devices: the device of each worker.
+        echo: the stream to which the workers' log lines are copied; None for none.
+        daemon: whether the supervisor runs in the background.
+        name: the supervisor's name; None for a new one.
+        make_slot: makes a slot from its number, device and log, on this machine or on a node of a cluster.
+        on_serving: called once, when the first worker is ready.
     """
 
     devices: Sequence[Device]
@@ -33,6 +33,6 @@ class Workers(WorkerOptions):
     on_serving: Callable[[], None] | None = None
 
     def show(self, slot: Slot) -> None:
-        """Write what a worker logged since the last call."""
+        """Copy to ``echo`` what a slot's worker logged since the last call."""
         if self.echo is not None:
             slot.show(self.echo, f"[{slot.number}] " if self.log_format == "text" else "")

@@ -56,7 +56,7 @@ class TrainingTimes:
     Args:
         steps: (batch size, seconds of one optimizer step while ``threads`` folds train at once), sizes ascending.
         scoring: the scoring of one fold's validation films after one epoch, including the metric.
-        around: a trial's time outside its epochs: initial weights, metrics of the best epoch, storing the scores.
+        overhead: a trial's time outside its epochs: initial weights, metrics of the best epoch, storing the scores.
         artifact_bytes: the size of a trial's stored scores.
         memory_bytes: the peak memory of the measuring process, with features of real size.
         threads: the number of folds that train at once.
@@ -64,7 +64,7 @@ class TrainingTimes:
 
     steps: tuple[tuple[int, float], ...]
     scoring: float
-    around: float
+    overhead: float
     artifact_bytes: int
     memory_bytes: int
     threads: int = 1
@@ -88,7 +88,7 @@ class TrainingTimes:
             epochs: the trial's number of epochs.
         """
         folds = [self.epoch(films, batch_size) + self.scoring for films in training_films]
-        return self.around + epochs * makespan(folds, self.threads)
+        return self.overhead + epochs * makespan(folds, self.threads)
 
 
 class TrainingTimer:
@@ -120,13 +120,13 @@ class TrainingTimer:
         self._cross_validate()
 
     def measure(self) -> TrainingTimes:
-        """Time a step of each size, a fold's scoring and the time outside epochs; return medians of several runs."""
+        """Time a step of each size, a fold's scoring and the overhead; return medians of several runs."""
         seconds: dict[int, list[float]] = {size: [] for size in self.sizes}
         for _ in range(ROUNDS):
             for size in self.sizes:
                 seconds[size].append(self._step(size))
         steps = tuple((size, float(np.median(times))) for size, times in seconds.items())
-        bare = TrainingTimes(steps, scoring=0.0, around=0.0, artifact_bytes=0, memory_bytes=0, threads=self._threads)
+        bare = TrainingTimes(steps, scoring=0.0, overhead=0.0, artifact_bytes=0, memory_bytes=0, threads=self._threads)
         trials = {epochs: [self._cross_validate(epochs)[0] for _ in range(ROUNDS)] for epochs in (1, 2)}
         whole = {epochs: float(np.median(times)) for epochs, times in trials.items()}
         folds = [int((self._development.folds != fold).sum()) for fold in np.unique(self._development.folds)]
@@ -134,7 +134,7 @@ class TrainingTimer:
         return replace(
             bare,
             scoring=max(0.0, whole[2] - whole[1] - training) / self._rounds,
-            around=max(0.0, 2 * whole[1] - whole[2]),
+            overhead=max(0.0, 2 * whole[1] - whole[2]),
             artifact_bytes=self._cross_validate()[1],
             memory_bytes=_peak_memory(),
         )

@@ -109,7 +109,7 @@ class TrialReport:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> TrialReport:
-        """Return what `as_json` wrote, in this version or in an earlier one."""
+        """Return what `to_json` wrote, in this version or in an earlier one."""
         sizes, seeds = document["batch_size"], document["seeds"]
         untied, threads = document.get("baseline_view_only_untied"), document.get("threads")
         return cls(
@@ -136,7 +136,7 @@ class TrialReport:
             artifact=document.get("artifact"),
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return it as what JSON can hold: the document that the database and Optuna's trial keep."""
         untied, threads = self.untied_baseline, self.threads
         return {
@@ -146,9 +146,9 @@ class TrialReport:
             "fold_values": list(self.fold_values),
             "diverged": self.diverged,
             "diverged_folds": list(self.diverged_folds),
-            **self.scores.as_json(),
-            "baseline_view_only": self.baseline.as_json(),
-            "baseline_view_only_untied": None if untied is None else untied.as_json(),
+            **self.scores.to_json(),
+            "baseline_view_only": self.baseline.to_json(),
+            "baseline_view_only_untied": None if untied is None else untied.to_json(),
             "labels_left_out": [list(labels) for labels in self.labels_left_out],
             "batch_size": {"asked": self.batch_size.asked, "trained": list(self.batch_size.trained)},
             "micro_batch": self.micro_batch,

@@ -1,1 +1,1 @@
-"""Whole stories on this machine: a search, its forecast, features ahead of the workers, the demo."""
+"""What runs on this machine as a whole: a search, its forecast, computing features ahead of workers, and the demo."""

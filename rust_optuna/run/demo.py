@@ -1,4 +1,7 @@
-"""The whole story on SYNTHETIC films: draw, split, search both regimes. Called again, it goes on where it stopped."""
+"""The demo on SYNTHETIC films: it draws and splits them and prepares both regimes' study files.
+
+If it is interrupted, the same call goes on where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +24,24 @@ Progress = Callable[[int, int], None]
 
 STUDIES = ("regime_1.toml", "regime_2.toml")
 PRETRAINED_OUTPUT, RANDOM_OUTPUT = "mixed3", "mixed0"
-"""The layers that suit the films best: random weights lose more with each layer, pretrained ones gain at first."""
+"""The layers that suit the films best: random weights get worse with each layer, pretrained ones get better at first.
+"""
 RANDOM_CONTRAST, PRETRAINED_CONTRAST = 2.0, CONTRAST
-"""How plainly the scores must show for random weights to see them; pretrained ones see them on ordinary films."""
+"""How plainly films must show their scores: random weights need more contrast than ordinary films have, pretrained ones
+do not."""
 
 SUITED_TO = {str(RANDOM_CONTRAST): "random", str(PRETRAINED_CONTRAST): "pretrained"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """The demo's own settings.
+    """The settings of the demo.
 
     Args:
-        patients: how many to make up.
-        seed: of the films and of the split.
+        patients: the number of patients to make up.
+        seed: the seed of the films and of the split.
         contrast: how plainly callus and fracture line show.
-        shuffle_scores: negative control: scores that no film shows.
+        shuffle_scores: whether to shuffle the scores so that no film shows its own, as a negative control.
         weights: ``imagenet``, ``random`` or a file.
     """
 
@@ -48,23 +53,23 @@ class Demo:
 
     @property
     def recipe(self) -> str:
-        """What the films depend on, as it is kept beside them."""
+        """The settings that the films depend on, in the form in which they are kept beside the films."""
         return f"patients {self.patients}, seed {self.seed}, contrast {self.contrast}, shuffled {self.shuffle_scores}\n"
 
 
 def choose(home: Home, *, seed: int, shuffle_scores: bool, weights: str | None) -> Demo:
-    """Return the demo that a user asked for, its films' contrast suited to the weights.
+    """Return the demo that the user asked for, with a contrast that suits the weights.
 
     Args:
-        home: where relative paths begin.
-        seed: of the films and of the split.
-        shuffle_scores: negative control.
-        weights: ``imagenet``, ``random``, a file, or None for ImageNet's where they can be had, else random ones.
+        home: the folder in which relative paths begin.
+        seed: the seed of the films and of the split.
+        shuffle_scores: whether to shuffle the scores, as a negative control.
+        weights: ``imagenet``, ``random`` or a file; None for ImageNet weights if they can be had, else random ones.
 
     Raises:
-        WeightsError: the weights that were asked for are not there, or do not fit.
+        WeightsError: the weights do not exist, or do not fit.
     """
-    weights = weights or _weights_at_hand()
+    weights = weights or _default_weights()
     if weights == "imagenet":
         imagenet_file()
     elif weights != "random":
@@ -73,8 +78,8 @@ def choose(home: Home, *, seed: int, shuffle_scores: bool, weights: str | None) 
     return Demo(seed=seed, contrast=contrast, shuffle_scores=shuffle_scores, weights=weights)
 
 
-def _weights_at_hand() -> str:
-    """Return ImageNet weights where they are here or can be downloaded, else random ones."""
+def _default_weights() -> str:
+    """Return ``imagenet`` if its weights are on this machine or can be downloaded, else ``random``."""
     try:
         imagenet_file()
     except WeightsError:
@@ -86,16 +91,16 @@ def draw_films(demo: Demo, home: Home, progress: Progress | None = None) -> Path
     """Draw the films and split them, unless that was done before; return the manifest's path.
 
     Raises:
-        DataError: films of another demo are there; the message says in what they differ.
+        DataError: the folder holds films of a demo with other settings; the message names the differences.
     """
     manifest = home.demo / "manifest.csv"
     recipe = home.demo / "recipe.txt"
     if manifest.is_file():
-        theirs = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
-        if theirs != demo.recipe:
+        existing = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+        if existing != demo.recipe:
             raise DataError(
-                f"The films in {short(home.demo)} {'; they '.join(_differences(demo, theirs))}: "
-                f"rm -r {shlex.quote(short(home.demo))} lets this command draw them anew; --home names another place"
+                f"The films in {short(home.demo)} {'; they '.join(_differences(demo, existing))}: remove them "
+                f"(rm -r {shlex.quote(short(home.demo))}) to let this command draw new ones, or use another --home"
             )
     else:
         with atomic_write(recipe) as temporary:
@@ -113,24 +118,24 @@ def draw_films(demo: Demo, home: Home, progress: Progress | None = None) -> Path
     return manifest
 
 
-def _differences(demo: Demo, theirs: str) -> Iterator[str]:
-    """Say in words in what the films of another recipe differ from those of a demo."""
-    drawn, wanted = _settings(theirs), _settings(demo.recipe)
+def _differences(demo: Demo, recipe: str) -> Iterator[str]:
+    """Yield, as predicates, how the films of a recipe differ from those of a demo."""
+    drawn, wanted = _settings(recipe), _settings(demo.recipe)
     if drawn.keys() != wanted.keys():
-        yield "are not known to be a demo's, for recipe.txt is not beside them"
+        yield "are not known to be a demo's, since there is no recipe.txt beside them"
         return
     if drawn["patients"] != wanted["patients"]:
         yield f"are of {drawn['patients']} patients; this call needs {wanted['patients']}"
     if drawn["seed"] != wanted["seed"]:
         yield f"were drawn with seed {drawn['seed']}; this call needs seed {wanted['seed']}"
     if drawn["contrast"] != wanted["contrast"]:
-        was, now = (f"{c}, for {SUITED_TO.get(c, 'other')} weights" for c in (drawn["contrast"], wanted["contrast"]))
-        yield f"were drawn with contrast {was}; this call needs {now}"
+        old, new = (f"{c}, for {SUITED_TO.get(c, 'other')} weights" for c in (drawn["contrast"], wanted["contrast"]))
+        yield f"were drawn with contrast {old}; this call needs {new}"
     if drawn["shuffled"] != wanted["shuffled"]:
-        now, was = "shuffled scores", "scores that they show"
+        new, old = "shuffled scores", "scores that they show"
         if drawn["shuffled"] == "True":
-            now, was = was, now
-        yield f"have {was}; this call needs {now} ({'with' if demo.shuffle_scores else 'without'} --shuffle-scores)"
+            new, old = old, new
+        yield f"have {old}; this call needs {new} ({'with' if demo.shuffle_scores else 'without'} --shuffle-scores)"
 
 
 def _settings(recipe: str) -> dict[str, str]:
@@ -138,23 +143,23 @@ def _settings(recipe: str) -> dict[str, str]:
 
 
 def short(path: Path) -> str:
-    """Return a path relative to the current directory where it lies below it."""
+    """Return a path relative to the current directory if it is below it; else the whole path."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def write_studies(demo: Demo, home: Home) -> list[Path]:
     """Write the demo's study files, with its weights and the layer that suits them, beside its films."""
-    lines = {'weights = "imagenet"': f"weights = {toml_string(demo.weights)}"}
+    replacements = {'weights = "imagenet"': f"weights = {toml_string(demo.weights)}"}
     if demo.weights == "random":
-        lines[f'output = "{PRETRAINED_OUTPUT}"'] = f'output = "{RANDOM_OUTPUT}"'
+        replacements[f'output = "{PRETRAINED_OUTPUT}"'] = f'output = "{RANDOM_OUTPUT}"'
     paths = []
     for name in STUDIES:
         text = resources.files("rust_optuna").joinpath("demo_studies", name).read_text(encoding="utf-8")
         # The second study inherits the first one's model.
-        for line, instead in lines.items() if name == STUDIES[0] else ():
-            if text.count(line) != 1:
-                raise ValueError(f"{name} of the demo does not read {line} once")
-            text = text.replace(line, instead)
+        for old, new in replacements.items() if name == STUDIES[0] else ():
+            if text.count(old) != 1:
+                raise ValueError(f"{name} of the demo does not contain {old} exactly once")
+            text = text.replace(old, new)
         path = home.demo / name
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
-"""What a search will take on this machine, from timing one step of each kind: ``search --dry-run``.
+"""Forecasting what a search will take on this machine by timing one step of each kind, for ``search --dry-run``.
 
-The steps are timed in as many processes side by side as there will be workers, with the same environment, because
-they share the machine's memory bandwidth. Nothing is written but the index of films (and downloaded weights).
+The steps are timed in as many processes side by side as there will be workers, with the same environment, because the
+workers share the machine's memory bandwidth. Only the film index and downloaded weights are written.
 """
 
 from __future__ import annotations
@@ -40,22 +40,23 @@ FLOAT = np.dtype(np.float32).itemsize
 
 @dataclass(frozen=True)
 class StudyForecast:
-    """One study of the plan.
+    """The forecast of one study.
 
     Args:
-        name: its name.
-        points: of the whole design.
-        left: points that are not finished yet.
-        folds: of the cross-validation.
-        epochs: of its first trial that is left.
-        films: of the development set.
-        by_batch_size: (batch size, seconds of a trial) from the smallest to the largest that a trial left trains
-            with, which is no more than the films that a fold trains on; for its first trial's kind.
-        largest_batch: the largest batch size that a trial left asks for.
-        trial_seconds: mean seconds of a trial, over the points that are left.
-        seconds: until all are done, start-up of the workers included.
-        open_source: the study that its inherited parameters will come from, where that is not done yet: the times
-            are then means over what it may bring.
+        name: the study's name.
+        points: the number of points of the whole design.
+        left: the number of unfinished points.
+        folds: the number of folds of the cross-validation.
+        epochs: the number of epochs of the first unfinished trial.
+        films: the number of films of the development set.
+        by_batch_size: (batch size, seconds of a trial) for trials like the first unfinished one. The batch sizes go
+            from the smallest to the largest with which an unfinished trial trains, at most the films of a training
+            fold.
+        largest_batch: the largest batch size that an unfinished trial asks for.
+        trial_seconds: the mean seconds of a trial over the unfinished points.
+        seconds: the seconds until all points are finished, with the start-up of the workers.
+        open_source: the study that its inherited values will come from, if that study is not done yet; else None. The
+            times are then means over the values that it may bring.
     """
 
     name: str
@@ -73,13 +74,13 @@ class StudyForecast:
 
 @dataclass(frozen=True)
 class ExtractionForecast:
-    """The features that are missing, of all backbones.
+    """The forecast of computing all backbones' missing features.
 
     Args:
-        films: how many films, each in four flips.
-        seconds: to read them and compute their features.
-        startup: seconds before the first, TensorFlow and the backbones.
-        disk_bytes: what the features take.
+        films: the number of films, each in four flips.
+        seconds: the seconds to read the films and compute their features.
+        startup: the seconds to load TensorFlow and the backbones.
+        disk_bytes: the size of the features on disk.
     """
 
     films: int = 0
@@ -90,14 +91,14 @@ class ExtractionForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The whole plan.
+    """The forecast of a whole search.
 
     Args:
-        devices: one for each worker.
-        extraction: what comes first.
-        studies: in order.
-        artifact_bytes: disk for the scores of all trials left.
-        worker_bytes: memory of one worker.
+        devices: the device of each worker.
+        extraction: the computing of features, which comes first.
+        studies: the studies, in order.
+        artifact_bytes: the size on disk of the scores of all unfinished trials.
+        worker_bytes: the memory of one worker.
     """
 
     devices: Sequence[Device]
@@ -108,7 +109,7 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """From the command to the last trial."""
+        """The seconds from the start of the command to the end of the last trial."""
         return self.extraction.startup + self.extraction.seconds + sum(study.seconds for study in self.studies)
 
 
@@ -121,18 +122,18 @@ def forecast(
     data_root: Path | None = None,
     progress: Progress | None = None,
 ) -> Forecast:
-    """Say what a search of these studies would take.
+    """Return what a search of these studies would take.
 
     Args:
         configurations: the studies, in order.
-        home: root of relative paths.
-        open_database: opens the storage for reading; points that are finished there are not counted again.
-        choice: as for the search.
-        data_root: as for the search.
+        home: the root of relative paths.
+        open_database: opens the database for reading; points that are finished there are not counted.
+        choice: the devices of the search.
+        data_root: the folder in which to look for films that are not where the manifest says; None to look nowhere.
         progress: called while films are hashed.
 
     Raises:
-        RustOptunaError: whatever the search itself would refuse.
+        RustOptunaError: any error with which the search itself would refuse these studies.
     """
     devices = choice.devices()
     plans = _plans(configurations, home, open_database, progress, data_root)
@@ -145,13 +146,13 @@ def forecast(
 
 @dataclass(frozen=True)
 class _Plan:
-    """A study before anything is timed.
+    """A study and its unfinished trials, before anything is timed.
 
     Args:
         study: the study.
-        fingerprint: of its development set, which it stands for in what was timed.
-        trials: for each point left, what it may be trained with: one configuration, or one for each that a study
-            which is not done yet may hand down.
+        fingerprint: the fingerprint of its development set, by which its timings are kept.
+        trials: for each unfinished point, the configurations that it may be trained with. There is one, or one for each
+            point of the source study that may become its best.
     """
 
     study: PreparedStudy
@@ -160,22 +161,22 @@ class _Plan:
 
     @property
     def development(self) -> DevelopmentSet:
-        """Its films and folds."""
+        """The study's films and folds."""
         return self.study.development
 
     @property
     def every_trial(self) -> list[TrialConfiguration]:
         """All configurations that may be trained."""
-        return [trial for either in self.trials for trial in either]
+        return [trial for alternatives in self.trials for trial in alternatives]
 
     @property
     def batch_sizes(self) -> list[int]:
-        """Those of all configurations that may be trained."""
+        """The batch sizes of all configurations that may be trained."""
         return [trial.batch_size for trial in self.every_trial]
 
     @property
     def training_films(self) -> list[int]:
-        """How many films each fold trains on."""
+        """The number of films on which each fold trains."""
         folds = self.development.folds
         return [int((folds != fold).sum()) for fold in np.unique(folds)]
 
@@ -190,7 +191,7 @@ def _plans(
     try:
         database = open_database()
     except NoDatabaseError:
-        # The search would make it.
+        # The search would make the database.
         return _plans_in(None, configurations, home, progress, data_root)
     with database:
         return _plans_in(database, configurations, home, progress, data_root)
@@ -218,7 +219,7 @@ def _plans_in(
 
 
 def _extraction(plans: Sequence[_Plan], clock: _Clock) -> ExtractionForecast:
-    found = ExtractionForecast()
+    total = ExtractionForecast()
     known: set[tuple[str, BackboneConfiguration]] = set()
     for plan in plans:
         contents = plan.development.content
@@ -230,17 +231,17 @@ def _extraction(plans: Sequence[_Plan], clock: _Clock) -> ExtractionForecast:
                 continue
             known |= missing
             times, startup = clock.extraction(backbone, contents)
-            found = ExtractionForecast(
-                found.films + len(missing),
-                found.seconds + len(missing) * times.film,
-                found.startup + startup,
-                found.disk_bytes + len(missing) * FLIPS * times.width * FLOAT,
+            total = ExtractionForecast(
+                total.films + len(missing),
+                total.seconds + len(missing) * times.film,
+                total.startup + startup,
+                total.disk_bytes + len(missing) * FLIPS * times.width * FLOAT,
             )
-    return found
+    return total
 
 
 def _kind(trial: TrialConfiguration) -> TrialConfiguration:
-    """Return a trial with all that its speed does not depend on, or depends on in a known way, set to one value."""
+    """Return a trial whose settings that affect its speed not at all, or in a known way, are set to fixed values."""
     return replace(
         trial,
         batch_size=1,
@@ -255,12 +256,12 @@ def _kind(trial: TrialConfiguration) -> TrialConfiguration:
 
 
 class _Clock:
-    """Times each kind of step once, however many studies take it.
+    """A clock that times each kind of step once, however many studies need it.
 
     Args:
-        home: where features lie.
-        devices: one for each worker.
-        batch_sizes: of all trials, whichever study they are of.
+        home: the folder of the feature cache and the film index.
+        devices: the device of each worker.
+        batch_sizes: the batch sizes of all studies' trials.
     """
 
     def __init__(self, home: Home, devices: Sequence[Device], batch_sizes: Sequence[int]) -> None:
@@ -276,14 +277,17 @@ class _Clock:
         self._live_bytes = 0
 
     def extraction(self, backbone: BackboneConfiguration, contents: Sequence[str]) -> tuple[ExtractionTimes, float]:
-        """Time extraction in one process that has all cores, as it is done; return its start-up as well."""
+        """Return the times of extraction in one process with all cores, as in the search, and its start-up seconds."""
         if backbone not in self._extraction:
-            found, startup = side_by_side([self.devices[0].alone], self._extraction_task(backbone, contents))
-            self._extraction[backbone] = (found[0], startup)
+            times, startup = side_by_side([self.devices[0].alone], self._extraction_task(backbone, contents))
+            self._extraction[backbone] = (times[0], startup)
         return self._extraction[backbone]
 
     def cache(self, backbone: BackboneConfiguration, contents: Sequence[str]) -> FeatureCache:
-        """Return the cache that the workers' devices share; which that is, the timed extraction says at the latest."""
+        """Return the cache that the workers' devices share.
+
+        Which cache that is depends on the kind of arithmetic. If it is not known yet, extraction is timed to learn it.
+        """
         if backbone not in self._caches:
             folder = self._home.features
             known = FeatureCache.without_tensorflow(folder, backbone) if self.devices[0].on_processor else None
@@ -293,32 +297,33 @@ class _Clock:
         return self._caches[backbone]
 
     def seconds(self, plan: _Plan, trial: TrialConfiguration) -> float:
-        """Return how long a trial takes while the other workers run theirs."""
+        """Return the seconds that a trial takes while the other workers run theirs."""
         training = plan.training_films
         spent = self.training(plan, trial).trial(training, trial.batch_size, trial.epochs)
         if trial.features == "live":
-            # Each epoch runs the backbone on every film: to train on it in all folds but one, to score it in that one.
+            # In each epoch the backbone runs on every film once for each fold: to score it in one, to train on it in
+            # the others.
             films = trial.epochs * len(training) * len(plan.development.content)
             spent += films * self._live_times(plan, trial.backbone).flip
         return spent
 
     def training(self, plan: _Plan, trial: TrialConfiguration) -> TrainingTimes:
-        """Return how long the parts of a trial take: medians over one process a worker."""
+        """Return the times of a trial's parts, as medians over one process for each worker."""
         key = (plan.fingerprint, self._width(plan, trial), _kind(trial))
         if key not in self._training:
             environments = [device.environment for device in self.devices]
             task = _TrainingTask(plan.development, *key[1:], self._batch_sizes)
-            found, self.startup = side_by_side(environments, task)
-            self._training[key] = _median(found)
+            times, self.startup = side_by_side(environments, task)
+            self._training[key] = _median(times)
         return self._training[key]
 
     def artifact_bytes(self, plan: _Plan) -> int:
-        """Return the size of one trial's stored scores."""
+        """Return the size of one trial's stored scores in bytes."""
         return self.training(plan, plan.trials[0][0]).artifact_bytes if plan.trials else 0
 
     @property
     def worker_bytes(self) -> int:
-        """The memory of the largest worker."""
+        """The memory of the largest worker in bytes."""
         return self._live_bytes + max((times.memory_bytes for times in self._training.values()), default=0)
 
     def _width(self, plan: _Plan, trial: TrialConfiguration) -> int:
@@ -331,12 +336,12 @@ class _Clock:
         return self._widths[backbone]
 
     def _live_times(self, plan: _Plan, backbone: BackboneConfiguration) -> ExtractionTimes:
-        """Time the backbone as workers run it: each on its own device, or its share of the cores."""
+        """Return the times of the backbone when each worker runs it, on its own device or its share of the cores."""
         if backbone not in self._live:
             contents = plan.development.content
             environments = [device.environment for device in self.devices]
-            found, _ = side_by_side(environments, self._extraction_task(backbone, contents))
-            self._live[backbone] = max(found, key=lambda times: times.flip)
+            measured, _ = side_by_side(environments, self._extraction_task(backbone, contents))
+            self._live[backbone] = max(measured, key=lambda times: times.flip)
             # Decoded films stay in memory.
             self._live_bytes = max(self._live_bytes, len(contents) * backbone.image_size**2 * FLOAT)
         return self._live[backbone]
@@ -346,7 +351,7 @@ class _Clock:
 
 
 def _study(plan: _Plan, clock: _Clock) -> StudyForecast:
-    each = [float(np.mean([clock.seconds(plan, trial) for trial in either])) for either in plan.trials]
+    seconds = [float(np.mean([clock.seconds(plan, trial) for trial in alternatives])) for alternatives in plan.trials]
     by_batch_size: list[tuple[int, float]] = []
     if plan.trials:
         first = plan.trials[0][0]
@@ -361,26 +366,26 @@ def _study(plan: _Plan, clock: _Clock) -> StudyForecast:
         films=len(plan.development.content),
         by_batch_size=by_batch_size,
         largest_batch=max(plan.batch_sizes, default=0),
-        trial_seconds=float(np.mean(each)) if each else 0.0,
-        seconds=clock.startup + makespan(each, len(clock.devices)) if each else 0.0,
+        trial_seconds=float(np.mean(seconds)) if seconds else 0.0,
+        seconds=clock.startup + makespan(seconds, len(clock.devices)) if seconds else 0.0,
         open_source=plan.study.open_source,
     )
 
 
-def _median(found: Sequence[TrainingTimes]) -> TrainingTimes:
-    sizes = [size for size, _ in found[0].steps]
+def _median(times: Sequence[TrainingTimes]) -> TrainingTimes:
+    sizes = [size for size, _ in times[0].steps]
     return replace(
-        found[0],
-        steps=tuple((size, float(np.median([t.steps[i][1] for t in found]))) for i, size in enumerate(sizes)),
-        scoring=float(np.median([t.scoring for t in found])),
-        around=float(np.median([t.around for t in found])),
-        memory_bytes=max(t.memory_bytes for t in found),
+        times[0],
+        steps=tuple((size, float(np.median([t.steps[i][1] for t in times]))) for i, size in enumerate(sizes)),
+        scoring=float(np.median([t.scoring for t in times])),
+        overhead=float(np.median([t.overhead for t in times])),
+        memory_bytes=max(t.memory_bytes for t in times),
     )
 
 
 @dataclass(frozen=True)
 class _ExtractionTask:
-    """Runs in a process of its own."""
+    """The task of timing extraction in a process of its own."""
 
     backbone: BackboneConfiguration
     contents: Sequence[str]
@@ -399,7 +404,7 @@ class _ExtractionTask:
 
 @dataclass(frozen=True)
 class _TrainingTask:
-    """Runs in a process of its own."""
+    """The task of timing training in a process of its own."""
 
     development: DevelopmentSet
     width: int

@@ -1,4 +1,4 @@
-"""The whole search on this machine: each study in order, created or resumed, run by local worker processes."""
+"""The whole search on this machine: it creates or resumes each study in order and runs it with local workers."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from rust_optuna.storage.states import StudyState
 
 @dataclass
 class Listener:
-    """What a search tells whoever watches it; the defaults tell nobody.
+    """The callbacks by which a search reports its progress. By default they do nothing.
 
     Args:
-        on_hashed: films hashed while a study is created, and how many there are.
-        on_created: a study was created or found, its workers are about to start.
+        on_hashed: called while a study is created, with the number of films hashed so far and in all.
+        on_created: called once a study was created or found, before its workers start.
         on_status: called a few times a second while workers run.
     """
 
@@ -62,31 +62,31 @@ def search(
 ) -> list[Status]:
     """Run studies, one after another, until every point of each is finished.
 
-    Whatever stops it (an interrupt, a crash, power), the same call goes on where it stopped.
+    Whatever stops a search (an interrupt, a crash, a power cut), the same call goes on where it stopped.
 
     Args:
         configurations: the studies, in order.
-        site: where everything lies; the database is made where it is missing.
-        choice: on which devices the workers run.
-        listener: told how it goes.
+        site: the database, home and artifact store; a missing database is made.
+        choice: the devices on which the workers run.
+        listener: the callbacks that report progress.
         grace: seconds in which an interrupted worker may finish its point.
-        objective: ``MODULE:FUNCTION`` of a stand-in.
-        data_root: the folder of the films on this machine; None for where the manifest says.
+        objective: ``MODULE:FUNCTION`` of a stand-in objective; None for the real one.
+        data_root: the folder in which to look for films that are not where the manifest says; None to look nowhere.
 
     Returns:
         The final status of each study.
 
     Raises:
-        RustOptunaError: any of this project's errors; among them that every worker died.
-        KeyboardInterrupt: passed on, once the workers are stopped and their points given back.
+        RustOptunaError: any of this project's errors, for example if every worker died.
+        KeyboardInterrupt: the search was interrupted; its workers are stopped and their points given back.
     """
     listener = listener or Listener()
-    # Of the later ones too: they are prepared only once the first has been run, hours from now.
+    # The later studies are checked now too, since they are prepared only hours from now, when the first is done.
     for configuration in configurations:
         if problems := missing_files(configuration, site.home):
             raise ConfigurationError(configuration.source, problems)
     devices = choice.devices()
-    how = Workers(devices, grace=grace, objective=objective, data_root=data_root)
+    workers = Workers(devices, grace=grace, objective=objective, data_root=data_root)
     fleet.check_writable(site.home)
     refuse_before_database(site.url, configurations[0], site.home, site.artifacts, listener.on_hashed, data_root)
     with create_database(site.url, site.artifacts) as database:
@@ -100,13 +100,13 @@ def search(
                 check_writable(site.store(database))
             environment = site.environment(database)
             if objective is None and creation.study.state != StudyState.DONE:
-                _build_features(database, creation.study, site.home, environment, devices[0], data_root)
-            _run_workers(database, creation.study, site.home, how, environment, listener)
+                build_features(database, creation.study, site.home, environment, devices[0], data_root)
+            run_workers(database, creation.study, site.home, workers, environment, listener)
             finished.append(status(database, load_study(database, configuration.name)))
         return finished
 
 
-def _build_features(
+def build_features(
     database: Database,
     study: Study,
     home: Home,
@@ -114,15 +114,18 @@ def _build_features(
     device: Device,
     data_root: Path | None,
 ) -> None:
-    """Compute missing features in a process of its own, on a worker's device, with all cores and a progress bar.
+    """Compute missing features in a child process, on a worker's device, with all cores and a progress bar.
 
-    TensorFlow must not be loaded here: this process stays small and starts the workers.
+    TensorFlow must not be loaded in this process, which stays small and starts the workers.
+
+    Raises:
+        RustOptunaError: the child process failed.
     """
     contents = load_development(database, study).content
     backbones = cached_backbones(study.configuration, load_parameters(database, study.id), study.inherited, home)
     if all(_is_complete(home, backbone, contents, device) for backbone in backbones):
         return
-    # Its progress bar, on stderr, is this search's own; what it would print to a user is not.
+    # The child's progress bar, on stderr, is part of this search's output; what it prints on stdout is not.
     with subprocess.Popen(
         program(features_build(study.name, data_root)),
         env={**os.environ, **environment, **device.alone, PART_OF: "search"},
@@ -132,20 +135,23 @@ def _build_features(
         try:
             child.wait()
         except BaseException:
-            # A scheduler's signal comes to this process alone; waiting for the end is what the `with` block does.
+            # A scheduler may signal this process alone. The `with` block waits for the child to end.
             child.terminate()
             raise
     if child.returncode:
-        raise RustOptunaError(f"The features of {study.name} were not built: see above")
+        raise RustOptunaError(f"The features of {study.name} could not be built: the reason is printed above")
 
 
 def _is_complete(home: Home, backbone: BackboneConfiguration, contents: Sequence[str], device: Device) -> bool:
-    """Tell whether the workers will find all features; a GPU's are not known here, nor those of a new processor."""
+    """Return whether all features are cached.
+
+    This is known only for a processor that has built features before; for a GPU the answer is always False.
+    """
     cache = FeatureCache.without_tensorflow(home.features, backbone) if device.on_processor else None
     return cache is not None and not cache.missing(contents)
 
 
-def _run_workers(
+def run_workers(
     database: Database,
     study: Study,
     home: Home,
@@ -153,6 +159,11 @@ def _run_workers(
     environment: dict[str, str],
     listener: Listener,
 ) -> None:
+    """Run workers on this machine until a study is done; one that is done already is only shown.
+
+    Raises:
+        KeyboardInterrupt: the workers were stopped.
+    """
     if study.state == StudyState.DONE:
         Mirror(database, study).settle()
         listener.on_status(status(database, study))

@@ -1,4 +1,4 @@
-"""The same task in several processes at the same time, each with an environment of its own."""
+"""Running the same task in several processes at the same time, each with an environment of its own."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from rust_optuna.processes import variables_set
 
 
 class Task(Protocol):
-    """What a process does. It is pickled on its way there."""
+    """The task of each process, to which it is sent pickled."""
 
     def prepare(self) -> Callable[[], Any]:
-        """Load what is needed and return the function to be called once all processes have come so far."""
+        """Load what the task needs, and return the function to call once all processes are ready."""
 
 
 def side_by_side(environments: Sequence[Mapping[str, str]], task: Task) -> tuple[list[Any], float]:
-    """Run a task in one new process for each environment; whatever it loads, this process stays small.
+    """Run a task in one new process for each environment, so that this process stays small, whatever the task loads.
 
     Returns:
-        What the task returned in each, and the seconds from the start until the first was ready.
+        The result of the task in each process, and the seconds until the first process was ready.
 
     Raises:
-        RustOptunaError: as raised by the task, or a process died.
+        RustOptunaError: the task raised it, or a process died.
     """
     context = multiprocessing.get_context("spawn")
     children: list[tuple[Any, Connection]] = []
     began = time.perf_counter()
     try:
         for environment in environments:
-            here, there = context.Pipe()
-            process = context.Process(target=_child, args=(there, task), daemon=True)
+            parent_end, child_end = context.Pipe()
+            process = context.Process(target=_child, args=(child_end, task), daemon=True)
             with variables_set(environment):
                 process.start()
-            there.close()
-            children.append((process, here))
+            child_end.close()
+            children.append((process, parent_end))
         startup = 0.0
         for _, pipe in children:
             _received(pipe)
             startup = startup or time.perf_counter() - began
         for _, pipe in children:
-            # One that died meanwhile is noticed when it is to answer.
+            # A process that died in the meantime is noticed when its answer is read.
             with suppress(OSError):
                 pipe.send("go")
         return [_received(pipe) for _, pipe in children], startup
@@ -58,12 +58,14 @@ def side_by_side(environments: Sequence[Mapping[str, str]], task: Task) -> tuple
 
 def _received(pipe: Connection) -> Any:
     try:
-        received = pipe.recv()
+        message = pipe.recv()
     except (EOFError, OSError):
-        raise RustOptunaError("A process that timed this machine died (out of memory?): try fewer --workers") from None
-    if isinstance(received, RustOptunaError):
-        raise received
-    return received
+        raise RustOptunaError(
+            "A process that timed this machine died, perhaps for lack of memory: try fewer --workers"
+        ) from None
+    if isinstance(message, RustOptunaError):
+        raise message
+    return message
 
 
 def _child(pipe: Connection, task: Task) -> None:
@@ -75,4 +77,4 @@ def _child(pipe: Connection, task: Task) -> None:
     except RustOptunaError as error:
         pipe.send(RustOptunaError(str(error)))
     except (EOFError, KeyboardInterrupt):
-        pass  # the parent has gone, or both were interrupted
+        pass  # the parent has ended, or both were interrupted

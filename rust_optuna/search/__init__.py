@@ -1,1 +1,1 @@
-"""Studies, their designs and who runs which point."""
+"""Studies, their designs, and the ledger of which worker runs which point."""

@@ -1,4 +1,4 @@
-"""Creating, extending and deleting studies. Each is resumable: killed anywhere, the same call finishes it."""
+"""Creating, extending and deleting studies. Each is resumable: if it is killed anywhere, the same call finishes it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rust_optuna.errors import NoDatabaseError, StudyError
 from rust_optuna.paths import Home
 from rust_optuna.search import design
 from rust_optuna.search.ledger import add_points
+from rust_optuna.search.manifests import remember_manifest
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.preparation import PreparedStudy, compare, prepare
 from rust_optuna.search.studies import Study, find_study, load_parameters, load_studies, load_study
@@ -31,7 +32,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Creation:
-    """What ``create_study`` did: the study, and whether it was there already."""
+    """What ``create_study`` did.
+
+    Args:
+        study: the study.
+        resumed: whether the study existed already.
+    """
 
     study: Study
     resumed: bool
@@ -45,17 +51,17 @@ def refuse_before_database(
     progress: Progress | None = None,
     data_root: Path | None = None,
 ) -> None:
-    """Refuse what the first study of a storage would be refused for, so that no empty database is left behind.
+    """Check the first study of a storage before its database is made, so that a refusal leaves no empty database.
 
-    Where a database exists, ``create_study`` says the same, and nothing is looked at here.
+    If the database exists, this checks nothing: ``create_study`` refuses the same things.
 
     Args:
-        url: where the study will be.
+        url: the URL of the database.
         configuration: the study file.
-        home: where relative paths begin.
+        home: the folder in which relative paths begin.
         artifacts: the artifact store.
         progress: called while films are hashed.
-        data_root: the folder in which films are looked for that are not where the manifest says; None for nowhere.
+        data_root: the folder in which to look for films that are not where the manifest says; None to look nowhere.
 
     Raises:
         RustOptunaError: any that ``create_study`` raises.
@@ -75,31 +81,31 @@ def create_study(
     artifacts: str | None = None,
     data_root: Path | None = None,
 ) -> Creation:
-    """Create a study with its films, folds and whole design, or find the one that the same file created.
+    """Create a study with its films, folds and whole design, or find the study that the same file created.
 
-    The first study of a storage makes the artifact store this storage's.
+    The first study of a storage claims the artifact store for that storage.
 
     Args:
-        database: where; its tables exist.
+        database: the database to create it in, whose tables exist.
         configuration: the study file.
-        home: where relative paths begin.
+        home: the folder in which relative paths begin.
         progress: called while films are hashed.
-        artifacts: the artifact store; None for where the database says.
-        data_root: where films are looked for that are not where the manifest says; None for nowhere.
+        artifacts: the artifact store; None for the one that the database names.
+        data_root: the folder in which to look for films that are not where the manifest says; None to look nowhere.
 
     Raises:
         ManifestError: the manifest breaks its rules, is not split yet, or ``data check`` finds problems in it.
-        ConfigurationError: a file that it names is not there, there are too few patients for its folds, or a
+        ConfigurationError: a file that the study file names does not exist, there are fewer patients than folds, or a
             hyperparameter has no value.
-        WeightsError: a weights file that it inherits is not there, or ImageNet weights could not be had.
-        StudyError: ``from_best_of`` names a study that is not there, not done, or has holes that nobody accepted.
+        WeightsError: an inherited weights file does not exist, or the ImageNet weights cannot be had.
+        StudyError: ``from_best_of`` names a study that does not exist, is not done, or has holes that nobody accepted.
         FingerprintError: a study of this name exists with other contents.
-        StorageError: the artifact store is another storage's, or does not answer.
+        StorageError: the artifact store belongs to another storage, or does not answer.
     """
     if not load_studies(database):
         adopt(open_store(artifacts or database.artifacts(), home), database)
     prepared = prepare(configuration, home, database, progress=progress, data_root=data_root)
-    # Before the lock, for a file is hashed, or downloaded; and only where all else agrees.
+    # This comes before the lock because weights are hashed or downloaded, and last because that takes long.
     if prepared.known is not None:
         compare(database, prepared, prepared.known)
     else:
@@ -109,61 +115,65 @@ def create_study(
         if known is not None:
             compare(database, prepared, known)
         elif prepared.known is not None:
-            raise StudyError(f"{configuration.name} was deleted meanwhile: create it again")
+            raise StudyError(f"{configuration.name} was deleted in the meantime: create it again")
         else:
             _refuse_twin(database, configuration.name)
             _insert(database, prepared)
         study = _open(database, configuration.name)
+    remember_manifest(home, study.name, home.resolve(str(configuration.manifest)))
     return Creation(study, resumed=known is not None and known.state != StudyState.DRAWING)
 
 
 def extend_study(database: Database, name: str, n_trials: int) -> Study:
-    """Give a random study more points: the next ones of the same stream.
+    """Extend a random study to ``n_trials`` points; the new ones continue its sampler's stream.
 
     Raises:
-        StudyError: no such study, a grid, or no more points than it has.
+        StudyError: there is no such study, it is a grid, it has more points already, or this machine's versions of
+            Optuna and NumPy draw another stream.
     """
     with database.exclusive(_lock(name)):
         study = load_study(database, name)
         if study.configuration.sampler != "random":
-            raise StudyError(f"{name} is a grid, which runs each of its cells once: it cannot be extended")
-        there = load_parameters(database, study.id)
-        if n_trials < len(there):
-            raise StudyError(f"{name} has {len(there)} points already: a study is never shortened")
+            raise StudyError(f"{name} cannot be extended: it is a grid, which runs each of its cells once")
+        existing = load_parameters(database, study.id)
+        if n_trials < len(existing):
+            raise StudyError(f"{name} has {len(existing)} points already, and a study is never shortened")
         longer = study.configuration.with_trials(n_trials)
         drawn = design.draw(longer)
-        if drawn[: len(there)] != there:
+        if drawn[: len(existing)] != existing:
             raise StudyError(
-                f"{name} cannot be extended here: its sampler draws another stream with these versions of Optuna and "
-                "NumPy than when it was created"
+                f"{name} cannot be extended on this machine: with its versions of Optuna and NumPy, the sampler no "
+                "longer draws the points that the study began with"
             )
-        new = drawn[len(there) :]
+        new = drawn[len(existing) :]
 
         def extend(connection: sa.Connection) -> None:
             count = sa.select(sa.func.count()).where(tables.point.c.study_id == study.id)
-            if connection.execute(count).scalar() != len(there):
-                return  # it was committed, and the answer was lost
+            if connection.execute(count).scalar() != len(existing):
+                return  # an earlier try was committed, but its answer was lost
             values = {"configuration": json.dumps(to_document(longer)), "state": StudyState.DRAWING}
             connection.execute(tables.study.update().where(tables.study.c.id == study.id).values(**values))
-            add_points(connection, study.id, new, first=len(there))
+            add_points(connection, study.id, new, first=len(existing))
 
-        # Nothing to add means that an earlier call was killed before it opened the study again, or a no-op.
+        # If nothing is new, an earlier call may have been killed before it opened the study again.
         if new:
             database.transact(extend)
         return _open(database, name)
 
 
 def delete_study(database: Database, name: str, store: ArtifactStore, *, force: bool = False) -> int:
-    """Delete a study with its trials and artifacts; return the number of artifacts. Killed anywhere, call it again.
+    """Delete a study with its trials and artifacts, and return the number of artifacts.
+
+    If it is killed anywhere, calling it again finishes the deletion.
 
     Raises:
-        StudyError: no such study, or workers are running points of it and ``force`` is not set.
+        StudyError: there is no such study, or workers are running points of it and ``force`` is not set.
     """
     with database.exclusive(_lock(name)):
         study = load_study(database, name)
         if not force:
             refuse_running(database, study)
-        # Files first, names last: what is left of an interrupted deletion can still be found by the study's name.
+        # Files go first and rows last, so that an interrupted deletion can still be found by the study's name.
         artifacts = artifacts_of(database.storage, name)
         remove(store, artifacts)
         with suppress(KeyError):
@@ -173,10 +183,10 @@ def delete_study(database: Database, name: str, store: ArtifactStore, *, force: 
 
 
 def refuse_running(database: Database, study: Study) -> None:
-    """Refuse to delete a study of which workers run points.
+    """Refuse to delete a study while workers run its points.
 
     Raises:
-        StudyError: they do.
+        StudyError: a point of the study is running.
     """
     point = tables.point
     running = sa.select(sa.func.count()).where(point.c.study_id == study.id, point.c.state == PointState.RUNNING)
@@ -186,14 +196,14 @@ def refuse_running(database: Database, study: Study) -> None:
 
 
 def _lock(name: str) -> str:
-    """Return the lock under which a study is made or changed: one for all ways to write its name."""
+    """Return the name of the lock under which a study is made or changed; the case of its name does not matter."""
     return f"study:{name.lower()}"
 
 
 def _refuse_twin(database: Database, name: str) -> None:
     for study in load_studies(database):
         if study.name.lower() == name.lower():
-            raise StudyError(f"{name} differs from the study {study.name} in capitals only: give it another name")
+            raise StudyError(f"{name} differs from the study {study.name} only in capital letters: choose another name")
 
 
 def _delete_rows(connection: sa.Connection, study_id: int) -> None:
@@ -205,20 +215,20 @@ def _delete_rows(connection: sa.Connection, study_id: int) -> None:
 
 
 def _insert(database: Database, prepared: PreparedStudy) -> None:
-    """Enter the study, its films and all its points in one transaction."""
+    """Insert the study, its films and all its points in one transaction."""
     configuration, development = prepared.configuration, prepared.development
     source, fingerprint, notes = prepared.inheritance, prepared.fingerprint(), prepared.notes()
 
-    def enter(connection: sa.Connection) -> None:
-        mine = sa.select(tables.study.c.id).where(tables.study.c.name == configuration.name)
-        if connection.execute(mine).first() is not None:
-            return  # it was committed, and the answer was lost: the caller holds the lock, so it is ours
+    def insert(connection: sa.Connection) -> None:
+        inserted = sa.select(tables.study.c.id).where(tables.study.c.name == configuration.name)
+        if connection.execute(inserted).first() is not None:
+            return  # an earlier try was committed, but its answer was lost; the lock rules out another creator
         row = tables.study.insert().values(
             name=configuration.name,
             state=StudyState.DRAWING,
             configuration=json.dumps(to_document(configuration)),
-            fingerprint=json.dumps(fingerprint),
-            source=None if source is None else json.dumps(source.as_json()),
+            fingerprint=json.dumps(fingerprint.to_json()),
+            source=None if source is None else json.dumps(source.to_json()),
             notes=json.dumps(notes),
             lease_seconds=configuration.lease_seconds,
             created_at=tables.database_now(),
@@ -238,11 +248,11 @@ def _insert(database: Database, prepared: PreparedStudy) -> None:
         connection.execute(tables.film.insert(), films)
         add_points(connection, study_id, prepared.points, first=0)
 
-    database.transact(enter)
+    database.transact(insert)
 
 
 def _open(database: Database, name: str) -> Study:
-    """Show every point in Optuna, then let workers at the study."""
+    """Show every point in Optuna, then open the study to workers."""
     study = load_study(database, name)
     mirror = Mirror(database, study, create=True)
     mirror.describe_study()

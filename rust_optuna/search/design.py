@@ -1,7 +1,8 @@
 """The design of a study: every point it will run, drawn once by the study's own Optuna sampler.
 
-Drawn centrally, a design is the same for one worker and for a hundred. Left to Optuna's samplers in each worker it is
-not: workers of one seed repeat each other's random points, and a grid's cells are run twice or never.
+Because it is drawn centrally, a design is the same for one worker and for a hundred. If each worker ran Optuna's
+sampler itself, workers with the same seed would repeat each other's random points, and cells of a grid would run twice
+or never.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def distributions(
     configuration: StudyConfiguration, constant: Mapping[str, Any] | None = None
 ) -> dict[str, BaseDistribution]:
-    """Return the Optuna distribution of each searched key, and of each constant one: that of its single value."""
+    """Return the Optuna distribution of each searched key; a constant key's distribution holds its single value."""
     from optuna.distributions import FloatDistribution, IntDistribution
 
     single = {
@@ -40,7 +41,7 @@ def _distribution(axis: Range) -> BaseDistribution:
     numbers = [v for v in axis.choices if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(numbers) < len(axis.choices) or len(numbers) < 2:
         return CategoricalDistribution(axis.choices)  # type: ignore[arg-type]
-    # Numbers stay numbers, so that dashboards draw an axis; one that spans decades is drawn in logarithms.
+    # Numbers stay numbers so that dashboards draw an axis, which is logarithmic if it spans two decades or more.
     low, high = min(numbers), max(numbers)
     log = low > 0 and high / low >= 100
     if all(isinstance(v, int) for v in numbers):
@@ -51,20 +52,20 @@ def _distribution(axis: Range) -> BaseDistribution:
 def draw(configuration: StudyConfiguration) -> list[dict[str, Any]]:
     """Return the parameters of every point, in order.
 
-    A random design is the beginning of its seed's endless stream, so drawing more continues it. A grid has each cell
-    once, in the order of its seed.
+    A random design is the beginning of the endless stream of its seed, so drawing more points continues it. A grid
+    contains each cell once, in the order that its seed determines.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=_sampler(configuration))
-    # The trials are asked for and never told: a running cell of a grid counts as taken, while telling one would make
-    # GridSampler stop the study.
+    # The trials are asked for but never told: GridSampler treats a running cell as taken, but would stop the study once
+    # the last cell is told.
     return [_ask(study, configuration) for _ in range(size(configuration))]
 
 
 def size(configuration: StudyConfiguration) -> int:
-    """Return the number of points of the whole design."""
+    """Return the number of points in the whole design."""
     if configuration.n_trials is not None:
         return configuration.n_trials
     return math.prod(len(axis.choices) for axis in configuration.search_space.values())
@@ -80,9 +81,9 @@ def _sampler(configuration: StudyConfiguration) -> BaseSampler:
 
 
 def _ask(study: Any, configuration: StudyConfiguration) -> dict[str, Any]:
-    """Let the sampler draw one point.
+    """Let the sampler draw one point and return its parameters.
 
-    A listed axis is asked for as the list it is; only the recorded distribution may show it as an interval.
+    The sampler gets a list of choices as it is; only the distribution that Optuna records may turn it into an interval.
     """
     trial = study.ask()
     parameters: dict[str, Any] = {}

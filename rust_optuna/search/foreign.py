@@ -1,8 +1,9 @@
-"""Trials in Optuna that somebody else finished: another program on the same database, or a hand in a dashboard.
+"""Finding trials in Optuna that somebody else finished: another program on the same database, or a dashboard's user.
 
-``study.optimize`` takes a waiting trial or adds its own. The ledger never takes such a value for one of the study, but
-Optuna shows it, and takes no attribute on a finished trial, so that it cannot be marked there. All that can be done is
-to say so. Read by plain SQL: commands that only read do not load Optuna.
+``study.optimize``, for example, takes a waiting trial or adds its own. The ledger never takes such a value for one of
+the study's. But Optuna shows it, and the trial cannot be marked, because a finished trial takes no more attributes. So
+all that this program can do is report it. It reads Optuna's tables by plain SQL, because commands that only read do not
+load Optuna.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _studies = sa.table("studies", sa.column("study_id"), sa.column("study_name"))
 _trials = sa.table("trials", *(sa.column(name) for name in ("trial_id", "number", "study_id", "state")))
 _values = sa.table("trial_values", *(sa.column(name) for name in ("trial_id", "objective", "value", "value_type")))
 _attributes = sa.table("trial_user_attributes", *(sa.column(name) for name in ("trial_id", "key", "value_json")))
-"""Optuna's own tables, as far as they are read here."""
+"""The parts of Optuna's own tables that are read here."""
 
 _ENDS = {
     AttemptState.COMPLETE: "COMPLETE",
@@ -33,7 +34,7 @@ _ENDS = {
     AttemptState.LOST: "FAIL",
     AttemptState.RELEASED: "FAIL",
 }
-"""How Optuna shows the end of an attempt."""
+"""The state of the Optuna trial that shows an attempt's end."""
 _INFINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf}
 
 
@@ -44,29 +45,29 @@ class OptunasBest:
     number: int
     value: float
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as what JSON can hold."""
+    def to_json(self) -> dict[str, Any]:
+        """Return a document that JSON can hold; an infinite value becomes a string."""
         return {"number": self.number, "value": self.value if math.isfinite(self.value) else str(self.value)}
 
 
 @dataclass(frozen=True)
 class ForeignTrials:
-    """What others did to a study in Optuna.
+    """The trials of a study in Optuna that somebody else finished.
 
     Args:
-        finished: how many trials they finished.
-        best: the best trial in Optuna, where one of theirs hides the study's best.
+        finished: the number of these trials.
+        best: the best of them, if Optuna shows it instead of the study's best; else None.
     """
 
     finished: int = 0
     best: OptunasBest | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as a part of what ``status --json`` and ``best --json`` print."""
-        return {"finished_by_others": self.finished, "optunas_best": self.best.as_json() if self.best else None}
+    def to_json(self) -> dict[str, Any]:
+        """Return these trials' part of what ``status --json`` and ``best --json`` print."""
+        return {"finished_by_others": self.finished, "optunas_best": self.best.to_json() if self.best else None}
 
     def words(self) -> str | None:
-        """Say it in one sentence without its stop, or None for nothing."""
+        """Return a sentence, without its full stop, if there are such trials; else None."""
         if not self.finished:
             return None
         count = f"{self.finished} of its trials in Optuna {'was' if self.finished == 1 else 'were'}"
@@ -78,30 +79,31 @@ class ForeignTrials:
 
 
 def foreign_trials(database: Database, name: str, key: StudyKey) -> ForeignTrials:
-    """Look for trials that somebody else finished.
+    """Return the trials of a study that somebody else finished.
 
     Args:
-        database: the study's.
+        database: the study's database.
         name: the study's name.
-        key: the study.
+        key: the study's key in the ledger.
     """
 
     def read(connection: Connection) -> tuple[list[sa.Row[Any]], list[sa.Row[Any]]]:
-        # Optuna first: the ledger is told of an end before Optuna is.
+        # Optuna is read first, since the ledger records an end before Optuna does.
         return list(connection.execute(_finished(name)).all()), list(connection.execute(_attempts(key)).all())
 
     shown, rows = database.transact(read)
     attempts = {row.trial: row for row in rows if row.trial is not None}
-    theirs = [trial for trial in shown if not _is_ours(trial, attempts.get(trial.number))]
+    foreign = [trial for trial in shown if not _is_ours(trial, attempts.get(trial.number))]
     best = max((row.value for row in rows if row.outcome == AttemptState.COMPLETE), default=-math.inf)
-    complete = [OptunasBest(trial.number, _value(trial)) for trial in theirs if trial.state == "COMPLETE"]
+    complete = [OptunasBest(trial.number, _value(trial)) for trial in foreign if trial.state == "COMPLETE"]
     highest = max(complete, key=lambda trial: trial.value, default=None)
-    return ForeignTrials(len(theirs), highest if highest is not None and highest.value > best else None)
+    return ForeignTrials(len(foreign), highest if highest is not None and highest.value > best else None)
 
 
 def _is_ours(trial: sa.Row[Any], attempt: sa.Row[Any] | None) -> bool:
+    """Return whether this program finished a trial, given the attempt that the ledger links with it."""
     if attempt is None:
-        # The trial of an attempt after the first, whose maker died before it noted it in the ledger.
+        # A worker that dies before it notes a second or later attempt's trial in the ledger leaves such a trial.
         return bool(trial.state == "FAIL" and _attempt_number(trial.attempt) > 1)
     if _ENDS.get(attempt.outcome) != trial.state or attempt.reason == FINISHED_ELSEWHERE:
         return False
@@ -109,7 +111,7 @@ def _is_ours(trial: sa.Row[Any], attempt: sa.Row[Any] | None) -> bool:
 
 
 def _attempt_number(attribute: str | None) -> int:
-    """Return the number that a mirrored trial bears; 0 for none, or for what somebody else wrote there."""
+    """Return the attempt's number from a trial's attribute; 0 if it is missing or somebody else wrote it."""
     return int(attribute) if attribute is not None and attribute.isdecimal() else 0
 
 
@@ -119,7 +121,7 @@ def _value(trial: sa.Row[Any]) -> float:
 
 def _finished(name: str) -> sa.Select[Any]:
     """Select the finished trials of an Optuna study; ``attempt`` is the user attribute of that name, in JSON."""
-    # An enumeration of PostgreSQL's is not compared with text.
+    # PostgreSQL does not compare an enumeration with text.
     state, kind = sa.cast(_trials.c.state, sa.String(16)), sa.cast(_values.c.value_type, sa.String(16))
     value = sa.and_(_values.c.trial_id == _trials.c.trial_id, _values.c.objective == 0)
     attempt = sa.and_(_attributes.c.trial_id == _trials.c.trial_id, _attributes.c.key == "attempt")

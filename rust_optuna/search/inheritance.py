@@ -1,4 +1,4 @@
-"""What a study takes from the best point of another, and in what it differs from that study all the same."""
+"""What a study takes from the best point of another, and how it still differs from that study."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rust_optuna.config import KEYS, Value, plain, plain_values
 
 FILMS, WEIGHTS_BYTES = "films", "weights_bytes"
-"""The differences that are of no key of a study file."""
+"""The differences that no key of a study file stands for."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Settings:
     """The whole configuration of one trial, as another study may inherit it.
 
     Args:
-        values: a value for every trial key.
-        folds: of the cross-validation.
-        seed: of the folds and of all training.
+        values: the value of every trial key.
+        folds: the number of folds of the cross-validation.
+        seed: the seed of the folds and of all training.
     """
 
     values: Mapping[str, Value]
@@ -29,12 +29,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing in which a study differs from the one that it inherits from, although it does not search it.
+    """One difference between a study and the one that it inherits from, in a key that it does not search.
 
     Args:
         key: a trial key, ``folds``, ``seed``, ``films`` (the development set) or ``weights_bytes``.
-        here: the study's own; of films, how many there are.
-        there: the other study's.
+        here: the study's own value; for films, their number.
+        there: the source study's value.
     """
 
     key: str
@@ -43,19 +43,19 @@ class Difference:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Difference:
-        """Return what ``as_json`` wrote."""
+        """Return the difference that ``to_json`` wrote."""
         here, there = (tuple(v) if isinstance(v, list) else v for v in (document["here"], document["there"]))
         return cls(document["key"], here, there)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as what JSON can hold."""
+    def to_json(self) -> dict[str, Any]:
+        """Return a document that JSON can hold."""
         return {"key": self.key, "here": plain(self.here), "there": plain(self.there)}
 
     def words(self, source: str) -> str:
-        """Say it in one clause.
+        """Describe the difference in one clause.
 
         Args:
-            source: the name of the other study.
+            source: the name of the source study.
         """
         if self.key == FILMS:
             counts = f"{self.here} films here, {self.there} there"
@@ -70,15 +70,15 @@ class Inheritance:
     """What a study took at its creation from the study that ``from_best_of`` names.
 
     Args:
-        study: that study's name.
-        trial: the number of the Optuna trial that shows its best point.
+        study: the source study's name.
+        trial: the number of the Optuna trial that shows the source's best point.
         point: the number of that point.
-        value: its value.
-        values: what was taken: the trial keys that the study says nothing about itself.
-        folds: the number of folds that was taken; None where the study names its own, or an earlier version made it.
-        seed: likewise.
-        objective: what computed the value.
-        differences: in what the study differs all the same.
+        value: the value of that point.
+        values: the inherited values, one for each trial key that the study's own file leaves out.
+        folds: the inherited number of folds; None if the study names its own, or if an earlier version created it.
+        seed: the inherited seed; None in the same cases.
+        objective: the objective that computed the value.
+        differences: how the study still differs from its source.
     """
 
     study: str
@@ -93,7 +93,7 @@ class Inheritance:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Inheritance:
-        """Return what ``as_json`` wrote, by this version or by an earlier one, which took no folds."""
+        """Return the inheritance that ``to_json`` wrote, in this version or in an earlier one, which took no folds."""
         taken = document.get("cross_validation", {})
         return cls(
             study=document["study"],
@@ -104,11 +104,11 @@ class Inheritance:
             folds=taken.get("folds"),
             seed=taken.get("seed"),
             objective=document.get("objective"),
-            differences=tuple(Difference.from_json(each) for each in document.get("differences", [])),
+            differences=tuple(Difference.from_json(difference) for difference in document.get("differences", [])),
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as what JSON can hold."""
+    def to_json(self) -> dict[str, Any]:
+        """Return a document that JSON can hold."""
         taken = {"folds": self.folds, "seed": self.seed}
         return {
             "study": self.study,
@@ -118,5 +118,5 @@ class Inheritance:
             "params": plain_values(self.values),
             "cross_validation": {name: value for name, value in taken.items() if value is not None},
             "objective": self.objective,
-            "differences": [each.as_json() for each in self.differences],
+            "differences": [difference.to_json() for difference in self.differences],
         }

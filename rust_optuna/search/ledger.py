@@ -1,8 +1,8 @@
-"""Who runs which design point: claim, lease, finish. The truth of execution; Optuna's trials mirror it.
+"""The ledger of which worker runs which design point. It is the truth of execution, which Optuna's trials mirror.
 
-Every function is one short transaction. At most one attempt at a point is live at any time, whatever dies: a claim is
-atomic (``FOR UPDATE SKIP LOCKED``, or SQLite's one writer), a lease ends by the database's clock, and a result is taken
-from the lease's holder only.
+Every method is one short transaction. At most one attempt at a point is live at any time, whatever dies: a claim is
+atomic (``FOR UPDATE SKIP LOCKED``, or SQLite's single writer), a lease ends by the database's clock, and a result is
+accepted from the lease's holder only.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rust_optuna.errors import LeaseLostError
+from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.learn.trial_report import TrialReport
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.states import UNFINISHED, AttemptState, FaultKind, PointState, StudyState
 from rust_optuna.storage.tables import StudyKey, attempt, database_now, point, study, worker
 
 MAX_FAILURES = 3
-"""Errors of the objective after which a point is a hole."""
+"""The number of errors of the objective after which a point is a hole."""
 MAX_LOSSES = 20
-"""Lost leases and releases after which a point is a hole."""
+"""The number of lost leases and releases after which a point is a hole."""
 SILENCE = "the lease ended without a word from the worker"
+"""The reason with which an attempt is lost whose lease ended."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,14 @@ class Claim:
 
     Args:
         point_id: the point's row.
-        study_key: the study.
-        study: its name.
+        study_key: the study's key.
+        study: the study's name.
         number: the point's number in the design, from 0.
-        attempt: the number of this attempt at it, from 1.
-        worker: the holder.
-        parameters: the point itself.
-        trial: the number of the waiting Optuna trial that shows it, None where one must still be made.
-        lease_seconds: the lease's length.
+        attempt: the number of this attempt at the point, from 1.
+        worker: the identifier of the worker that holds the lease.
+        parameters: the point's hyperparameters.
+        trial: the number of the waiting Optuna trial that shows the point; None if a trial must still be made.
+        lease_seconds: the length of the lease.
     """
 
     point_id: int
@@ -61,44 +63,48 @@ class Claim:
 
 
 FINISHED_ELSEWHERE = "its trial was finished by somebody else"
-"""Why an attempt is given back whose Optuna trial was finished before it began or while it ran."""
+"""The reason of a release because somebody else finished the Optuna trial, before the attempt began or during it."""
 
 
 class Ledger:
-    """The ledger of one database. Safe to share between threads."""
+    """The ledger of one database. Threads may share it."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def register(self, worker_id: str, *, host: str, process: int, device: str) -> None:
-        """Enter a worker, or its new device: from its first sign of life on, `beat_at` is later than `started_at`."""
+        """Insert a worker, or update its device.
 
-        def enter(connection: Connection) -> None:
+        `beat_at` equals `started_at` until the worker's first sign of life, and is later from then on.
+        """
+
+        def insert(connection: Connection) -> None:
             connection.execute(worker.delete().where(worker.c.id == worker_id))
             values = {"id": worker_id, "host": host, "process": process, "device": device}
-            # Read once: where a statement asks the clock twice, it may get two answers.
+            # The clock is read once, because a statement that reads it twice may get two answers.
             now = connection.execute(sa.select(database_now())).scalar_one()
             connection.execute(worker.insert().values(**values, started_at=now, beat_at=now))
 
-        self.database.transact(enter)
+        self.database.transact(insert)
 
     def beat(self, worker_id: str) -> None:
-        """Note that a worker that runs nothing is there."""
+        """Record a sign of life of a worker that runs no point."""
         note = worker.update().where(worker.c.id == worker_id).values(beat_at=database_now())
         self.database.transact(lambda connection: connection.execute(note))
 
     def leave(self, worker_id: str) -> None:
-        """Strike out a worker that ends: what is left in the list either runs or died unseen."""
+        """Remove a worker that ends. The workers that stay in the table either run or died unnoticed."""
         self.database.transact(lambda connection: connection.execute(worker.delete().where(worker.c.id == worker_id)))
 
     def claim(self, study_ids: Sequence[int], worker_id: str) -> Claim | None:
-        """Take a waiting point of the first of the studies that has one: the lowest of those that failed least.
+        """Claim a waiting point of the first study that has one, or return None.
 
-        So a fault of one worker does not use up the attempts of one point after another. Points whose lease has ended
-        go back to the queue first. Cheap however many points wait.
+        Among the points that failed the fewest times, the one of the lowest number is taken, so that a faulty worker
+        does not use up the attempts of one point after another. Before that, points whose lease has ended return to the
+        queue. The cost does not depend on how many points wait.
 
-        A worker runs one point at a time, so a point that it holds already is one whose claim was committed while the
-        answer was lost: that claim is returned again.
+        A worker runs one point at a time. If it holds a point already, an earlier claim was committed, but its answer
+        was lost: that claim is returned again.
         """
 
         def take(connection: Connection) -> Claim | None:
@@ -107,19 +113,19 @@ class Ledger:
                 claimed = _held_by(connection, study_id, worker_id) or _claim_in(connection, study_id, worker_id)
                 if claimed:
                     return claimed
-                # The last two points, ended at the same moment, each saw the other running.
+                # If the last two points ended at the same moment, each saw the other running and left the study open.
                 _close(connection, study_id)
             return None
 
         return self.database.transact(take)
 
     def renew(self, claim: Claim) -> None:
-        """Extend the lease by its full length, and requeue the points of the study whose lease has ended.
+        """Renew the lease for its full length, and requeue the points of the study whose lease has ended.
 
-        So a dead worker's point waits again while all others are at long trials of their own.
+        So a dead worker's point waits again even while all other workers are busy with long trials.
 
         Raises:
-            LeaseLostError: the point is no longer this worker's.
+            LeaseLostError: this worker no longer holds the point.
         """
 
         def extend(connection: Connection) -> bool:
@@ -133,15 +139,15 @@ class Ledger:
             raise LeaseLostError(f"Point {claim.number} of {claim.study} is no longer this worker's")
 
     def show_waiting(self, point_id: int, trial: int) -> None:
-        """Note which waiting Optuna trial shows a point that nobody has tried yet."""
+        """Record which waiting Optuna trial shows a point that has not been tried yet."""
         note = point.update().where(point.c.id == point_id, point.c.attempt == 0).values(trial=trial)
         self.database.transact(lambda connection: connection.execute(note))
 
     def record_trial(self, claim: Claim, trial: int) -> None:
-        """Note which Optuna trial shows this attempt.
+        """Record which Optuna trial shows this attempt.
 
         Raises:
-            LeaseLostError: the point is no longer this worker's.
+            LeaseLostError: this worker no longer holds the point.
         """
 
         def note(connection: Connection) -> bool:
@@ -154,12 +160,17 @@ class Ledger:
             raise LeaseLostError(f"Point {claim.number} of {claim.study} is no longer this worker's")
 
     def finish(
-        self, claim: Claim, outcome: str, value: float | None, report: TrialReport | None, artifact: str | None
+        self,
+        claim: Claim,
+        outcome: str,
+        value: float | None,
+        report: TrialReport | FoldReport | None,
+        artifact: str | None,
     ) -> None:
-        """End a point for good, ``complete`` or ``pruned``, with its value and report.
+        """End a point for good as ``complete`` or ``pruned``, with its value and report.
 
         Raises:
-            LeaseLostError: the point is no longer this worker's; nothing was written.
+            LeaseLostError: this worker no longer holds the point; nothing was written.
         """
 
         def end(connection: Connection) -> bool:
@@ -167,11 +178,11 @@ class Ledger:
                 point.update().where(_held(claim)).values(state=outcome, value=value, lease_owner=None, lease_end=None)
             )
             if held.rowcount != 1:
-                # A commit whose answer was lost is repeated: then the attempt stands ended as it should.
+                # If an earlier try was committed, but its answer was lost, the attempt has this outcome already.
                 return connection.execute(_outcome(claim)).scalar() == outcome
             values = {"outcome": outcome, "ended_at": database_now(), "artifact": artifact}
             if report is not None:
-                values |= {"result": json.dumps(report.as_json()), "arithmetic": report.arithmetic}
+                values |= {"result": json.dumps(report.to_json()), "arithmetic": report.arithmetic}
             connection.execute(attempt.update().where(_attempt_of(claim)).values(**values))
             _close(connection, claim.study_id)
             return True
@@ -180,29 +191,29 @@ class Ledger:
             raise LeaseLostError(f"Point {claim.number} of {claim.study} is no longer this worker's")
 
     def fail(self, claim: Claim, reason: str, fault: FaultKind = FaultKind.LIBRARY) -> bool:
-        """End an attempt with an error of the objective; the point waits again, or is a hole after its last attempt.
+        """End an attempt with an error of the objective; the point waits again, or becomes a hole.
 
         Args:
-            claim: the attempt.
-            reason: kept with it.
-            fault: what kind of error it was, in one word.
+            claim: the claim of the attempt.
+            reason: the reason to store with the attempt.
+            fault: the kind of error.
 
         Returns:
-            Whether the attempt was still this worker's to end.
+            Whether this worker still held the point.
         """
         return self._give_up(claim, AttemptState.FAILED, reason, fault)
 
     def release(self, claim: Claim, reason: str, fault: FaultKind = FaultKind.INTERRUPTED) -> bool:
-        """Give a point back untried, for others at once; return whether it was still this worker's to give."""
+        """Give a point back so that others can run it at once; return whether this worker still held it."""
         return self._give_up(claim, AttemptState.RELEASED, reason, fault)
 
     def mark_shown(self, point_id: int, number: int) -> None:
-        """Note that Optuna has been told how an attempt ended."""
+        """Record that Optuna shows how an attempt ended."""
         note = attempt.update().where(attempt.c.point_id == point_id, attempt.c.number == number).values(shown=1)
         self.database.transact(lambda connection: connection.execute(note))
 
     def abandon(self, worker_id: str, reason: str) -> int:
-        """Strike out a worker known to be dead, and requeue what it was running; return how many points that was."""
+        """Remove a worker known to be dead, and requeue the points that it was running; return their number."""
 
         def requeue(connection: Connection) -> int:
             rows = connection.execute(_live().where(point.c.lease_owner == worker_id).with_for_update()).all()
@@ -215,10 +226,10 @@ class Ledger:
         return self.database.transact(requeue)
 
     def open_studies(self, *, drawing: bool = False) -> dict[str, StudyKey]:
-        """Return the studies that hand out points, oldest first, by name.
+        """Return the keys of the studies that hand out points, by name, oldest first.
 
         Args:
-            drawing: those too that do not yet: being created, or extended.
+            drawing: whether to include studies that are being created or extended, and so hand out no points yet.
         """
         states = (StudyState.OPEN, StudyState.DRAWING) if drawing else (StudyState.OPEN,)
         query = sa.select(study.c.name, study.c.id, study.c.created_at).where(study.c.state.in_(states))
@@ -226,18 +237,21 @@ class Ledger:
         return {row.name: StudyKey(row.id, row.created_at) for row in rows}
 
     def untold(self) -> list[str]:
-        """Return the studies with attempts that ended without Optuna being told: cheap, however many attempts."""
+        """Return the names of the studies with ended attempts that Optuna does not show yet.
+
+        The cost does not depend on how many attempts there are.
+        """
         query = sa.select(study.c.name).distinct()
         query = query.join(point, point.c.study_id == study.c.id).join(attempt, attempt.c.point_id == point.c.id)
         query = query.where(attempt.c.shown == 0, attempt.c.outcome != AttemptState.RUNNING)
         return list(self.database.transact(lambda connection: connection.execute(query).scalars().all()))
 
     def expire(self, study_id: int) -> int:
-        """Requeue the points of a study whose lease has ended; return how many."""
+        """Requeue the points of a study whose lease has ended; return their number."""
         return self.database.transact(lambda connection: _expire(connection, study_id))
 
     def retry_holes(self, study_id: int) -> int:
-        """Give the holes of a study that nobody accepted new attempts, and open it again; return how many."""
+        """Give new attempts to a study's holes that nobody accepted, and reopen it; return the number of holes."""
 
         def requeue(connection: Connection) -> int:
             count = connection.execute(_holes(study_id).values(state=PointState.WAITING, failures=0, losses=0)).rowcount
@@ -249,25 +263,25 @@ class Ledger:
         return self.database.transact(requeue)
 
     def accept_holes(self, study_id: int) -> int:
-        """Accept the holes of a study for good; return how many there were. Their attempts and reasons are kept."""
+        """Accept the holes of a study for good, and return their number; their attempts and reasons are kept."""
         accept = _holes(study_id).values(accepted=1)
         return self.database.transact(lambda connection: int(connection.execute(accept).rowcount))
 
     def _give_up(self, claim: Claim, outcome: AttemptState, reason: str, fault: FaultKind) -> bool:
         def end(connection: Connection) -> bool:
             row = connection.execute(_live().where(_held(claim)).with_for_update()).first()
-            if row is not None:  # else the lease had ended, and the point is another's business
+            if row is not None:  # otherwise the lease had ended, or an earlier try was committed
                 _end_attempt(connection, row, outcome, reason, fault)
                 _close(connection, claim.study_id)
                 return True
-            # A commit whose answer was lost is repeated: then the attempt stands ended as it should.
+            # If an earlier try was committed, but its answer was lost, the attempt has this outcome already.
             return connection.execute(_outcome(claim)).scalar() == outcome
 
         return self.database.transact(end)
 
 
 def add_points(connection: Connection, study_id: int, design: Iterable[Mapping[str, Any]], first: int) -> None:
-    """Enter new waiting points, numbered from ``first``."""
+    """Insert new waiting points, numbered from ``first``."""
     rows = [
         {"study_id": study_id, "number": number, "parameters": json.dumps(parameters), "state": PointState.WAITING}
         | {"attempt": 0, "failures": 0, "losses": 0}
@@ -278,7 +292,8 @@ def add_points(connection: Connection, study_id: int, design: Iterable[Mapping[s
 
 
 def _claim_in(connection: Connection, study_id: int, worker_id: str) -> Claim | None:
-    # Columns of subqueries, no join: MariaDB would lock the study's row too, and others would skip all its points.
+    # Subqueries replace a join, for which MariaDB would lock the study's row too, so that other workers would skip all
+    # its points.
     name, lease_seconds, created_at, state = (
         sa.select(column).where(study.c.id == point.c.study_id).scalar_subquery()
         for column in (study.c.name, study.c.lease_seconds, study.c.created_at, study.c.state)
@@ -306,7 +321,7 @@ def _claim_in(connection: Connection, study_id: int, worker_id: str) -> Claim | 
             worker=worker_id,
             started_at=database_now(),
             outcome=AttemptState.RUNNING,
-            # The waiting trial made at creation shows the first attempt; later attempts get their own.
+            # The waiting trial made at creation shows the first attempt; later attempts get trials of their own.
             trial=row.trial if number == 1 else None,
         )
     )
@@ -347,7 +362,7 @@ def _holes(study_id: int) -> sa.Update:
 
 
 def _close(connection: Connection, study_id: int) -> None:
-    """Mark an open study done if no point of it waits or runs."""
+    """Mark an open study as done if none of its points waits or runs."""
     unfinished = sa.exists().where(point.c.study_id == study_id, point.c.state.in_(UNFINISHED))
     done = study.update().where(study.c.id == study_id, study.c.state == StudyState.OPEN, ~unfinished)
     connection.execute(done.values(state=StudyState.DONE))
@@ -359,7 +374,7 @@ def _live() -> sa.Select[Any]:
 
 
 def _held(claim: Claim) -> sa.ColumnElement[bool]:
-    """The fence: this very attempt still holds the point."""
+    """Return the condition that this very attempt still holds the point."""
     return sa.and_(
         point.c.id == claim.point_id,
         point.c.state == PointState.RUNNING,
@@ -380,9 +395,7 @@ def _expire(connection: Connection, study_id: int) -> int:
     ended = _live().where(point.c.study_id == study_id, point.c.lease_end < database_now())
     rows = connection.execute(ended.with_for_update(skip_locked=True)).all()
     for row in rows:
-        _end_attempt(
-            connection, row, AttemptState.LOST, "the lease ended without a word from the worker", FaultKind.LEASE
-        )
+        _end_attempt(connection, row, AttemptState.LOST, SILENCE, FaultKind.LEASE)
     if rows:
         _close(connection, study_id)
     return len(rows)
@@ -391,7 +404,7 @@ def _expire(connection: Connection, study_id: int) -> int:
 def _end_attempt(
     connection: Connection, row: sa.Row[Any], outcome: AttemptState, reason: str, fault: FaultKind
 ) -> None:
-    """End a locked point's live attempt without a result: the point waits again, or is a hole."""
+    """End the live attempt at a locked point without a result; the point waits again, or becomes a hole."""
     failures = row.failures + (outcome == AttemptState.FAILED)
     losses = row.losses + (outcome != AttemptState.FAILED)
     state = PointState.HOLE if failures >= MAX_FAILURES or losses >= MAX_LOSSES else PointState.WAITING

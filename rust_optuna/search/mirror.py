@@ -1,12 +1,11 @@
-"""Optuna's side of a study: each attempt is an Optuna trial, so that dashboards and notebooks read everything.
+"""The mirror of a study in Optuna: each attempt is an Optuna trial, so that dashboards and notebooks can read it.
 
-The ledger decides; this module repeats its decisions in Optuna's tables. No transaction spans both, so after a crash at
-any line ``Mirror.reconcile`` brings Optuna's trials back in step. It may run anywhere, any number of times.
+The ledger decides, and this module repeats its decisions in Optuna's tables. No transaction spans both, so after a
+crash at any line ``Mirror.reconcile`` brings Optuna's trials back in step. It may run anywhere and any number of times.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -31,27 +30,28 @@ from rust_optuna.storage.states import AttemptState
 T = TypeVar("T")
 
 POINT, ATTEMPT, RESULT = "point", "attempt", "result"
-"""Names of a trial's user attributes."""
+"""The names of a trial's user attributes."""
 
 _STATES = {AttemptState.COMPLETE: TrialState.COMPLETE, AttemptState.PRUNED: TrialState.PRUNED}
 
 LONGEST_RESULT = 60_000
-"""Characters of a result that Optuna shows: MariaDB's attributes hold 64 KB. The ledger keeps any length."""
+"""The greatest length of a result that Optuna shows, in characters, since an attribute holds 64 KB in MariaDB. The
+ledger keeps results of any length."""
 
 
 class Mirror:
-    """The Optuna study that shows one of ours.
+    """The Optuna study that shows a study of the ledger.
+
+    It is loaded with ``RandomSampler``, whichever sampler drew the design, because a sampler that sees finished trials
+    might act on them: ``GridSampler`` would stop the study.
 
     Args:
-        database: where both live.
-        study: ours.
-        create: make the Optuna study where it is missing; only creation does.
+        database: the database of both studies.
+        study: the study in the ledger.
+        create: whether to make the Optuna study if it is missing; only the creation of a study does.
 
     Raises:
-        StudyError: there is no such Optuna study: ours was deleted meanwhile.
-
-    It is loaded with ``RandomSampler`` whatever sampler drew the design: a sampler that only sees finished draws must
-    not act on them (``GridSampler`` would stop the study).
+        StudyError: there is no such Optuna study, because the study was deleted in the meantime.
     """
 
     def __init__(self, database: Database, study: Study, *, create: bool = False) -> None:
@@ -63,46 +63,46 @@ class Mirror:
             optuna.create_study(study_name=study.name, storage=self.storage, direction="maximize", load_if_exists=True)
         try:
             sampler = optuna.samplers.RandomSampler(seed=0)
-            self.shown = self._patiently(
+            self.optuna_study = self._patiently(
                 lambda: optuna.load_study(study_name=study.name, storage=self.storage, sampler=sampler)
             )
         except KeyError:
             raise StudyError(f"{study.name} was deleted") from None
-        self.shown_id = self._patiently(lambda: self.storage.get_study_id_from_name(study.name))
+        self.optuna_study_id = self._patiently(lambda: self.storage.get_study_id_from_name(study.name))
         self.constant = study.constant_hyperparameters
         self.distributions = design.distributions(study.configuration, self.constant)
         self._ids: dict[int, int] = {}
 
     def describe(self, runtime: Mapping[str, Any]) -> None:
-        """Show on the Optuna study what computes its values: dashboards must not take a stand-in for real scores.
+        """Show on the Optuna study what computes its values, so that no stand-in's values pass for real scores.
 
         Raises:
-            StudyError: the study was deleted meanwhile.
+            StudyError: the study was deleted in the meantime.
         """
         try:
-            self._patiently(lambda: self.shown.set_user_attr("runtime", dict(runtime)))
+            self._patiently(lambda: self.optuna_study.set_user_attr("runtime", dict(runtime)))
         except KeyError:
             raise StudyError(f"{self.study.name} was deleted") from None
 
     def describe_study(self) -> None:
-        """Show on the Optuna study what is the same for all its trials, and the note; what is shown is left alone."""
+        """Show on the Optuna study what its trials have in common, and the note; write only what has changed."""
         study = self.study
         development = count_films(self.database, study)
-        source = study.source.as_json() if study.source else None
+        source = study.source.to_json() if study.source else None
         attributes: dict[str, Any] = {
             "fixed": plain_values(study.configuration.fixed),
             "inherited": plain_values(study.inherited),
             "model": plain_values(study.own_values),
             "source": source and {name: source[name] for name in ("study", "number", "point", "value", "differences")},
             "cross_validation": {"folds": study.configuration.folds, "seed": study.configuration.seed},
-            "development": {**development, "fingerprint": study.fingerprint["films"]},
-            "weights": study.fingerprint["weights"],
-            "fingerprint": hashlib.sha256(json.dumps(study.fingerprint, sort_keys=True).encode()).hexdigest(),
+            "development": {**development, "fingerprint": study.fingerprint.films},
+            "weights": list(study.fingerprint.weights),
+            "fingerprint": study.fingerprint.sha256,
         }
-        shown = self._patiently(lambda: self.storage.get_study_user_attrs(self.shown_id))
+        shown = self._patiently(lambda: self.storage.get_study_user_attrs(self.optuna_study_id))
         for name, value in attributes.items():
             if name not in shown or shown[name] != value:
-                self._patiently(partial(self.storage.set_study_user_attr, self.shown_id, name, value))
+                self._patiently(partial(self.storage.set_study_user_attr, self.optuna_study_id, name, value))
         self.write_note()
 
     def write_note(self) -> None:
@@ -110,18 +110,18 @@ class Mirror:
         study = find_study(self.database, self.study.name)
         if study is not None and study.key == self.study.key:
             body = note_of(status(self.database, study))
-            self._patiently(lambda: write_note(self.storage, self.shown_id, body))
+            self._patiently(lambda: write_note(self.storage, self.optuna_study_id, body))
 
     def enqueue(self) -> None:
         """Make the waiting trial of every point that has none, in order.
 
-        The caller holds the study's exclusive lock. Killed halfway and called again, it goes on where it stopped: a
-        trial made but not yet noted in the ledger is recognised by its attributes.
+        The caller must hold the study's exclusive lock. If this is killed halfway, the next call goes on where it
+        stopped: it recognises trials that the ledger does not know yet by their attributes.
         """
         rows = self._points_without_trial()
         if not rows:
             return
-        trials = self.shown.get_trials(deepcopy=False)
+        trials = self.optuna_study.get_trials(deepcopy=False)
         known = {t.user_attrs[POINT]: t.number for t in trials if t.user_attrs.get(ATTEMPT) == 1}
         for row in rows:
             number = known.get(row.number)
@@ -134,7 +134,7 @@ class Mirror:
 
         Raises:
             LeaseLostError: the claim is no longer valid.
-            UpdateFinishedTrialError: somebody has finished the trial already.
+            UpdateFinishedTrialError: somebody else has finished the trial already.
         """
         number = claim.trial
         if number is None:
@@ -146,25 +146,25 @@ class Mirror:
                 raise
         else:
             self._patiently(lambda: self.storage.set_trial_state_values(self._trial_id(number), TrialState.RUNNING))
-        return self._patiently(lambda: optuna.Trial(self.shown, self._trial_id(number)))
+        return self._patiently(lambda: optuna.Trial(self.optuna_study, self._trial_id(number)))
 
     def tell(self, number: int, outcome: AttemptState, value: float | None, result: Mapping[str, Any] | None) -> None:
-        """Show how an attempt ended; leave a trial alone that is finished already (a reconciler was quicker).
+        """Show how an attempt ended; leave the trial alone if it is finished already, as by a quicker reconciler.
 
         Args:
             number: the trial's number.
             outcome: the attempt's outcome in the ledger.
-            value: its value where the outcome has one.
+            value: the attempt's value, if the outcome has one.
             result: the trial's ``result`` attribute: the JSON of its report, as the ledger keeps it.
         """
         self._patiently(lambda: self._tell(number, outcome, value, result))
 
     def reconcile(self) -> int:
-        """Tell Optuna of every attempt that ended and that it has not been told of; return how many there were.
+        """Show in Optuna every ended attempt that it does not show yet; return the number of these attempts.
 
-        Whoever made an attempt tells of its end. What died in between is repeated here: by any process, any number at
-        once. It costs one small query where nothing is left to tell, however many trials there are. A trial without
-        our attributes is somebody else's, and left alone.
+        Normally the worker that made an attempt shows its end. If it died before it could, this method does so. Any
+        number of processes may call it at once. If nothing is left to show, it costs one small query, however many
+        trials there are. A trial without this module's attributes is somebody else's and is left alone.
         """
         untold = tables.attempt.c.shown == 0, tables.attempt.c.outcome != AttemptState.RUNNING
         if not self._attempts(*untold):
@@ -172,36 +172,36 @@ class Mirror:
         with self.database.exclusive(f"mirror:{self.study.name}"):
             rows = self._attempts(*untold)
             try:
-                # An attempt that died before it noted its trial may have left one running.
-                lost = self._running_trials() if any(row.trial is None for row in rows) else {}
+                # An attempt that died before it recorded its trial may have left the trial running.
+                running = self._running_trials() if any(row.trial is None for row in rows) else {}
                 for row in rows:
-                    noted = [] if row.trial is None else [row.trial]
-                    for number in noted or lost.get((row.point, row.number), []):
+                    recorded = [] if row.trial is None else [row.trial]
+                    for number in recorded or running.get((row.point, row.number), []):
                         self._tell_attempt(number, row)
                     self.ledger.mark_shown(row.point_id, row.number)
             except KeyError:
-                return 0  # the study was deleted meanwhile
+                return 0  # the study was deleted in the meantime
             return len(rows)
 
     def settle(self) -> None:
-        """Reconcile, sweep and bring the note up to date: where a worker or its supervisor ends."""
+        """Reconcile, sweep, and bring the note up to date, as a worker or a supervisor does before it ends."""
         self.reconcile()
         self.sweep()
-        with suppress(KeyError):  # the study was deleted meanwhile
+        with suppress(KeyError):  # the study was deleted in the meantime
             self.write_note()
 
     def sweep(self) -> int:
-        """Fail the running trials that no running attempt owns; return how many there were.
+        """Fail the running trials that no running attempt owns; return their number.
 
-        One is left where its maker died, or its lease ended, between making it and noting it in the ledger.
+        Such a trial is left if a worker dies, or its lease ends, after it made the trial and before it recorded it.
         """
         with self.database.exclusive(f"mirror:{self.study.name}"):
             try:
-                # Trials first, ledger second: an attempt that begins in between is then seen as running.
+                # Trials are read before the ledger, so that an attempt that begins in between is seen as running.
                 running = self._running_trials()
             except KeyError:
-                return 0  # the study was deleted meanwhile
-            # An attempt may end between the two readings: then its end is what its trial is told.
+                return 0  # the study was deleted in the meantime
+            # If an attempt ends between the two reads, its trial gets the attempt's outcome.
             points = tables.point.c.number.in_({point for point, _ in running})
             attempts = {(row.point, row.number): row for row in self._attempts(points)} if running else {}
             orphans = 0
@@ -211,7 +211,7 @@ class Mirror:
                     if row is not None and row.trial == number:
                         if row.outcome != AttemptState.RUNNING:
                             self._tell_attempt(number, row)
-                    # An attempt that has not noted its trial yet may be about to.
+                    # A running attempt that has recorded no trial yet may be about to, so its trial is left alone.
                     elif row is None or row.outcome != AttemptState.RUNNING or row.trial is not None:
                         self.tell(number, AttemptState.LOST, None, None)
                         orphans += 1
@@ -226,7 +226,7 @@ class Mirror:
             values = [value] if state is not TrialState.FAIL and value is not None else None
             self.storage.set_trial_state_values(trial_id, state, values)
         except (optuna.exceptions.UpdateFinishedTrialError, KeyError):
-            return  # somebody was quicker, or the study was deleted meanwhile
+            return  # another process was quicker, or the study was deleted in the meantime
         self._ids.pop(number, None)
 
     def _tell_attempt(self, number: int, row: sa.Row[Any]) -> None:
@@ -244,17 +244,17 @@ class Mirror:
         return self.database.transact(lambda connection: list(connection.execute(query).all()))
 
     def _running_trials(self) -> dict[tuple[int, int], list[int]]:
-        """Return the running trials of each point and attempt, by their own attributes.
+        """Return the numbers of the running trials of each point and attempt, according to the trials' attributes.
 
-        Past the cache of Optuna's study, which would first read all trials that are finished.
+        This bypasses the cache of Optuna's study, which would first read all finished trials.
         """
-        found: dict[tuple[int, int], list[int]] = {}
+        numbers: dict[tuple[int, int], list[int]] = {}
         for trial in self._patiently(
-            lambda: self.storage.get_all_trials(self.shown_id, deepcopy=False, states=(TrialState.RUNNING,))
+            lambda: self.storage.get_all_trials(self.optuna_study_id, deepcopy=False, states=(TrialState.RUNNING,))
         ):
             if POINT in trial.user_attrs and ATTEMPT in trial.user_attrs:
-                found.setdefault((trial.user_attrs[POINT], trial.user_attrs[ATTEMPT]), []).append(trial.number)
-        return found
+                numbers.setdefault((trial.user_attrs[POINT], trial.user_attrs[ATTEMPT]), []).append(trial.number)
+        return numbers
 
     def _patiently(self, function: Callable[[], T]) -> T:
         return self.database.patiently(function)
@@ -266,9 +266,10 @@ class Mirror:
         return self.database.transact(lambda c: list(c.execute(query.order_by(point.c.number)).all()))
 
     def _add(self, state: TrialState, parameters: Mapping[str, Any], number: int, attempt: int) -> int:
-        """Add a trial and return its number; parameters are checked against the distributions.
+        """Add a trial and return its number; Optuna checks its parameters against the distributions.
 
-        It shows the hyperparameters that the study does not search, too: Optuna's best parameters are then all four.
+        The trial also shows the hyperparameters that the study does not search, so that Optuna's best parameters are
+        always all four.
         """
         template = optuna.create_trial(
             state=state,
@@ -277,23 +278,25 @@ class Mirror:
             user_attrs={POINT: number, ATTEMPT: attempt},
         )
         return self.storage.get_trial_number_from_id(
-            self.storage.create_new_trial(self.shown_id, template_trial=template)
+            self.storage.create_new_trial(self.optuna_study_id, template_trial=template)
         )
 
     def _make_trial(self, claim: Claim) -> int:
-        """Make the trial of an attempt once, though the answer to the making may be lost."""
+        """Make the trial of an attempt exactly once, even if the answer of the database is lost; return its number."""
         tried = False
 
         def make() -> int:
             nonlocal tried
-            made = self._running_trials().get((claim.number, claim.attempt)) if tried else None
+            numbers = self._running_trials().get((claim.number, claim.attempt)) if tried else None
             tried = True
-            return made[0] if made else self._add(TrialState.RUNNING, claim.parameters, claim.number, claim.attempt)
+            if numbers:
+                return numbers[0]
+            return self._add(TrialState.RUNNING, claim.parameters, claim.number, claim.attempt)
 
         return self._patiently(make)
 
     def _trial_id(self, number: int) -> int:
-        """Return a trial's row; that of a trial which is being run is asked for once."""
+        """Return the row of a trial; the row of a trial that runs is cached."""
         if number not in self._ids:
-            self._ids[number] = self.storage.get_trial_id_from_study_id_trial_number(self.shown_id, number)
+            self._ids[number] = self.storage.get_trial_id_from_study_id_trial_number(self.optuna_study_id, number)
         return self._ids[number]

@@ -1,4 +1,4 @@
-"""The note that optuna-dashboard shows on a study: what ran, and what a reader must know before believing it."""
+"""The note that optuna-dashboard shows on a study: what ran, and what to know before believing its values."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     import optuna
 
 HEADING = "## What ran"
-"""Begins what this module writes; what a user writes above it stays."""
+"""The heading of what this module writes; what a user writes above it stays."""
 _VERSION, _TEXT = "dashboard:note_ver", "dashboard:note_str:"
 _LONGEST = 2045
-"""optuna-dashboard's own keys, and how many characters one holds. Its ``save_note`` does the same; to import it takes
-longer than all else that a worker does in the end."""
+"""optuna-dashboard's own keys, and how many characters each holds. Its ``save_note`` would do the same, but importing
+it takes longer than everything else that a worker does when it ends."""
 
 
 def note_of(status: Status) -> str:
@@ -25,19 +25,19 @@ def note_of(status: Status) -> str:
     configuration, source = study.configuration, study.source
     lines = [f"{configuration.folds} folds, seed {configuration.seed}"]
     if study.stand_in:
-        lines.append(f"**{study.stand_in}: its values are no real scores**")
+        lines.append(f"**{study.stand_in}: its values are not real scores**")
     if configuration.fixed:
         lines.append(f"fixed: {_listed(configuration.fixed)}")
     if source is not None:
         lines.append(f"inherited from {source.study}, point {source.point}: {_listed(source.values)}")
-        lines += [f"**differs from its source**: {each.words(source.study)}" for each in source.differences]
+        lines += [f"**differs from its source**: {difference.words(source.study)}" for difference in source.differences]
     if study.own_values:
         lines.append(f"model: {_listed(study.own_values)}")
     lines += [f"**the best trial**: {words}" for words in status.best_words]
     if source is not None and caveats.stale:
         lines.append(f"**stale**: the best of {source.study} is no longer the one it was created from")
     if words := caveats.foreign.words():
-        lines.append(f"**{words}**: `rust-optuna best {study.name}` shows the study's own")
+        lines.append(f"**{words}**: `rust-optuna best {study.name}` shows this study's own best trial")
     if words := caveats.arithmetic_words():
         lines.append(words)
     head = [HEADING, "", "*(written by rust_optuna; notes of your own go above)*", ""]
@@ -45,18 +45,18 @@ def note_of(status: Status) -> str:
 
 
 def write_note(storage: optuna.storages.BaseStorage, study_id: int, body: str) -> None:
-    """Write the note of an Optuna study where it is not there already, below what a user wrote.
+    """Write the note of an Optuna study below what a user wrote; write nothing if the note is up to date.
 
     Args:
-        storage: Optuna's.
-        study_id: Optuna's, too.
-        body: from `note_of`.
+        storage: Optuna's storage.
+        study_id: Optuna's identifier of the study.
+        body: the note, from `note_of`.
     """
     attributes = storage.get_study_system_attrs(study_id)
     parts = {name: text for name, text in attributes.items() if name.startswith(_TEXT)}
     before = "".join(parts[f"{_TEXT}{number}"] for number in range(len(parts)))
-    users = before.partition(HEADING)[0].rstrip()
-    text = f"{users}\n\n{body}" if users else body
+    user_text = before.partition(HEADING)[0].rstrip()
+    text = f"{user_text}\n\n{body}" if user_text else body
     if text == before:
         return
     storage.set_study_system_attr(study_id, _VERSION, attributes.get(_VERSION, 0) + 1)

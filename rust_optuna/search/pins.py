@@ -1,8 +1,8 @@
-"""The features that a study's trials start from: noted by its first worker, compared with by all others.
+"""The features that a study's trials start from: its first worker pins them, and all others are compared with them.
 
-Two workers whose features differ by more than rounding would not run the same study, whatever their versions say: one
-of them reads films otherwise, say. So each kind of arithmetic has one checksum for each of a study's backbones, and
-kinds are compared with each other on a sample.
+Two workers whose features differ by more than rounding would not run the same study, even if their versions agree: one
+of them may read films differently, for example. So each kind of arithmetic has one checksum for each of a study's
+backbones, and kinds are compared with each other on a sample.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from rust_optuna.storage import tables
 from rust_optuna.storage.database import Database
 
 SAMPLED = 4
-"""Films of the sample, the first of them as it is, the others each in another flip."""
+"""The number of films in the sample. The first is taken as it is, and each of the others in another flip."""
 TOLERANCES = {"float32": 1e-5, "bfloat16": 0.03}
-"""By how much kinds of arithmetic may differ, as a share of the sample's largest feature. Measured: 1.2e-6 between AVX2
-and AVX-512; bfloat16 keeps eight bits of each layer's output, and another order of sums turns over the last."""
+"""How much kinds of arithmetic may differ, as a share of the sample's largest feature. The measured difference is
+1.2e-6 between AVX2 and AVX-512. bfloat16 keeps eight bits of each layer's output, the last of which depends on the
+order of summation."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class PinnedFeatures:
     """The features of a study's films by one backbone, as one kind of arithmetic computes them.
 
     Args:
-        kind: of arithmetic.
-        sha256: of all of them.
-        sample: (`SAMPLED`, width) float32, of the films and flips of `sampled`.
+        kind: the kind of arithmetic.
+        sha256: the checksum of all features.
+        sample: (`SAMPLED`, width) float32, the features of the films and flips that `sampled` returns.
     """
 
     kind: str
@@ -44,7 +45,7 @@ class PinnedFeatures:
 
 
 def sampled(films: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of the sample's films among a study's, evenly spaced, and each one's flip."""
+    """Return the positions of the sample's films among so many films, evenly spaced, and the flip of each."""
     return np.linspace(0, films - 1, SAMPLED).astype(np.int64), np.arange(SAMPLED)
 
 
@@ -52,8 +53,8 @@ class FeaturePins:
     """The features that a study's workers have pinned.
 
     Args:
-        database: the study's.
-        study: whose.
+        database: the study's database.
+        study: the study.
     """
 
     def __init__(self, database: Database, study: Study) -> None:
@@ -61,38 +62,38 @@ class FeaturePins:
         self._study = study
 
     def of(self, backbone: Mapping[str, object]) -> list[PinnedFeatures]:
-        """Return what was pinned of a backbone, one for each kind of arithmetic.
+        """Return the pinned features of a backbone, one for each kind of arithmetic.
 
         Args:
-            backbone: its `extraction_identity`.
+            backbone: the backbone's `extraction_identity`.
         """
         table = tables.features
-        mine = sa.and_(table.c.study_id == self._study.id, table.c.backbone == _key(backbone))
-        query = sa.select(table).where(mine).order_by(table.c.arithmetic)
+        of_backbone = sa.and_(table.c.study_id == self._study.id, table.c.backbone == _key(backbone))
+        query = sa.select(table).where(of_backbone).order_by(table.c.arithmetic)
         rows = self._database.transact(lambda connection: connection.execute(query).all())
         return [PinnedFeatures(row.arithmetic, row.sha256, _decoded(row.sample)) for row in rows]
 
     def check(self, backbone: Mapping[str, object], kind: str, sample: np.ndarray) -> None:
-        """Compare a sample computed here with those that were pinned.
+        """Compare a sample computed here with the pinned ones.
 
         Args:
-            backbone: its `extraction_identity`, with the precision that decides how far kinds may differ.
-            kind: of arithmetic, here.
+            backbone: the backbone's `extraction_identity`; its precision decides how much kinds may differ.
+            kind: the kind of arithmetic used here.
             sample: (`SAMPLED`, width) float32.
 
         Raises:
-            FingerprintError: it differs from its own kind's, or by more than rounding from another's.
+            FingerprintError: the sample differs from that of its own kind, or by more than rounding from another's.
         """
         for pinned in self.of(backbone):
             tolerance = 0.0 if pinned.kind == kind else TOLERANCES[str(backbone["precision"])]
             self._compare(pinned, kind, sample, tolerance)
 
     def pin(self, backbone: Mapping[str, object], computed: PinnedFeatures) -> None:
-        """Note the features that this worker computes, unless one of its kind has, and compare them with all others'.
+        """Compare this worker's features with all pinned ones, and pin them if they are the first of their kind.
 
         Raises:
-            FingerprintError: as `check`; or a film outside of the sample differs.
-            StudyError: the study was deleted meanwhile.
+            FingerprintError: as in `check`, or a film outside the sample differs.
+            StudyError: the study was deleted in the meantime.
         """
         with self._database.exclusive(f"features:{self._study.name.lower()}"):
             self.check(backbone, computed.kind, computed.sample)
@@ -104,37 +105,39 @@ class FeaturePins:
 
     def _insert(self, backbone: Mapping[str, object], computed: PinnedFeatures) -> None:
         study, features = tables.study, tables.features
-        this = {"study_id": self._study.id, "backbone": _key(backbone), "arithmetic": computed.kind}
-        mine = sa.and_(*(features.c[name] == value for name, value in this.items()))
-        row = features.insert().values(**this, sha256=computed.sha256, sample=_encoded(computed.sample))
+        identity = {"study_id": self._study.id, "backbone": _key(backbone), "arithmetic": computed.kind}
+        pinned = sa.and_(*(features.c[name] == value for name, value in identity.items()))
+        row = features.insert().values(**identity, sha256=computed.sha256, sample=_encoded(computed.sample))
 
         def insert(connection: sa.Connection) -> None:
-            # A study of the same row may be another one, made after this was deleted.
+            # The row may belong to another study by now, created after this one was deleted.
             key = sa.and_(study.c.id == self._study.id, study.c.created_at == self._study.created_at)
             if connection.execute(sa.select(study.c.id).where(key)).first() is None:
                 raise StudyError(f"{self._study.name} was deleted")
-            # There already: it was committed, and the answer was lost.
-            if connection.execute(sa.select(features.c.sha256).where(mine)).first() is None:
+            # If the row exists, an earlier try was committed, but its answer was lost.
+            if connection.execute(sa.select(features.c.sha256).where(pinned)).first() is None:
                 connection.execute(row)
 
         self._database.transact(insert)
 
     def _compare(self, pinned: PinnedFeatures, kind: str, sample: np.ndarray, tolerance: float) -> None:
         if sample.shape != pinned.sample.shape:
-            raise FingerprintError(self._refusal(f"they are {sample.shape[1]} a film, not {pinned.sample.shape[1]}"))
-        apart = float(np.abs(sample - pinned.sample).max() / max(float(np.abs(pinned.sample).max()), 1e-30))
-        if not apart <= tolerance:
-            how = (
+            raise FingerprintError(
+                self._refusal(f"there are {sample.shape[1]} for each film, not {pinned.sample.shape[1]}")
+            )
+        difference = float(np.abs(sample - pinned.sample).max() / max(float(np.abs(pinned.sample).max()), 1e-30))
+        if not difference <= tolerance:
+            detail = (
                 f"though both compute with {kind}"
                 if pinned.kind == kind
-                else f"they differ by {apart:.1e} of full scale, where rounding ({kind} here, {pinned.kind} there) "
-                f"makes {tolerance:.0e} at most"
+                else f"they differ by {difference:.1e} of full scale, while rounding ({kind} here, {pinned.kind} "
+                f"there) explains {tolerance:.0e} at most"
             )
-            raise FingerprintError(self._refusal(how))
+            raise FingerprintError(self._refusal(detail))
 
-    def _refusal(self, how: str) -> str:
+    def _refusal(self, detail: str) -> str:
         return (
-            f"The features of {self._study.name} computed here are not those of its other workers, {how}: "
+            f"The features of {self._study.name} computed here are not those of its other workers ({detail}): "
             "the code, a library or the cached features differ, and nothing was run. "
             "Compare `pip freeze` on both machines, and delete storage/features on this one"
         )

@@ -1,6 +1,7 @@
-"""A study file resolved: its films, folds and points, and what it takes from another study. Nothing is written.
+"""Resolving a study file into its films, folds and points, and what it inherits from another study.
 
-``study create``, ``search --dry-run`` and ``features build`` all begin here, so that they see the same study.
+Nothing is written. ``study create``, ``search --dry-run`` and ``features build`` all begin here, so that they see the
+same study.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from rust_optuna.config import HYPERPARAMETERS, KEYS, StudyConfiguration, TrialConfiguration, Value, plain_values
+from rust_optuna.config import (
+    HYPERPARAMETERS,
+    KEYS,
+    StudyConfiguration,
+    StudyKind,
+    TrialConfiguration,
+    Value,
+    plain_values,
+)
 from rust_optuna.data.check import refuse_problems
 from rust_optuna.data.development import DevelopmentSet, development_differences, development_set
 from rust_optuna.data.film_index import FilmIndex
@@ -32,6 +41,7 @@ from rust_optuna.learn.weights import NAMED as NAMED_WEIGHTS
 from rust_optuna.learn.weights import meant, weights_file, weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search import design
+from rust_optuna.search.fingerprint import Fingerprint
 from rust_optuna.search.inheritance import FILMS, WEIGHTS_BYTES, Difference, Inheritance, Settings
 from rust_optuna.search.results import Point, best_point, status
 from rust_optuna.search.studies import (
@@ -44,25 +54,25 @@ from rust_optuna.search.studies import (
 )
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.states import StudyState
-from rust_optuna.study_file import to_document, toml_value
+from rust_optuna.study_file import to_document
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class PreparedStudy:
-    """A study as its file describes it, whether it was created already or not.
+    """A study as its file describes it, whether or not it has been created already.
 
     Args:
-        configuration: the file; folds and seed are those inherited where it names none.
-        home: where relative paths begin.
+        configuration: the study file; where it names no folds or seed, the inherited ones are filled in.
+        home: the folder in which relative paths begin.
         known: the study of that name in the database, None if there is none.
-        development: its films and folds.
-        points: the parameters of every point: the known study's, else the whole design.
-        inheritance: what it takes from another study; None for nothing, or nothing that is known yet.
-        alternatives: the values that its points may inherit: one set of them, which is empty for a study that inherits
-            nothing; as many as its source may bring where that is not done yet.
-        undecided: how many groups of its patients' names may be one patient's each.
+        development: the study's films and folds.
+        points: the parameters of every point of the known study, or of the whole design if there is no such study.
+        inheritance: what the study takes from another one; None if it takes nothing, or if this is not known yet.
+        alternatives: the sets of values that the points may inherit. There is one set, empty if the study inherits
+            nothing; if the source study is not done yet, there is one for each point that may become its best.
+        undecided: the number of groups of similar patient names that may each be one patient.
     """
 
     configuration: StudyConfiguration
@@ -76,101 +86,98 @@ class PreparedStudy:
 
     @property
     def inherited(self) -> Mapping[str, Value]:
-        """What its points inherit, of a study whose source is done."""
+        """The values that the points inherit. The source study, if there is one, must be done."""
         return self.alternatives[0]
 
     @property
     def open_source(self) -> str | None:
-        """The study that it takes its values from, where that is not done yet."""
+        """The name of the study whose best point this one takes, if that study is not done yet; else None."""
         return self.configuration.from_best_of if self.inheritance is None else None
 
     def trials(self, points: Sequence[Mapping[str, Any]]) -> list[list[TrialConfiguration]]:
-        """Return, for each point, what it may be trained with: one configuration, or one for each alternative."""
+        """Return the configurations that each point may be trained with, one for each alternative."""
         return [
-            [trial_configuration(self.configuration, point, each, self.home) for each in self.alternatives]
+            [trial_configuration(self.configuration, point, inherited, self.home) for inherited in self.alternatives]
             for point in points
         ]
 
     def settings(self) -> list[Settings]:
-        """Return what a study may inherit from this one: of each point, the whole configuration."""
+        """Return what another study may inherit from this one: the whole configuration of each point."""
         return [
             settings(self.configuration, point, inherited) for point in self.points for inherited in self.alternatives
         ]
 
-    def weights(self) -> list[str]:
-        """Return what the weights are that its points may use, whatever points it has or will have.
+    def weights(self) -> tuple[str, ...]:
+        """Return the identities of all weights that the study's points may use, those still to be drawn included.
 
         Raises:
             WeightsError: the weights file is missing.
         """
-        return sorted({weights_scheme(trial.backbone) for (trial, *_) in self._trials_of_each_weights()})
+        return tuple(sorted({weights_scheme(trial.backbone) for (trial, *_) in self._trials_by_weights()}))
 
     def refuse_missing_weights(self) -> None:
-        """Look whether the weights files are there, without reading them or asking the network.
+        """Check that the weights files exist, without reading them or using the network.
 
         Raises:
-            MissingWeightsError: one is not.
+            MissingWeightsError: a weights file is missing.
         """
-        for trials in self._trials_of_each_weights():
+        for trials in self._trials_by_weights():
             for trial in trials:
                 if trial.backbone.weights not in ("imagenet", "random"):
                     weights_file(trial.backbone)
 
-    def _trials_of_each_weights(self) -> list[list[TrialConfiguration]]:
+    def _trials_by_weights(self) -> list[list[TrialConfiguration]]:
+        """Return, for each choice of weights in the search space, the configurations of one arbitrary point."""
         axis = self.configuration.search_space.get("weights")
-        some = dict.fromkeys(HYPERPARAMETERS, 1)
+        placeholders = dict.fromkeys(HYPERPARAMETERS, 1)
         choices = [{"weights": choice} for choice in axis.choices] if axis else [{}]
-        return self.trials([{**some, **choice} for choice in choices])
+        return self.trials([{**placeholders, **choice} for choice in choices])
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Return all that its numbers depend on.
+    def fingerprint(self) -> Fingerprint:
+        """Return everything that the study's numbers depend on.
 
         Raises:
             WeightsError: the weights file is missing.
         """
-        return {
-            "settings": self.fingerprint_settings(),
-            "films": self.development.fingerprint(),
-            "weights": self.weights(),
-        }
+        return Fingerprint(self.fingerprint_settings(), self.development.fingerprint(), self.weights())
 
     def notes(self) -> list[str]:
-        """Return what a user should know about this study before it runs."""
+        """Return notes, one sentence each, on what the user should know before this study runs."""
         notes = []
         if self.inheritance is not None:
             source = self.inheritance.study
             notes += [
-                f"differs from {source}, whose best point it takes: {difference.words(source)}"
+                f"the study takes the best point of {source}, but differs from it: {difference.words(source)}"
                 for difference in self.inheritance.differences
             ]
         if self.undecided:
             notes.append(
-                "some patients' names are alike and may be one patient's, who would then be in several folds or on "
-                f"both sides of the split (groups of such names: {self.undecided}): rust-optuna data check MANIFEST "
-                "lists them"
+                "some patients' names are so similar that they may belong to one patient, who would then be in several "
+                f"folds or on both sides of the split (groups of such names: {self.undecided}): to list them, run "
+                "rust-optuna data check MANIFEST"
             )
         folds = self.development.folds
         if missing := labels_missing(folds, self.development.labels):
             notes.append(
-                f"some fold has no positive film of {', '.join(missing)}: "
-                "these labels are scored in the folds that have one, alike for all trials"
+                f"at least one fold has no positive film of {', '.join(missing)}: "
+                "in all trials, these labels are scored only in the folds that have one"
             )
         sizes = [len(self.development.content) - count for count in np.bincount(folds)]
         large = sum(trial.batch_size > min(sizes) for (trial, *_) in self.trials(self.points))
         if large:
             notes.append(
                 f"{large} of {len(self.points)} points ask for a batch larger than a training fold ({min(sizes):,} to "
-                f"{max(sizes):,} films): there the whole fold is one batch; both sizes are stored with the trial"
+                f"{max(sizes):,} films): they use the whole fold as one batch, and both sizes are stored with the trial"
             )
         return notes
 
     def fingerprint_settings(self) -> dict[str, Any]:
-        """Return the settings that its numbers depend on: not the number of trials, paths or the lease."""
+        """Return the settings that the study's numbers depend on: not the number of trials, paths or the lease."""
         configuration = self.configuration
         values = configuration.values({}, self.inherited)
         values.pop("weights")
         if values["bits"] == KEYS["bits"].default:
-            del values["bits"]  # studies from before there was this setting keep their fingerprint
+            del values["bits"]  # so that studies older than this setting keep their fingerprint
         search_space = to_document(configuration)["search_space"]
         return {
             **plain_values(values),
@@ -183,14 +190,14 @@ class PreparedStudy:
 
 
 def missing_files(configuration: StudyConfiguration, home: Home, *, weights: bool = True) -> list[Problem]:
-    """Return one problem for each file that a study file names and that is not there.
+    """Return a problem for each missing file that a study file names.
 
-    Nothing is read and the network is not asked: this is for before films are hashed.
+    No file is read and the network is not used, so this is cheap enough to run before films are hashed.
 
     Args:
         configuration: the study file.
-        home: where relative paths begin.
-        weights: also look for weights files.
+        home: the folder in which relative paths begin.
+        weights: whether to look for weights files too.
     """
     named: list[tuple[str, Value | None]] = []
     if weights:
@@ -199,29 +206,31 @@ def missing_files(configuration: StudyConfiguration, home: Home, *, weights: boo
         named.append(("fixed.weights", configuration.fixed.get("weights")))
         named.append(("model.weights", configuration.model.get("weights")))
     problems = [
-        Problem(where, f"{_not_there(name, home)}{meant(name)}")
-        for where, name in named
+        Problem(key, f"{_missing_path(name, home)}{meant(name)}")
+        for key, name in named
         if isinstance(name, str) and name not in NAMED_WEIGHTS and not home.resolve(name).is_file()
     ]
     manifest = str(configuration.manifest)
-    return problems if home.resolve(manifest).exists() else [Problem("manifest", _not_there(manifest, home)), *problems]
+    if home.resolve(manifest).exists():
+        return problems
+    return [Problem("manifest", _missing_path(manifest, home)), *problems]
 
 
-def _not_there(name: str, home: Home) -> str:
-    """Say of a file that a study file names where it was looked for."""
+def _missing_path(name: str, home: Home) -> str:
+    """Return, as the predicate of a sentence about a key, that its file is missing and where it was looked for."""
     return f'is "{name}", which ' + (
         "does not exist" if Path(name).is_absolute() else f"is not in {home.root} (--home)"
     )
 
 
 def too_many_folds(configuration: StudyConfiguration, manifest: Manifest) -> list[Problem]:
-    """Return the problem that a study has more folds than patients to divide among them, if so."""
+    """Return a problem if a study has more folds than development patients to divide among them."""
     folds, patients = configuration.folds, len({film.patient for film in manifest.part("development")})
     if patients >= folds:
         return []
-    have = f"{patients:,} development {'patient' if patients == 1 else 'patients'}"
-    what = f"{folds} folds need at least {folds} patients, and {manifest.path} has {have}: lower it, or add patients"
-    return [Problem("cross_validation.folds", what)]
+    count = f"{patients:,} development {'patient' if patients == 1 else 'patients'}"
+    message = f"{folds} folds need at least {folds} patients, but {manifest.path} has {count}: use fewer folds"
+    return [Problem("cross_validation.folds", f"{message}, or add patients")]
 
 
 def prepare(
@@ -237,19 +246,19 @@ def prepare(
 
     Args:
         configuration: the study file.
-        home: where relative paths begin.
-        database: where the study may be already, and where the one is that it takes values from; None for nowhere.
-        progress: called while films are hashed and, once on a machine, decoded.
-        earlier: studies that will be run before this one and are not done yet.
-        data_root: where films are looked for that are not where the manifest says; None for nowhere.
+        home: the folder in which relative paths begin.
+        database: the database that may hold this study and the one it inherits from; None if there is no database.
+        progress: called while films are hashed and, once on each machine, decoded.
+        earlier: the studies, by name, that run before this one and are not done yet.
+        data_root: the folder in which to look for films that are not where the manifest says; None to look nowhere.
 
     Raises:
         ManifestError: the manifest breaks its rules, is not split yet, or ``data check`` finds problems in it.
-        ConfigurationError: a file that it names is not there, there are too few patients for its folds, or a
+        ConfigurationError: a file that the study file names does not exist, there are fewer patients than folds, or a
             hyperparameter has no value.
-        StudyError: ``from_best_of`` names a study that is not there, not done, or has holes that nobody accepted.
-        MissingWeightsError: a weights file that it inherits is not there.
-        WeightsError: ImageNet weights, which a study that inherits is compared by, could not be had.
+        StudyError: ``from_best_of`` names a study that does not exist, is not done, or has holes that nobody accepted.
+        MissingWeightsError: an inherited weights file does not exist.
+        WeightsError: the ImageNet weights, by which an inheriting study is compared with its source, cannot be had.
     """
     known = find_study(database, configuration.name) if database else None
     source = (earlier or {}).get(configuration.from_best_of or "")
@@ -261,7 +270,7 @@ def prepare(
             configuration = configuration.with_folds(inheritance.folds, inheritance.seed)
     elif source is not None:
         inheritance = None
-        alternatives = [inherited_values(configuration, theirs) for theirs in source.settings()]
+        alternatives = [inherited_values(configuration, candidate) for candidate in source.settings()]
         configuration = configuration.with_folds(source.configuration.folds, source.configuration.seed)
     elif configuration.from_best_of is not None:
         best = _best_of(database, configuration)
@@ -281,20 +290,22 @@ def prepare(
     if data_root is not None:
         manifest = relocated(manifest, index, data_root, progress)
     if not any(film.image.is_file() for film in manifest.films):
-        what = (
-            f"none of the {len(manifest.films):,} films is there, the first: {manifest.films[0].image}: No such file. "
-            "If they lie in another folder now, name it: --data-root FOLDER"
+        message = (
+            f"none of the {len(manifest.films):,} films was found, the first of them at {manifest.films[0].image}. "
+            "If they are in another folder now, name it with --data-root FOLDER"
         )
-        raise ManifestError(str(manifest.path), [Problem("image", what)])
+        raise ManifestError(str(manifest.path), [Problem("image", message)])
     refuse_problems(manifest, index, progress)
     development = development_set(manifest, index, folds=configuration.folds, seed=configuration.seed)
     points = load_parameters(database, known.id) if database and known else design.draw(configuration)
-    doubts = len(undecided(manifest.films))
-    prepared = PreparedStudy(configuration, home, known, development, points, inheritance, alternatives, doubts)
+    similar_names = len(undecided(manifest.films))
+    prepared = PreparedStudy(configuration, home, known, development, points, inheritance, alternatives, similar_names)
     if known is None:
         prepared.refuse_missing_weights()
     if database is not None and best is not None and inheritance is not None:
         differences = _differences(prepared, best, load_development(database, best.study))
+        if configuration.kind != StudyKind.SEARCH:
+            differences = _refuse_other_data(prepared, best.study, differences)
         return replace(prepared, inheritance=replace(inheritance, differences=differences))
     return prepared
 
@@ -306,17 +317,17 @@ def settings(
     return Settings(configuration.values(parameters, inherited), configuration.folds, configuration.seed)
 
 
-def inherited_values(configuration: StudyConfiguration, theirs: Settings) -> dict[str, Value]:
-    """Return what a study takes of another's configuration: all that it says nothing about itself.
+def inherited_values(configuration: StudyConfiguration, source: Settings) -> dict[str, Value]:
+    """Return the values that a study takes from another's settings: those of every key that its own file leaves out.
 
     Raises:
         ConfigurationError: a hyperparameter still has no value.
     """
-    ours = {*configuration.search_space, *configuration.fixed, *configuration.model}
-    values = {key: value for key, value in theirs.values.items() if key not in ours}
+    own_keys = {*configuration.search_space, *configuration.fixed, *configuration.model}
+    values = {key: value for key, value in source.values.items() if key not in own_keys}
     if open_keys := configuration.open_hyperparameters(values):
-        what = f"has no value: neither here nor in {configuration.from_best_of}"
-        raise ConfigurationError(f"study {configuration.name}", [Problem(key, what) for key in open_keys])
+        message = f"has no value: neither this study nor {configuration.from_best_of} sets it"
+        raise ConfigurationError(f"study {configuration.name}", [Problem(key, message) for key in open_keys])
     return values
 
 
@@ -332,24 +343,26 @@ class _Best:
 def _best_of(database: Database | None, configuration: StudyConfiguration) -> _Best:
     """Return the best point of the study that ``from_best_of`` names; ties go to the lowest point."""
     name = str(configuration.from_best_of)
-    takes = f"{configuration.name} takes the best of {name}"
+    purpose = f"{configuration.name} takes the best point of {name}"
     if database is None:
-        raise StudyError(f"{takes}, and there is no database yet: name that study's file before this one's")
+        raise StudyError(f"{purpose}, but there is no database yet: name the file of {name} first")
     study = find_study(database, name)
     if study is None:
-        there = ", ".join(other.name for other in load_studies(database)) or "none yet"
-        raise StudyError(f"{takes}, which is not in {database} (there are: {there}): search that study first")
+        names = ", ".join(other.name for other in load_studies(database)) or "none yet"
+        raise StudyError(f"{purpose}, which is not in {database} (its studies: {names}): run {name} first")
+    if study.configuration.kind != StudyKind.SEARCH:
+        raise StudyError(f"{purpose}, which is not a search: its points are folds, not hyperparameters")
     if study.state != StudyState.DONE:
-        raise StudyError(f"{takes}, which is not done: run rust-optuna worker run {name} until it is")
+        raise StudyError(f"{purpose}, which is not done yet: finish it with rust-optuna worker run {name}")
     best = best_point(database, study)
     if best is None:
         raise OpenHolesError(
-            f"{takes}, which has no complete point: all it has are holes. See why (rust-optuna study show {name}), "
-            f"then try them again (rust-optuna study retry {name} --holes, then rust-optuna worker run {name})"
+            f"{purpose}, which has no complete point: all its points are holes. See why (rust-optuna study show "
+            f"{name}), then try them again (rust-optuna study retry {name} --holes, then rust-optuna worker run {name})"
         )
     if holes := status(database, study, foreign=False).open_holes:
         raise OpenHolesError(
-            f"{takes}, which has {holes} hole{'s' if holes > 1 else ''} that nobody accepted: its best point may be "
+            f"{purpose}, which has {holes} hole{'s' if holes > 1 else ''} that nobody accepted: its best point may be "
             f"missing. Try them again (rust-optuna study retry {name} --holes, then rust-optuna worker run {name}) or "
             f"do without them (rust-optuna study accept-holes {name})"
         )
@@ -357,7 +370,7 @@ def _best_of(database: Database | None, configuration: StudyConfiguration) -> _B
 
 
 def _inherit(configuration: StudyConfiguration, best: _Best) -> Inheritance:
-    """Return what a study takes of the best point of another, its differences left out."""
+    """Return what a study takes from the best point of another; the differences are filled in later."""
     return Inheritance(
         study=best.study.name,
         trial=best.point.trial,
@@ -370,73 +383,82 @@ def _inherit(configuration: StudyConfiguration, best: _Best) -> Inheritance:
     )
 
 
-def _differences(prepared: PreparedStudy, best: _Best, theirs: DevelopmentSet) -> tuple[Difference, ...]:
-    """Return in what a study differs from its source, but for what it searches."""
-    configuration, ours = prepared.configuration, prepared.development
-    here = {**configuration.model, **configuration.fixed, "folds": configuration.folds, "seed": configuration.seed}
-    there = {**best.settings.values, "folds": best.settings.folds, "seed": best.settings.seed}
-    found = [Difference(key, value, there[key]) for key, value in here.items() if value != there[key]]
-    same = ours.content == theirs.content and ours.patients == theirs.patients
-    if not same or not np.array_equal(ours.labels, theirs.labels):
-        found.append(Difference(FILMS, len(ours.content), len(theirs.content)))
-    weights, allowed = prepared.weights(), best.study.fingerprint["weights"]
-    if here.get("weights", there["weights"]) == there["weights"] and not {*weights} <= {*allowed}:
-        found.append(Difference(WEIGHTS_BYTES, ", ".join(weights), ", ".join(allowed)))
-    return tuple(found)
+def _differences(prepared: PreparedStudy, best: _Best, source_set: DevelopmentSet) -> tuple[Difference, ...]:
+    """Return the differences between a study and its source, other than the keys that it searches.
+
+    Args:
+        prepared: the study.
+        best: its source.
+        source_set: the source's development set.
+    """
+    configuration, development = prepared.configuration, prepared.development
+    own = {**configuration.model, **configuration.fixed, "folds": configuration.folds, "seed": configuration.seed}
+    source = {**best.settings.values, "folds": best.settings.folds, "seed": best.settings.seed}
+    differences = [Difference(key, value, source[key]) for key, value in own.items() if value != source[key]]
+    same = development.content == source_set.content and development.patients == source_set.patients
+    if not same or not np.array_equal(development.labels, source_set.labels):
+        differences.append(Difference(FILMS, len(development.content), len(source_set.content)))
+    weights, allowed = prepared.weights(), best.study.fingerprint.weights
+    if own.get("weights", source["weights"]) == source["weights"] and not {*weights} <= {*allowed}:
+        differences.append(Difference(WEIGHTS_BYTES, ", ".join(weights), ", ".join(allowed)))
+    return tuple(differences)
+
+
+def _refuse_other_data(
+    prepared: PreparedStudy, source: Study, differences: Sequence[Difference]
+) -> tuple[Difference, ...]:
+    """Return the unintended differences of an evaluation from its source, or refuse the evaluation.
+
+    Its folds, seed and number of epochs differ on purpose.
+
+    Raises:
+        FingerprintError: the films, labels, patients or weights are not those of the search.
+    """
+    for difference in differences:
+        if difference.key in (FILMS, WEIGHTS_BYTES):
+            raise FingerprintError(
+                f"{source.name} cannot be evaluated here: {difference.words(source.name)}. Restore the manifest, the "
+                "films or the weights that it was created with",
+                public=f"{source.name} cannot be evaluated: other films, labels, patients or weights",
+            )
+    return tuple(d for d in differences if d.key not in ("folds", "seed", "epochs"))
 
 
 def compare(database: Database, prepared: PreparedStudy, known: Study) -> None:
-    """Check that a study file would create this very study.
+    """Check that a study file would create the same study as the one in the database.
 
     Raises:
-        FingerprintError: it would not; the message says in what they differ.
-        StudyError: it asks for more points than the study has.
+        FingerprintError: it would not; the message names the differences.
+        StudyError: the file asks for more points than the study has.
         WeightsError: the weights file is missing.
     """
-    other = _other_settings(prepared.fingerprint_settings(), known.fingerprint["settings"])
-    what, remedy = "settings", f"Give the study another name, or delete that one: rust-optuna study delete {known.name}"
-    if prepared.development.fingerprint() != known.fingerprint["films"]:
-        index, theirs = FilmIndex(prepared.home.film_index), load_development(database, known)
-        films = development_differences(prepared.development, theirs, index, prepared.home.root)
-        if not other:
-            what, remedy = (
+    differences = known.fingerprint.other_settings(prepared.fingerprint_settings())
+    subject = "settings"
+    remedy = f"Give the study another name, or delete the old one: rust-optuna study delete {known.name}"
+    if prepared.development.fingerprint() != known.fingerprint.films:
+        index, stored = FilmIndex(prepared.home.film_index), load_development(database, known)
+        films = development_differences(prepared.development, stored, index, prepared.home.root)
+        if not differences:
+            subject, remedy = (
                 "films or labels",
                 "Restore the manifest or the film to go on, or give the study another name",
             )
-            films = films or ["the films and labels are the same, and the folds differ"]
+            films = films or ["the films and labels are the same, but the folds differ"]
         elif films:
-            what = "settings, films or labels"
-        other += films
-    # Last, for they may have to be downloaded.
-    if not other and prepared.weights() != known.fingerprint["weights"]:
-        what, other = "weights", ["the file's bytes, or the way in which random ones are drawn, are not the same"]
-    if other:
+            subject = "settings, films or labels"
+        differences += films
+    # The weights come last because they may have to be downloaded.
+    if not differences and prepared.weights() != known.fingerprint.weights:
+        subject = "weights"
+        differences = ["the file's bytes, or the way in which random weights are drawn, have changed"]
+    if differences:
         raise FingerprintError(
-            f"Study {known.name} in {database} was created with other {what}: {'; '.join(other)}. {remedy}",
+            f"Study {known.name} in {database} was created with other {subject}: {'; '.join(differences)}. {remedy}",
             public=f"Study {known.name} was created with other settings, films or weights",
         )
-    asked, has = prepared.configuration.n_trials, known.configuration.n_trials
-    if asked is not None and has is not None and asked > has:
+    asked, existing = prepared.configuration.n_trials, known.configuration.n_trials
+    if asked is not None and existing is not None and asked > existing:
         raise StudyError(
-            f"{known.name} has {has} points, its file asks for {asked}: "
+            f"{known.name} has {existing} points, but its file asks for {asked}: to add them, run "
             f"rust-optuna study extend {known.name} --trials {asked}"
         )
-
-
-def _other_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return in words which settings of a file differ from those of the study of its name."""
-    ours, theirs = _by_key(ours), _by_key(theirs)
-    pairs = {key: (ours.get(key), theirs.get(key)) for key in sorted({*ours, *theirs})}
-    return [
-        f"{key} is {toml_value(here)} in the file and {toml_value(there)} in the study"
-        for key, (here, there) in pairs.items()
-        if here != there
-    ]
-
-
-def _by_key(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a fingerprint by the keys that a study file has for them."""
-    searched = {f"search_space.{key}": axis for key, axis in settings["search_space"].items()}
-    renamed = {"sampler": "sampler.type", "sampler_seed": "sampler.seed"}
-    others = {renamed.get(key, key): value for key, value in settings.items() if key != "search_space"}
-    return {"bits": KEYS["bits"].default, **others, **searched}

@@ -1,4 +1,4 @@
-"""What a study has found so far, read from the ledger alone: no Optuna, no TensorFlow."""
+"""The results of a study so far, read from the ledger alone, without Optuna or TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rust_optuna.config import plain_values
+from rust_optuna.config import StudyKind, plain_values
 from rust_optuna.learn.trial_report import TrialReport
 from rust_optuna.search.foreign import ForeignTrials, foreign_trials
 from rust_optuna.search.studies import Study, find_study
@@ -25,12 +25,12 @@ class Point:
     Args:
         number: its number in the design, from 0.
         trial: the number of the Optuna trial that shows it.
-        parameters: the point itself.
-        value: the highest mean average precision over its epochs.
-        report: every number kept with it; None for a stand-in objective.
+        parameters: its hyperparameters.
+        value: its highest mean average precision over the epochs.
+        report: the report of its trial; None for a stand-in objective.
         artifact: the identifier of its out-of-fold scores, or None.
         seconds: how long its last attempt took, by the database's clock.
-        worker: who ran it.
+        worker: the worker that ran it.
     """
 
     number: int
@@ -44,43 +44,43 @@ class Point:
 
     @property
     def baseline(self) -> float | None:
-        """The view-only baseline of its value; None for a stand-in's, which has none."""
+        """The view-only baseline of its value; None for a stand-in objective, which has none."""
         return self.report.baseline.average_precision.mean if self.report else None
 
     @property
     def warnings(self) -> list[str]:
-        """Why it is not to be used as it is, in words; an empty list where nothing speaks against it.
+        """The reasons not to use this point as it is, one clause each; an empty list if there are none.
 
-        It is compared with the baseline over the 16 subscores, with that baseline's ties broken at random, as the lift
-        is; where no subscore is defined, its value with the view-only baseline.
+        Like the lift, the point's average precision over the 16 subscores is compared with that of the baseline, whose
+        ties are broken at random. If no subscore is defined, its value is compared with the view-only baseline.
         """
         report = self.report
         if report is None:
             return []
-        words = []
+        reasons = []
         if report.diverged:
-            words.append(
+            reasons.append(
                 f"training diverged in {len(report.diverged_folds)} of its {len(report.fold_values)} folds: the loss, "
                 "the scores or the weights were no longer finite numbers, and those of the last finite epoch are used; "
                 "a lower learning rate may help"
             )
-        ours = report.scores.average_precision_16.mean
+        value = report.scores.average_precision_16.mean
         baseline = report.untied_baseline.average_precision_16.mean if report.untied_baseline else None
-        what, how = "on the 16 subscores ", " (ties broken at random)"
-        if ours is None or baseline is None:
-            what, how, ours, baseline = "", "", self.value, self.baseline
-        if baseline is not None and ours <= baseline:
-            words.append(
-                f"{what}{ours:.4f} is no better than the view-only baseline's {baseline:.4f}{how}: a model that sees "
-                "nothing but the view of a film does as well"
+        scope, ties = "on the 16 subscores ", " (ties broken at random)"
+        if value is None or baseline is None:
+            scope, ties, value, baseline = "", "", self.value, self.baseline
+        if baseline is not None and value <= baseline:
+            reasons.append(
+                f"{scope}{value:.4f} is no better than the view-only baseline's {baseline:.4f}{ties}: a model that "
+                "sees nothing but the view of a film does as well"
             )
             curve = report.curve
             if len(curve) > 1 and min(curve) == max(curve):
-                words.append(
+                reasons.append(
                     f"its value is the same after each of its {len(curve)} epochs: training did not change the order "
-                    "in which films are scored, as with a learning rate that is far too high or far too low"
+                    "in which films are ranked, as happens if the learning rate is far too high or far too low"
                 )
-        return words
+        return reasons
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ class Caveats:
 
     Args:
         study: the study.
-        stale: the study that ``from_best_of`` names has a better point by now than the one taken.
+        stale: whether the best point of the study that ``from_best_of`` names is no longer the one that was taken.
         foreign: the trials in Optuna that somebody else finished.
-        arithmetic: complete points by the kind of arithmetic that computed them.
+        arithmetic: the number of complete points that each kind of arithmetic computed.
     """
 
     study: Study
@@ -100,20 +100,20 @@ class Caveats:
     arithmetic: Mapping[str, int] = field(default_factory=dict)
 
     def arithmetic_words(self) -> str | None:
-        """Say that the values are of several kinds of arithmetic, in one sentence without its stop, or None."""
+        """Return a sentence, without its full stop, if several kinds of arithmetic computed the values; else None."""
         if len(self.arithmetic) < 2:
             return None
         counts = (f"{count} {'point' if count == 1 else 'points'} by {kind}" for kind, count in self.arithmetic.items())
         return f"its values mix kinds of arithmetic, which round differently: {', '.join(counts)}"
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as a part of what ``status --json`` and ``best --json`` print."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the caveats' part of what ``status --json`` and ``best --json`` print."""
         source = self.study.source
         document: dict[str, Any] = {
             "stale": self.stale,
             "source": source.study if source else None,
-            "differences": [each.as_json() for each in source.differences] if source else [],
-            **self.foreign.as_json(),
+            "differences": [difference.to_json() for difference in source.differences] if source else [],
+            **self.foreign.to_json(),
             "arithmetic": dict(self.arithmetic),
         }
         if self.study.stand_in:
@@ -123,13 +123,13 @@ class Caveats:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a study is; counts are of points.
+    """The progress of a study.
 
     Args:
         study: the study.
-        counts: points by state.
+        counts: the number of points in each state.
         caveats: what a reader must know before believing its values.
-        accepted: holes that the user accepted for good.
+        accepted: the number of holes that the user accepted for good.
         best: the complete point of the highest value so far, or None.
     """
 
@@ -146,25 +146,25 @@ class Status:
 
     @property
     def best_baseline(self) -> float | None:
-        """The view-only baseline of the best value; None where there is none."""
+        """The view-only baseline of the best value, or None."""
         return self.best.baseline if self.best else None
 
     @property
     def best_words(self) -> list[str]:
-        """Why the best point is not to be used as it is, in words."""
+        """The reasons not to use the best point as it is, one clause each."""
         return self.best.warnings if self.best else []
 
     @property
     def open_holes(self) -> int:
-        """Holes that nobody accepted."""
+        """The number of holes that nobody accepted."""
         return self.counts[PointState.HOLE] - self.accepted
 
     @property
     def points(self) -> int:
-        """All points of the design."""
+        """The number of points of the design."""
         return sum(self.counts.values())
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return what ``rust-optuna status --json`` prints."""
         named = {PointState.HOLE: "holes"}
         return {
@@ -181,7 +181,7 @@ class Status:
             "best_value": self.best_value,
             "best_baseline_view_only": self.best_baseline,
             "best_warnings": self.best_words,
-            **self.caveats.as_json(),
+            **self.caveats.to_json(),
         }
 
 
@@ -204,10 +204,10 @@ class BestTrial:
         """The backbone's weights, as the study names them."""
         return str(self.study.configuration.values(self.point.parameters, self.study.inherited)["weights"])
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return what ``rust-optuna best --json`` prints; None for each number that a stand-in does not report."""
         study, point, report = self.study, self.point, self.point.report
-        ours = report.scores.average_precision_16 if report else None
+        on_16 = report.scores.average_precision_16 if report else None
         baseline = report.baseline.average_precision_16 if report else None
         untied = report.untied_baseline.average_precision_16 if report and report.untied_baseline else None
         return {
@@ -224,55 +224,60 @@ class BestTrial:
             "diverged_folds": list(report.diverged_folds) if report else None,
             "fold_values": list(report.fold_values) if report else None,
             "baseline_view_only": point.baseline,
-            "average_precision_16": ours.mean if ours else None,
-            "fold_values_16": list(ours.folds) if ours else None,
+            "average_precision_16": on_16.mean if on_16 else None,
+            "fold_values_16": list(on_16.folds) if on_16 else None,
             "baseline_view_only_16": baseline.mean if baseline else None,
             "baseline_view_only_untied_16": untied.mean if untied else None,
             "baseline_view_only_untied_fold_values_16": list(untied.folds) if untied else None,
             "weights": self.weights,
             "computed_with": report.arithmetic if report else None,
-            **self.caveats.as_json(),
+            **self.caveats.to_json(),
         }
 
 
 def arithmetic_of(database: Database, study: Study) -> dict[str, int]:
-    """Return how many complete points each kind of arithmetic computed; stand-ins and earlier versions tell none."""
+    """Return how many complete points each kind of arithmetic computed.
+
+    Points of a stand-in objective or of an earlier version report no kind, and are left out.
+    """
     newest = sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt)
-    mine = sa.and_(
+    reported = sa.and_(
         point.c.study_id == study.id, point.c.state == PointState.COMPLETE, attempt.c.arithmetic.is_not(None)
     )
-    query = sa.select(attempt.c.arithmetic, sa.func.count()).join(point, newest).where(mine)
+    query = sa.select(attempt.c.arithmetic, sa.func.count()).join(point, newest).where(reported)
     query = query.group_by(attempt.c.arithmetic).order_by(sa.func.count().desc(), attempt.c.arithmetic)
     return {row[0]: row[1] for row in database.transact(lambda connection: connection.execute(query).all())}
 
 
 def status(database: Database, study: Study, *, foreign: bool = True) -> Status:
-    """Return how far a study is.
+    """Return the progress of a study.
 
     Args:
         database: its database.
         study: the study.
-        foreign: also look for trials in Optuna that somebody else finished, and for kinds of arithmetic, which takes
-            longer the more trials there are: not for who asks twice a second.
+        foreign: whether to look for trials in Optuna that somebody else finished, and for kinds of arithmetic. Both
+            take longer the more trials there are, so callers that poll leave them out.
     """
     query = sa.select(point.c.state, sa.func.count(), sa.func.sum(point.c.accepted))
     query = query.where(point.c.study_id == study.id).group_by(point.c.state)
     rows = database.transact(lambda connection: connection.execute(query).all())
     counts = dict.fromkeys(PointState, 0) | {row[0]: row[1] for row in rows}
-    best = best_point(database, study) if counts[PointState.COMPLETE] else None
+    # The highest value of an evaluation's folds is not the best of anything.
+    searched = study.configuration.kind == StudyKind.SEARCH
+    best = best_point(database, study) if searched and counts[PointState.COMPLETE] else None
     accepted = next((int(row[2]) for row in rows if row[0] == PointState.HOLE), 0)
-    told = caveats(database, study) if foreign else Caveats(study, is_stale(database, study))
-    return Status(study, counts, told, accepted, best)
+    study_caveats = caveats(database, study) if foreign else Caveats(study, is_stale(database, study))
+    return Status(study, counts, study_caveats, accepted, best)
 
 
 def caveats(database: Database, study: Study) -> Caveats:
     """Return what a reader must know before believing a study's values."""
-    others = foreign_trials(database, study.name, study.key)
-    return Caveats(study, is_stale(database, study), others, arithmetic_of(database, study))
+    foreign = foreign_trials(database, study.name, study.key)
+    return Caveats(study, is_stale(database, study), foreign, arithmetic_of(database, study))
 
 
 def is_stale(database: Database, study: Study) -> bool:
-    """Say whether the study that this one took its fixed parameters from has another best point by now."""
+    """Return whether the study that this one took its fixed parameters from has another best point by now."""
     if study.source is None:
         return False
     origin = find_study(database, study.source.study)
@@ -281,15 +286,15 @@ def is_stale(database: Database, study: Study) -> bool:
 
 
 def best_point(database: Database, study: Study) -> Point | None:
-    """Return the complete point of the highest value, the lowest number among equals, or None."""
-    query = _complete(study).order_by(point.c.value.desc(), point.c.number).limit(1)
+    """Return the complete point of the highest value, or None; among equals, the one of the lowest number."""
+    query = complete_rows(study).order_by(point.c.value.desc(), point.c.number).limit(1)
     row = database.transact(lambda connection: connection.execute(query).first())
     return None if row is None else _point(row)
 
 
 def complete_points(database: Database, study: Study) -> list[Point]:
-    """Return all complete points, in order."""
-    query = _complete(study).order_by(point.c.number)
+    """Return all complete points, in order of their numbers."""
+    query = complete_rows(study).order_by(point.c.number)
     rows = database.transact(lambda connection: connection.execute(query).all())
     return [_point(row) for row in rows]
 
@@ -309,7 +314,7 @@ def failed_attempts(database: Database, study: Study) -> list[dict[str, Any]]:
 
 
 def hole_numbers(database: Database, study: Study) -> list[int]:
-    """Return the numbers of the points that are holes, accepted ones too, in order."""
+    """Return the numbers of the holes in order, accepted ones included."""
     query = sa.select(point.c.number).where(point.c.study_id == study.id, point.c.state == PointState.HOLE)
     rows = database.transact(lambda connection: connection.execute(query.order_by(point.c.number)).all())
     return [row.number for row in rows]
@@ -321,7 +326,8 @@ def best_trial(database: Database, study: Study) -> BestTrial | None:
     return None if best is None else BestTrial(study, best, caveats(database, study))
 
 
-def _complete(study: Study) -> sa.Select[Any]:
+def complete_rows(study: Study) -> sa.Select[Any]:
+    """Return the query of a study's complete points, each with the attempt that completed it."""
     columns = (attempt.c.result, attempt.c.artifact, attempt.c.started_at, attempt.c.ended_at, attempt.c.worker)
     newest = sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt)
     query = sa.select(point.c.number, point.c.trial, point.c.parameters, point.c.value, *columns).join(attempt, newest)

@@ -1,4 +1,4 @@
-"""Reading studies and their development sets back from the database. Needs neither Optuna nor TensorFlow."""
+"""Reading studies and their development sets back from the database, without Optuna or TensorFlow."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rust_optuna.config import (
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.errors import StudyError
 from rust_optuna.paths import Home
+from rust_optuna.search.fingerprint import Fingerprint
 from rust_optuna.search.inheritance import Inheritance
 from rust_optuna.storage import tables
 from rust_optuna.storage.database import Database
@@ -33,22 +34,22 @@ class Study:
     """A study as its database holds it.
 
     Args:
-        id: its row.
+        id: its row in the ledger.
         name: its unique name.
-        state: ``drawing`` (not created to the end yet), ``open`` or ``done``.
+        state: ``drawing`` (its creation is not finished yet), ``open`` or ``done``.
         configuration: the validated study file, without the manifest's path.
-        fingerprint: what the study's numbers depend on, fixed at creation.
-        runtime: the libraries and the objective of its first worker, None before one came.
+        fingerprint: everything that the study's numbers depend on, fixed at creation.
+        runtime: the libraries and the objective of its first worker; None before the first worker served it.
         source: what it took from the best point of another study, or None.
-        notes: what creation warned about.
-        created_at: when, by the database's clock.
+        notes: the warnings of its creation.
+        created_at: when it was created, by the database's clock.
     """
 
     id: int
     name: str
     state: StudyState
     configuration: StudyConfiguration
-    fingerprint: Mapping[str, Any]
+    fingerprint: Fingerprint
     runtime: Mapping[str, Any] | None
     source: Inheritance | None
     notes: Sequence[str]
@@ -56,46 +57,46 @@ class Study:
 
     @property
     def key(self) -> StudyKey:
-        """What tells this study from one of the same name, or in the same row, that came later."""
+        """The key that distinguishes this study from a later one with the same name or in the same row."""
         return StudyKey(self.id, self.created_at)
 
     @property
     def objective(self) -> str | None:
-        """What computed this study's values; None before a worker came."""
+        """The objective that computed this study's values; None before the first worker served it."""
         return None if self.runtime is None else self.runtime["objective"]
 
     @property
     def stand_in(self) -> str | None:
-        """The stand-in objective that computed this study's values, None for the real one."""
+        """The stand-in objective that computed this study's values; None for the real one."""
         return self.objective if self.objective and self.objective.startswith("STAND-IN") else None
 
     @property
     def inherited(self) -> Mapping[str, Value]:
-        """The values that ``from_best_of`` brought."""
+        """The values inherited from the study that ``from_best_of`` names."""
         return self.source.values if self.source else {}
 
     @property
     def own_values(self) -> Mapping[str, Value]:
-        """The values that it neither searches, fixes nor inherits: its model's, defaults included."""
+        """The values that the study neither searches, fixes nor inherits: those of its model, defaults included."""
         configuration = self.configuration
         others = {*configuration.search_space, *configuration.fixed, *self.inherited}
         return {name: value for name, value in configuration.values({}, self.inherited).items() if name not in others}
 
     @property
     def constant_hyperparameters(self) -> Mapping[str, Value]:
-        """The hyperparameters that it does not search: one value for all its points."""
+        """The hyperparameters that the study does not search, each with its one value for all points."""
         values = self.configuration.values({}, self.inherited)
         return {name: values[name] for name in HYPERPARAMETERS if name not in self.configuration.search_space}
 
     def trial_configuration(self, parameters: Mapping[str, Any], home: Home) -> TrialConfiguration:
-        """Return what a point is trained with, a weights file's path made absolute."""
+        """Return the configuration that a point is trained with; the path of a weights file becomes absolute."""
         return trial_configuration(self.configuration, parameters, self.inherited, home)
 
 
 def trial_configuration(
     configuration: StudyConfiguration, parameters: Mapping[str, Any], inherited: Mapping[str, Any], home: Home
 ) -> TrialConfiguration:
-    """Merge a point with what its study fixes and inherits; a weights file's path becomes absolute."""
+    """Merge a point with what its study fixes and inherits; the path of a weights file becomes absolute."""
     values = configuration.values(parameters, inherited)
     if values["weights"] not in ("imagenet", "random"):
         values["weights"] = str(home.resolve(values["weights"]))
@@ -109,15 +110,15 @@ def cached_backbones(
     home: Home,
 ) -> list[BackboneConfiguration]:
     """Return each backbone whose cached features the points of a design use, once."""
-    # A backbone does not depend on hyperparameters, which may still be open.
-    some = dict.fromkeys(HYPERPARAMETERS, 1)
-    trials = (trial_configuration(configuration, {**some, **point}, inherited, home) for point in design)
+    # Some hyperparameters may have no value yet, but no backbone depends on them.
+    placeholders = dict.fromkeys(HYPERPARAMETERS, 1)
+    trials = (trial_configuration(configuration, {**placeholders, **point}, inherited, home) for point in design)
     return list(dict.fromkeys(trial.backbone for trial in trials if trial.features == "cached"))
 
 
 def find_study(database: Database, name: str) -> Study | None:
     """Return the study of that name, or None."""
-    # MariaDB finds it by other capitals, too.
+    # MariaDB ignores the case of a name.
     return next((study for study in _read(database, tables.study.c.name == name) if study.name == name), None)
 
 
@@ -125,13 +126,13 @@ def load_study(database: Database, name: str) -> Study:
     """Return the study of that name.
 
     Raises:
-        StudyError: there is none; the message lists those there are.
+        StudyError: there is no such study; the message lists the existing ones.
     """
-    found = find_study(database, name)
-    if found is None:
-        names = ", ".join(study.name for study in load_studies(database)) or "none yet"
+    study = find_study(database, name)
+    if study is None:
+        names = ", ".join(other.name for other in load_studies(database)) or "none yet"
         raise StudyError(f"No study {name!r} in {database}; there are: {names}")
-    return found
+    return study
 
 
 def load_studies(database: Database) -> list[Study]:
@@ -150,7 +151,7 @@ def studies_to_serve(database: Database, names: Sequence[str]) -> list[Study]:
     studies = [load_study(database, name) for name in dict.fromkeys(names)]
     for study in studies:
         if study.state == StudyState.DRAWING:
-            raise StudyError(f"The creation of {study.name} was not finished: run the same study create again")
+            raise StudyError(f"The creation of {study.name} was not finished: run the same study create command again")
     return studies
 
 
@@ -163,7 +164,7 @@ def _read(database: Database, condition: sa.ColumnElement[bool]) -> list[Study]:
             name=row.name,
             state=row.state,
             configuration=parse_study(json.loads(row.configuration), f"study {row.name}", stored=True),
-            fingerprint=json.loads(row.fingerprint),
+            fingerprint=Fingerprint.from_json(json.loads(row.fingerprint)),
             runtime=json.loads(row.runtime) if row.runtime else None,
             source=Inheritance.from_json(json.loads(row.source)) if row.source else None,
             notes=json.loads(row.notes),
@@ -174,7 +175,7 @@ def _read(database: Database, condition: sa.ColumnElement[bool]) -> list[Study]:
 
 
 def load_parameters(database: Database, study_id: int, states: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Return the parameters of every point of a study, or of those in some states, in order."""
+    """Return the parameters of a study's points in order, either of all points or of those in the given states."""
     query = sa.select(tables.point.c.parameters).where(tables.point.c.study_id == study_id)
     if states is not None:
         query = query.where(tables.point.c.state.in_(states))
@@ -194,8 +195,8 @@ def load_development(database: Database, study: Study) -> DevelopmentSet:
     """Return a study's development films, labels and folds as stored at its creation.
 
     Raises:
-        StudyError: the rows are not those that the study's fingerprint was taken of.
-        DataError: a patient straddles two folds.
+        StudyError: the rows do not fit the study's fingerprint.
+        DataError: a patient is in two folds.
     """
     film = tables.film
     query = sa.select(film).where(film.c.study_id == study.id).order_by(film.c.content)
@@ -207,6 +208,9 @@ def load_development(database: Database, study: Study) -> DevelopmentSet:
         labels=np.array([[int(digit) for digit in row.label] for row in rows], dtype=np.uint8).reshape(len(rows), -1),
         folds=np.array([row.fold for row in rows], dtype=np.int64),
     )
-    if development.fingerprint() != study.fingerprint["films"]:
-        raise StudyError(f"The films of {study.name} in {database} are not those it was created with")
+    if development.fingerprint() != study.fingerprint.films:
+        raise StudyError(
+            f"The films of {study.name} in {database} were changed after its creation: restore a backup of the "
+            f"database, or delete the study (rust-optuna study delete {study.name})"
+        )
     return development

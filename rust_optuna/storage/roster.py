@@ -44,7 +44,7 @@ class WorkerStatus:
     running_seconds: float | None
     lease_seconds: float | None
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return what ``rust-optuna worker list --json`` prints."""
         return asdict(self)
 

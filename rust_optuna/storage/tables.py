@@ -29,7 +29,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from rust_optuna.storage.states import AttemptState, FaultKind, PointState, StudyState
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The newest migration's number (`rust_optuna.storage.migrations`)."""
 
 HOLDS_UNICODE = "rust_optuna_holds_unicode"
@@ -233,6 +233,36 @@ worker = Table(
     Column("beat_at", Double, nullable=False),
 )
 """The worker processes that run, and those that died unnoticed: a worker that ends deletes its own row."""
+
+
+holdout_opening = Table(
+    f"{_PREFIX}holdout_opening",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("study", String(100), nullable=False),
+    Column("films", _Document, nullable=False),
+    Column("models", _Document, nullable=False),
+    Column("definition", _Document, nullable=False),
+    Column("asked_by", Words(LONGEST_NAME), nullable=False),
+    Column("opened_at", Double, nullable=False),
+    Column("numbers", _Document),
+)
+"""The openings of hold-outs, each entered before a film was scored. No study's deletion touches them.
+
+``films`` lists the films' content hashes, ``models`` the SHA-256 of each head by name, ``definition`` says what the
+primary number is; ``numbers`` are added once they are known."""
+
+model = Table(
+    f"{_PREFIX}model",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("opening", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("document", _Document, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+"""The model directories that evaluations wrote: ``sha256`` is that of the list of its files' checksums, ``document``
+its numbers and where it comes from."""
 
 
 class database_now(FunctionElement[float]):  # noqa: N801 (reads like the SQL function it is)

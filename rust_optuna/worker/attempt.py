@@ -120,7 +120,7 @@ class Attempt:
         if self._trial is None:
             return
         try:
-            report = None if outcome.report is None else outcome.report.as_json()
+            report = None if outcome.report is None else outcome.report.to_json()
             self._mirror.tell(self._trial, state, outcome.value, report)
             self._ledger.mark_shown(self.claim.point_id, self.claim.attempt)
         except (RustOptunaError, *database_errors()) as error:

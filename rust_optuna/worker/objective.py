@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import sys
@@ -23,6 +24,7 @@ from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.cross_validation import CrossValidation, cross_validate, save_out_of_fold
 from rust_optuna.learn.extraction import Extractor, extraction_identity, extraction_versions
 from rust_optuna.learn.features import FeatureCache
+from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.learn.runtime import training_versions
 from rust_optuna.learn.sources import CachedFeatures, FeatureSource, LiveFeatures
 from rust_optuna.learn.trial_report import TrialReport
@@ -51,7 +53,7 @@ class Outcome:
     """
 
     value: float | None
-    report: TrialReport | None = None
+    report: TrialReport | FoldReport | None = None
     artifact: str | None = None
 
 
@@ -106,7 +108,7 @@ def check_weights(study: Study, backbone: BackboneConfiguration) -> None:
         FingerprintError: the weights differ.
         WeightsError: the weights are missing.
     """
-    if weights_scheme(backbone) not in study.fingerprint["weights"]:
+    if weights_scheme(backbone) not in study.fingerprint.weights:
         raise FingerprintError(
             f"The weights {backbone.weights!r} on this machine are not those that {study.name} was created with: put "
             "the same file here"
@@ -188,16 +190,16 @@ class CrossValidationObjective:
         _, validated = np.unique(self.development.folds, return_counts=True)
         trained = len(self.development.folds) - int(validated.min())
         validation = self._micro_batch.run(run, min(configuration.batch_size, trained))
-        artifact = self._upload(validation, claim, trial)
+        artifact = self._upload(functools.partial(save_out_of_fold, result=validation), claim, trial)
         weights = weights_identity(configuration.backbone)
         report = replace(validation.report, weights=weights, artifact=artifact)
         return Outcome(report.value, report, artifact)
 
-    def _upload(self, validation: CrossValidation, claim: Claim, trial: optuna.Trial) -> str:
-        """Store the out-of-fold scores as an artifact of the Optuna trial; return the artifact's identifier."""
+    def _upload(self, save: Callable[[Path], None], claim: Claim, trial: optuna.Trial) -> str:
+        """Store the file that ``save`` writes as an artifact of the Optuna trial; return the artifact's identifier."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"point-{claim.number}-attempt-{claim.attempt}.npz"
-            save_out_of_fold(path, validation)
+            save(path)
             return self.patiently(
                 lambda: upload_artifact(artifact_store=self.store, file_path=str(path), study_or_trial=trial)
             )

@@ -112,7 +112,7 @@ class Serving:
             return False
         return True
 
-    def keep(self, keys: Collection[StudyKey]) -> None:
+    def forget_all_but(self, keys: Collection[StudyKey]) -> None:
         """Forget all other studies, so that the memory they need is free."""
         for key in [key for key in self._served if key not in keys]:
             self._settle(self._served.pop(key))

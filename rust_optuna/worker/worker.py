@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from rust_optuna.config import StudyKind
 from rust_optuna.errors import (
     FingerprintError,
     RustOptunaError,
@@ -32,6 +33,7 @@ from rust_optuna.storage.tables import StudyKey
 from rust_optuna.worker.attempt import Attempt
 from rust_optuna.worker.deletion import caused_by_deletion, log_deleted
 from rust_optuna.worker.faults import CircuitBreaker
+from rust_optuna.worker.folds import FoldObjective
 from rust_optuna.worker.lease import LAST_WORDS_SECONDS
 from rust_optuna.worker.objective import CrossValidationObjective, Objective, StandInObjective
 from rust_optuna.worker.serving import Served, Serving
@@ -198,7 +200,7 @@ class Worker:
             if (study := find_study(self.database, name)) is not None:
                 with suppress(StudyError):  # deleted meanwhile
                     Mirror(self.database, study).reconcile()
-        self._serving.keep(self.ledger.open_studies(drawing=True).values())
+        self._serving.forget_all_but(self.ledger.open_studies(drawing=True).values())
 
     def _run_one(self, studies: Sequence[StudyKey]) -> bool:
         """Claim a point and run it; return whether there was one."""
@@ -260,7 +262,9 @@ class Worker:
 
             return progress
 
-        return CrossValidationObjective(
+        points_are_folds = study.configuration.kind != StudyKind.SEARCH
+        make = FoldObjective if points_are_folds else CrossValidationObjective
+        return make(
             study,
             load_development(self.database, study),
             self.home,

@@ -45,7 +45,9 @@ def test_a_study_file_s_films_may_lie_below_the_data_root(home, build, sqlite):
 def test_a_scheduler_stops_it_as_cleanly_as_ctrl_c(build, monkeypatch, number):
     run, study = build
     before = {each: signal.getsignal(each) for each in ASKING}
-    monkeypatch.setattr("rust_optuna.run.ahead.wanted_by_study", lambda *_: signal.raise_signal(signal.Signals[number]))
+    monkeypatch.setattr(
+        "rust_optuna.run.feature_building.needed_by_study", lambda *_: signal.raise_signal(signal.Signals[number])
+    )
     try:
         done = run(study.name)
     finally:

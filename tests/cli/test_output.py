@@ -45,6 +45,7 @@ def test_what_commands_print_of_their_own_is_shown(sqlite, home, encoding):
     ):
         done = run(*words)
         assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), (words, done.stderr)
+        assert "\\u" not in done.stdout
         assert any(each in done.stdout for each in (shown, shown.translate(PLAINLY)))
 
 

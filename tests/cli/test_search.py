@@ -80,7 +80,7 @@ def test_a_file_before_the_one_it_takes_the_best_of_is_told_with_the_command_in_
     monkeypatch.setattr("sys.argv", ["rust-optuna", *words])
     done = invoke("--home", home.root, "--storage", sqlite_url, *words)
     assert done.exit_code == 2, done.output
-    assert "third.toml takes the best of regime-2: name regime-2.toml before it" in done.output
+    assert "third.toml takes the best point of regime-2: name regime-2.toml before it" in done.output
     ordered = ["rust-optuna search regime-1.toml --workers 2 regime-2.toml third.toml", *dry]
     assert f"\n  {' '.join(ordered)}\n" in done.output
 
@@ -89,7 +89,7 @@ def test_files_that_take_the_best_of_each_other_are_refused(home, sqlite_url):
     for one, other in (("a", "b"), ("b", "a")):
         write_study(home, grid_document(name=one, fixed={"from_best_of": other}))
     done = search(home, sqlite_url, "a.toml", "b.toml")
-    assert (done.exit_code, "none can be the first" in done.output) == (2, True), done.output
+    assert (done.exit_code, "none can come first" in done.output) == (2, True), done.output
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ def test_tables_from_before_the_tokens_take_their_artifact_store_with_them(sqlit
     run = ["--home", str(home.root), "--storage", url, "storage", "upgrade"]
     done = CliRunner().invoke(cli, run)
     assert done.exit_code == 0, done.output
-    assert "came from version 1" in done.output
+    assert "was upgraded from version 1" in done.output
     store = home.root / "storage" / "artifacts"
     token = (store / TOKEN).read_text()
     assert len(token) == 32

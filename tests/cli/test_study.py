@@ -33,7 +33,7 @@ def test_create_makes_the_database_and_says_what_it_made(run, home, database_url
     assert done.exit_code == 0, done.output
     assert "regime-1 created in" in done.output
     assert "4 points, 20 development films" in done.output
-    assert "Note: some fold has no positive film of" in done.output
+    assert "Note: at least one fold has no positive film of" in done.output
     assert "Next: rust-optuna worker run regime-1" in done.output
     again = run("study", "create", "regime-1.toml")
     assert (again.exit_code, "regime-1 already exists" in again.output) == (0, True)
@@ -72,12 +72,12 @@ def test_create_refuses_other_contents_under_the_same_name(run_on, database, hom
 
 
 def test_list_names_the_studies_and_their_stand_ins(run_on, database, home):
-    assert "No studies yet" in run_on("study", "list").output
+    assert "There are no studies yet." in run_on("study", "list").output
     run_study(database, home, random_document(2))
     make_study(database, home, grid_document())
     text = run_on("study", "list").output.splitlines()
-    assert text[0].split() == ["regime-1", "random", "done", "STAND-IN", "tests.stand_ins:peak"]
-    assert text[1].split() == ["regime-2", "grid", "open"]
+    assert text[2].split() == ["regime-1", "random", "done", "STAND-IN", "tests.stand_ins:peak"]
+    assert text[3].split() == ["regime-2", "grid", "open"]
     assert json.loads(run_on("study", "list", "--json").output) == [
         {"study": "regime-1", "sampler": "random", "state": "done", "objective": "STAND-IN tests.stand_ins:peak"},
         {"study": "regime-2", "sampler": "grid", "state": "open"},
@@ -192,7 +192,8 @@ def test_show_is_for_people_and_begins_with_what_went_wrong(run_on, database, ho
         else:
             ledger.finish(claim, "complete", 0.5, None, None)
     text = run_on("study", "show", "regime-1").output
-    hole, others = text.index(f"Point {first.number} is a hole. Its attempts:"), text.index("Attempts at other points")
+    hole = text.index(f"Point {first.number} is a hole. Its attempts:")
+    others = text.index("Unsuccessful attempts at other points")
     assert f"  attempt {first.attempt}: failed (ann): no luck\n" in text[hole:others]
     assert "attempt 1: was given back (bob): the disk is full" in text[others:]
     assert text.index("Settings:") > others
@@ -205,8 +206,10 @@ def test_show_is_for_people_and_begins_with_what_went_wrong(run_on, database, ho
         "folds = 3",
     ):
         assert f"\n  {line}\n" in text
-    assert not any(internal in text for internal in ("None", "arithmetic", "optunas_best", study.fingerprint["films"]))
-    assert json.loads(run_on("study", "show", "regime-1", "--json").output)["fingerprint"] == study.fingerprint
+    assert not any(internal in text for internal in ("None", "arithmetic", "optunas_best", study.fingerprint.films))
+    assert (
+        json.loads(run_on("study", "show", "regime-1", "--json").output)["fingerprint"] == study.fingerprint.to_json()
+    )
 
 
 def test_a_study_without_a_complete_trial_is_told_in_one_form_with_what_to_run(run_on, database, home):

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from rust_optuna.cli.worker import _tell_of_others
+from rust_optuna.cli.worker import _warn_of_others
 from rust_optuna.fleet import records
 from rust_optuna.processes import ExitCode
 from rust_optuna.storage.site import Site
@@ -81,7 +81,7 @@ def test_supervisors_say_that_nothing_is_open(sqlite, home, run):
     make_study(sqlite, home, random_document(1))
     run("worker", "run", *PEAK)
     assert run("worker", "start").stdout.startswith("No study is open: all are done.\nNext: rust-optuna best")
-    assert "regime-1" in run("worker", "start", "regime-1").stdout.splitlines()[1]  # the table
+    assert "regime-1" in run("worker", "start", "regime-1").stdout.splitlines()[2]  # the table
 
 
 def test_a_worker_that_cannot_do_its_work_says_why(sqlite, home, run):
@@ -261,7 +261,7 @@ def test_who_starts_a_second_daemon_of_a_study_is_told_of_the_first(sqlite, home
 )
 def test_a_supervisor_that_serves_the_same_is_named_with_what_it_serves(home, caplog, theirs, ours, what):
     with records.registered(home, records.new_name(), daemon=False, studies=theirs, grace=0):
-        _tell_of_others(Site(home), ours)
+        _warn_of_others(Site(home), ours)
     said = [] if what is None else [f"Process {os.getpid()} already serves {what} on this machine"]
     assert [message.partition(":")[0] for message in caplog.messages] == said
 
@@ -366,7 +366,7 @@ EARLIER = {"boot": None, "namespace": None, "started": None}
     [
         ({"boot": "another"}, "on another machine (%s)"),
         ({"namespace": "pid:[1]"}, "in another PID namespace of this machine (a container; its host name: %s)"),
-        ({"started": "1"}, "where it cannot be seen from here: process %s is another one"),
+        ({"started": "1"}, "where it cannot be seen from here (process %s is another one here)"),
         (EARLIER, "in another container or on another machine (%s)"),
         ({**EARLIER, "host": "elsewhere"}, "on another machine (elsewhere)"),
     ],

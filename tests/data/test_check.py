@@ -32,7 +32,7 @@ def test_a_good_manifest_passes(manifest):
     assert report.films_per_patient == {2: 12}
     assert (report.depths, report.modes) == ({8: 24}, {"L": 24})
     assert report.sizes == {"smallest": [10, 12], "largest": [10, 12], "distinct": 1}
-    json.dumps(report.as_json())
+    json.dumps(report.to_json())
 
 
 def test_parts_count_what_they_hold(manifest):
@@ -100,7 +100,7 @@ def test_a_broken_manifest_is_reported_like_everything_else(manifest):
     assert not report.passed
     assert report.parts == ()
     assert report.notes == ("The films were not read; fix the manifest first",)
-    json.dumps(report.as_json())
+    json.dumps(report.to_json())
 
 
 def test_notes_tell_of_labels_that_a_fold_lacks_and_of_too_few_patients(tmp_path):

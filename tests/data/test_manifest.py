@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rust_optuna.data.manifest import (
     COLUMNS,
+    CORTICES,
     LABELS,
     VIEWS,
     Film,
@@ -73,6 +74,35 @@ def test_a_whole_number_may_have_gone_through_a_table_of_floats(tmp_path, writte
 def test_what_is_no_subscore_is_refused(tmp_path, written):
     assert problems(write(tmp_path, f'a.png,p,v,lateral,,,"{written}",,')) == [
         ("row 2, anterior", f"{written!r} is not 1, 2, 3, 4 or empty")
+    ]
+
+
+def test_sources_and_further_readers_are_optional_columns(tmp_path):
+    readers = [f"reader{reader}_{cortex}" for reader in (2, 3) for cortex in CORTICES]
+    header = ",".join([HEADER, "source", *readers])
+    path = write(tmp_path, f"{GOOD},Oslo,1,,,,2,2.0,,", "b.png,p2,v,lateral,,,,,,,,,,,,,,", header=header)
+    assert read_manifest(path).ignored == ()
+    first, second = read_manifest(path).films
+    assert (first.source, second.source) == ("Oslo", "")
+    assert first.readers == ((1, None, None, None), (2, 2, None, None))
+    assert second.readers == ((None,) * 4, (None,) * 4)
+    write_manifest(path, [first, second])
+    assert path.read_text().splitlines()[0] == header
+    assert read_manifest(path).films == (first, second)
+
+
+def test_columns_of_readers_are_checked_like_the_others(tmp_path):
+    header = f"{HEADER},reader2_medial,reader2_lateral,reader2_anterior,reader2_posterior"
+    path = write(tmp_path, f"{GOOD},5,x,,", header=header)
+    assert problems(path) == [
+        ("row 2, reader2_medial", "'5' is not 1, 2, 3, 4 or empty"),
+        ("row 2, reader2_lateral", "'x' is not 1, 2, 3, 4 or empty"),
+    ]
+    path = write(tmp_path, f"{GOOD},1,2", header=f"{HEADER},reader2_medial,reader2_medial")
+    words = "is missing, and other columns of readers are there"
+    assert problems(path) == [
+        ("row 1", "column 'reader2_medial' occurs 2 times"),
+        *(("row 1", f"column 'reader2_{cortex}' {words}") for cortex in CORTICES[1:]),
     ]
 
 

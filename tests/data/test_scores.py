@@ -27,7 +27,7 @@ def test_a_number_that_no_fold_defines_has_no_mean():
 
 def test_the_mean_over_one_fold_is_that_fold():
     fold = summarise(*random_fold(5), PUBLISHED)
-    document = Scores.over_folds([fold]).as_json()
+    document = Scores.over_folds([fold]).to_json()
     lists = document.pop("folds")
     assert document == fold
     assert lists == {
@@ -38,10 +38,10 @@ def test_the_mean_over_one_fold_is_that_fold():
 
 def test_a_baselines_folds_with_ties_broken_at_random_are_averaged_too():
     fold = summarise_untied(*random_fold(4))
-    document = AveragePrecisions.over_folds([fold, fold]).as_json()
+    document = AveragePrecisions.over_folds([fold, fold]).to_json()
     assert document == {**fold, "folds": {name: [value] * 2 for name, value in fold.items()}}
 
 
 def test_scores_are_the_same_after_json():
     found = Scores.over_folds([summarise(*random_fold(seed), PUBLISHED) for seed in (1, 2)])
-    assert Scores.from_json(json.loads(json.dumps(found.as_json()))) == found
+    assert Scores.from_json(json.loads(json.dumps(found.to_json()))) == found

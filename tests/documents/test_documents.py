@@ -1,5 +1,6 @@
 """README and docs say what is there: commands that run, modules that exist, study files that are valid."""
 
+import configparser
 import doctest
 import importlib
 import itertools
@@ -10,13 +11,15 @@ import click
 import pytest
 
 from rust_optuna.cli import cli
+from rust_optuna.cli.results import SCORE_COLUMNS
+from rust_optuna.cli.tables import print_table
 from rust_optuna.config import FOLDS, KEYS, LEASE_SECONDS, SEED, plain
 from rust_optuna.study_file import toml_value
 from tests.deploy.test_commands import take
 from tests.studies import REPOSITORY
 from tests.test_layers import MAY_IMPORT, MODULES, layer, module_name
 
-DOCUMENTS = sorted([REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")])
+DOCUMENTS = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *REPOSITORY.glob("docs/*.md")])
 PROGRAM = re.compile(r"^\s*(?:\$ )?(?:\.venv/bin/)?rust-optuna (.*)$")
 INLINE = re.compile(r"`(?:\.venv/bin/)?rust-optuna ([^`]*)`")
 PACKAGES = "|".join(MAY_IMPORT)
@@ -82,6 +85,50 @@ def test_files_and_pages_that_a_document_names_are_there(path):
     below = {f"rust_optuna/{name}" for name in re.findall(rf"`((?:{PACKAGES})/\w+\.py)`", text)}
     missing = [each for each in linked if not (path.parent / each).exists()]
     assert missing + [each for each in sorted(named | below) if not (REPOSITORY / each).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_a_line_for_a_shell_names_are_there(path):
+    """Those that come with the repository; what such a line makes, or takes from a user, lies elsewhere."""
+    words = {word for line in shell_lines(path.read_text()) for word in line.partition(" #")[0].split()}
+    ours = [word for word in words if re.match(r"(\.ci|benchmarks|deploy|docs|studies|tests)/", word)]
+    assert [word for word in ours if not (REPOSITORY / word).exists()] == []
+
+
+def shell_lines(text):
+    """Return the indented lines of a page, most of which are there to be typed."""
+    return re.findall(r"^ {4,}(\S.*)$", text.replace("\\\n", " "), re.MULTILINE)
+
+
+def test_lines_for_a_shell_are_found():
+    named = {line.split()[0] for path in DOCUMENTS for line in shell_lines(path.read_text())}
+    assert {"rust-optuna", "make", "python", "bash", "sbatch", "kubectl", "docker", "export"} <= named
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_the_extras_that_a_document_installs_are_there(path):
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    named = {name for names in re.findall(r"'\.\[([\w,]+)\]'", path.read_text()) for name in names.split(",")}
+    assert named <= set(setup["options.extras_require"])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_a_variable_that_a_document_names_is_one_that_something_reads(path):
+    readers = [*MODULES, *REPOSITORY.glob("docker-compose*.yml"), *REPOSITORY.glob("tests/**/*.py")]
+    read = set(re.findall(r"RUST_OPTUNA_[A-Z_]+", "\n".join(each.read_text() for each in readers)))
+    assert set(re.findall(r"RUST_OPTUNA_[A-Z_]+", path.read_text())) <= read
+
+
+def test_the_readme_shows_scores_as_the_program_does(capsys):
+    """Its numbers are of a run that takes minutes; how they stand there is checked."""
+    lines = (REPOSITORY / "README.md").read_text().splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("  average precision")]
+    assert len(starts) == 2
+    for start in starts:
+        shown = lines[start : start + 4]
+        print_table(SCORE_COLUMNS, [re.split(" {2,}", row.strip()) for row in shown[2:]], indent=2)
+        assert capsys.readouterr().out.splitlines() == shown
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.name != "__main__.py"], ids=module_name)

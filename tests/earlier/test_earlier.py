@@ -15,6 +15,7 @@ import pytest
 from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.trial_report import TrialReport
 from rust_optuna.paths import Home
+from rust_optuna.search.fingerprint import Fingerprint
 from tests.studies import run_command
 
 HOME = Path(__file__).parent / "home.tar.xz"
@@ -30,7 +31,11 @@ VALUES_OF_TWO = {0.001: 0.3096075837742504, 0.01: 0.32765652557319225}
 def home(tmp_path):
     with tarfile.open(HOME) as archive:
         archive.extractall(tmp_path / "home", filter="data")
-    return Home(tmp_path / "home")
+    home = Home(tmp_path / "home")
+    refused = run_command(home, DATABASE, "status")
+    assert (refused.returncode, "storage upgrade" in refused.stderr) == (1, True), refused.stderr
+    run(home, "storage", "upgrade")
+    return home
 
 
 def run(home, *arguments):
@@ -58,8 +63,15 @@ def test_its_reports_are_the_documents_that_this_version_writes(home):
         stored = [json.loads(text) for (text,) in connection.execute("SELECT result FROM rust_optuna_attempt")]
     assert len(stored) == 3
     for document in stored:
-        again = TrialReport.from_json(document).as_json()
+        again = TrialReport.from_json(document).to_json()
         assert (again, list(again)) == (document, list(document))
+
+
+def test_its_fingerprints_are_the_documents_that_this_version_writes(home):
+    with contextlib.closing(sqlite3.connect(home.root / "storage" / "rust_optuna.db")) as connection:
+        stored = [json.loads(text) for (text,) in connection.execute("SELECT fingerprint FROM rust_optuna_study")]
+    assert len(stored) == 2
+    assert [Fingerprint.from_json(document).to_json() for document in stored] == stored
 
 
 @pytest.mark.tensorflow

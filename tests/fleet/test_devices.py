@@ -75,7 +75,7 @@ def test_each_gpu_gets_as_many_workers_as_asked_for(monkeypatch):
     assert sorted(visible(made)) == ["0", "0", "0", "1", "1", "1"]
     assert {device.environment["RUST_OPTUNA_CORES"] for device in made} == {"1"}  # of eight
     assert visible(DeviceChoice("1", None, 2).devices()) == ["1", "1"]
-    with pytest.raises(RustOptunaError, match="give one of them"):
+    with pytest.raises(RustOptunaError, match="give only one of them"):
         DeviceChoice("all", 2, 2).devices()
 
 
@@ -117,7 +117,7 @@ def test_an_nvidia_smi_that_hangs_is_named(tmp_path, monkeypatch):
     fake_nvidia_smi(tmp_path, monkeypatch, [])
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec tail -f /dev/null\n")
     monkeypatch.setattr(devices, "NVIDIA_SMI_SECONDS", 0.1)
-    with pytest.raises(RustOptunaError, match="nvidia-smi does not answer"):
+    with pytest.raises(RustOptunaError, match="nvidia-smi did not answer"):
         DeviceChoice("all", None).devices()
 
 
@@ -161,11 +161,12 @@ def test_an_nvidia_smi_that_fails_is_told_and_the_driver_asked(tmp_path, monkeyp
     fake_nvidia_smi(tmp_path, monkeypatch, [])
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
     assert devices.gpus() == []
-    assert caplog.messages.pop() == "nvidia-smi failed, no GPU is used: NVIDIA-SMI has failed"
+    assert caplog.messages.pop() == "nvidia-smi failed, so no GPU is used: NVIDIA-SMI has failed"
     monkeypatch.setattr(devices, "DEVICE_FILES", tmp_path)
     (tmp_path / "nvidia0").touch()
     assert devices.gpus() == ["0"]
-    assert caplog.messages.pop() == "nvidia-smi failed, the driver shows 1 GPUs: NVIDIA-SMI has failed"
+    message = "nvidia-smi failed, so the driver's count of GPUs is used (1): NVIDIA-SMI has failed"
+    assert caplog.messages.pop() == message
 
 
 def test_a_machine_whose_nvidia_smi_finds_nothing_has_no_gpu(tmp_path, monkeypatch):
@@ -200,6 +201,6 @@ def test_a_gpu_named_by_nothing_is_refused(monkeypatch):
 def test_words_for_gpus_do_not_go_with_numbers(monkeypatch, choice):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(
-        RustOptunaError, match=r"--gpus takes all, none, or numbers such as 0,1; (all|none) does not go"
+        RustOptunaError, match=r"--gpus takes all, none, or numbers such as 0,1: (all|none) cannot be combined"
     ):
         DeviceChoice(choice, None).devices()

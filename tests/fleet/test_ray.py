@@ -4,14 +4,17 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import sqlalchemy as sa
 
 from rust_optuna.errors import MissingExtraError, RetiredError, RustOptunaError
 from rust_optuna.fleet.devices import DeviceChoice
@@ -353,3 +356,24 @@ def test_missing_ray_names_the_extra(sqlite, monkeypatch):
     monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"\[ray\]"), ray_cluster.ray_engine(sqlite.url, DeviceChoice()):
         pass
+
+
+@needs_ray
+@pytest.mark.parametrize("greeting", [b"SSH-2.0-OpenSSH_9.6\r\n", b""], ids=["other words", "silence"])
+def test_a_port_on_which_something_else_listens_is_told_at_once(monkeypatch, greeting):
+    monkeypatch.setattr(ray_cluster, "ANSWER_SECONDS", 0.2)
+    with socket.create_server(("", 0)) as listener:  # Ray may take 127.0.0.1 for the outward address
+
+        def answer():
+            with listener.accept()[0] as caller, suppress(ConnectionResetError):
+                caller.sendall(greeting)
+                while caller.recv(64):
+                    pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        joining = ray_cluster.ray_engine(sa.make_url("sqlite://"), DeviceChoice(), address=address)
+        with pytest.raises(RustOptunaError, match="is not the head of a Ray cluster"), joining:
+            pass
+        thread.join()

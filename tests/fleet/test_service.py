@@ -267,7 +267,7 @@ def test_workers_whose_study_is_deleted_end_and_their_supervisor_does_not_say_di
 def test_a_supervisor_fails_the_trials_that_nobody_owns_of_its_studies_that_are_done(sqlite, home):
     study = run_study(sqlite, home, random_document(1))
     orphan = optuna.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs={"point": 0, "attempt": 7})
-    Mirror(sqlite, study).shown.add_trial(orphan)
+    Mirror(sqlite, study).optuna_study.add_trial(orphan)
     supervise(sqlite, home, ["regime-1"], forever=False)
     assert_in_step(sqlite, study)
 

@@ -59,7 +59,7 @@ def test_every_number_can_be_recomputed_from_the_artifact_with_scikit_learn(vali
     result = validate(development=make_development(hashes(240)), learning_rate=1e-2)
     assert result.report.labels_left_out == ((), (), ())
     save_out_of_fold(tmp_path / "out-of-fold.npz", result)
-    report = json.loads(json.dumps(result.report.as_json()))
+    report = json.loads(json.dumps(result.report.to_json()))
 
     kept = np.load(tmp_path / "out-of-fold.npz", allow_pickle=False)
     fold, labels, scores = kept["fold"], kept["labels"], kept["scores"]
@@ -97,7 +97,7 @@ def test_every_number_can_be_recomputed_from_the_artifact_with_scikit_learn(vali
 
 
 def test_the_report_is_small_json_and_complete(validate):
-    report = validate().report.as_json()
+    report = validate().report.to_json()
     assert len(json.dumps(report, allow_nan=False)) < 20_000
     assert {
         "epoch", "value", "curve", "fold_values", "average_precision_16", "per_cortex", "roc_auc_macro",
@@ -161,7 +161,7 @@ def test_a_learning_rate_that_explodes_completes_with_finite_scores(validate, ra
     assert len(result.report.curve) == 4
     assert np.isfinite(result.out_of_fold.scores).all()
     assert np.isfinite(result.report.curve).all()
-    json.dumps(result.report.as_json(), allow_nan=False)
+    json.dumps(result.report.to_json(), allow_nan=False)
 
 
 def test_a_learning_rate_of_a_thousand_completes_with_finite_scores(validate):

@@ -11,7 +11,7 @@ STEPS = ((16, 2.0), (64, 3.0), (200, 10.0))
 
 def times(**changes):
     return TrainingTimes(
-        **{"steps": STEPS, "scoring": 0.5, "around": 7.0, "artifact_bytes": 1, "memory_bytes": 1, **changes}
+        **{"steps": STEPS, "scoring": 0.5, "overhead": 7.0, "artifact_bytes": 1, "memory_bytes": 1, **changes}
     )
 
 
@@ -88,8 +88,8 @@ def test_a_steps_time_is_the_time_of_full_batches_divided_by_their_number(develo
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_what_is_no_step_is_scoring_and_what_is_around_it(trial, monkeypatch, threads):
-    """On trials of known length: 5 s around, and an epoch whose steps take 2 s a fold, its scoring 0.5 s."""
+def test_what_is_no_step_is_scoring_and_overhead(trial, monkeypatch, threads):
+    """On trials of known length: 5 s of overhead, and an epoch whose steps take 2 s a fold, its scoring 0.5 s."""
     from rust_optuna.learn import timing
 
     rounds = {1: 3, 3: 1}[threads]  # of three folds
@@ -99,7 +99,7 @@ def test_what_is_no_step_is_scoring_and_what_is_around_it(trial, monkeypatch, th
         TrainingTimer, "_cross_validate", lambda self, epochs=1: (5.0 + epochs * rounds * 2.5, 100 * epochs)
     )
     found = TrainingTimer(make_development(hashes(42)), 24, trial, [16]).measure()
-    assert (found.around, found.scoring, found.artifact_bytes) == (pytest.approx(5.0), pytest.approx(0.5), 100)
+    assert (found.overhead, found.scoring, found.artifact_bytes) == (pytest.approx(5.0), pytest.approx(0.5), 100)
     assert found.threads == threads
 
 

@@ -25,13 +25,13 @@ ADDED = ("baseline_view_only_untied", "micro_batch", "arithmetic", "threads", "w
 
 @pytest.mark.parametrize("reported", [FULL, report()])
 def test_a_report_is_the_same_after_json(reported):
-    document = reported.as_json()
+    document = reported.to_json()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert TrialReport.from_json(json.loads(json.dumps(document))) == reported
 
 
 def test_the_document_has_the_keys_that_databases_hold():
-    document = FULL.as_json()
+    document = FULL.to_json()
     assert list(document) == [
         *("epoch", "value", "curve", "fold_values", "diverged", "diverged_folds"),
         *SCORES,
@@ -54,7 +54,7 @@ def test_the_document_has_the_keys_that_databases_hold():
 
 
 def test_what_an_earlier_version_did_not_write_is_none():
-    document = FULL.as_json()
+    document = FULL.to_json()
     earlier = TrialReport.from_json({name: value for name, value in document.items() if name not in ADDED})
-    assert earlier.as_json() == {**document, **dict.fromkeys(ADDED)}
+    assert earlier.to_json() == {**document, **dict.fromkeys(ADDED)}
     assert (earlier.arithmetic, earlier.threads, earlier.untied_baseline, earlier.micro_batch) == (None,) * 4

@@ -54,7 +54,7 @@ def test_films_of_another_demo_are_refused_with_what_differs(home, monkeypatch, 
     done = invoke("demo", "--weights", "random")
     assert done.exit_code == 1
     assert said in done.output
-    assert ": rm -r storage/demo lets this command draw them anew" in done.output
+    assert ": remove them (rm -r storage/demo) to let this command draw new ones" in done.output
 
 
 def test_films_without_a_recipe_are_no_demos(home):

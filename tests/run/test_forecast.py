@@ -19,7 +19,7 @@ from rust_optuna.study_file import read_study_file
 from tests.cli.test_main import invoke
 from tests.studies import claim_point, grid_document, random_document, run_command, write_study
 
-TIMES = TrainingTimes(((2, 1.0), (12, 6.0)), scoring=0.25, around=2.0, artifact_bytes=100, memory_bytes=10**9)
+TIMES = TrainingTimes(((2, 1.0), (12, 6.0)), scoring=0.25, overhead=2.0, artifact_bytes=100, memory_bytes=10**9)
 
 
 @pytest.fixture
@@ -246,8 +246,8 @@ class Tells:
 
 
 def test_what_the_workers_measured_is_put_together_with_nothing_forgotten():
-    found = [replace(TIMES, threads=2, around=around, memory_bytes=int(around)) for around in (1.0, 2.0, 6.0)]
-    assert module._median(found) == replace(TIMES, threads=2, around=2.0, memory_bytes=6)
+    found = [replace(TIMES, threads=2, overhead=seconds, memory_bytes=int(seconds)) for seconds in (1.0, 2.0, 6.0)]
+    assert module._median(found) == replace(TIMES, threads=2, overhead=2.0, memory_bytes=6)
 
 
 def test_a_cache_is_looked_at_once_however_many_trials_use_it(plan, clockwork, monkeypatch):

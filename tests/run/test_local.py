@@ -47,7 +47,7 @@ def open_it(url, home):
 def test_both_regimes_are_searched_by_one_command_and_once(database_url, home, files):
     done = run_command(home, database_url, *search(*files))
     assert done.returncode == 0, done.stderr
-    assert "regime-1: STAND-IN tests.stand_ins:peak: its values are no real scores" in done.stdout
+    assert "regime-1: STAND-IN tests.stand_ins:peak: its values are not real scores" in done.stdout
     assert "Next: rust-optuna best" in done.stdout
     with open_it(database_url, home) as database:
         first, second = load_studies(database)
@@ -100,7 +100,7 @@ def test_a_search_goes_on_after_its_films_were_moved_and_renamed(sqlite_url, hom
     for number, path in enumerate(sorted((tmp_path / "disk2").iterdir())):
         path.rename(path.with_name(f"renamed {number}.jfif"))
     gone = run_command(home, sqlite_url, *search(file))
-    assert (gone.returncode, "none of the 24 films is there" in gone.stderr) == (2, True), gone.stderr
+    assert (gone.returncode, "none of the 24 films was found" in gone.stderr) == (2, True), gone.stderr
     assert "--data-root" in gone.stderr
     done = run_command(home, sqlite_url, *search(file), "--data-root", tmp_path / "disk2")
     assert done.returncode == 0, done.stderr

@@ -143,7 +143,7 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(database, home, monkey
 
     def lose_the_answer(function):
         found = transact(function)
-        if function.__name__ in ("enter", "extend") and not lost:
+        if function.__name__ in ("insert", "extend") and not lost:
             lost.append(function)
             return transact(function)
         return found
@@ -160,7 +160,7 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(database, home, monkey
 def test_a_name_that_differs_in_capitals_only_is_refused(database, home):
     """MariaDB would take it for the same."""
     make_study(database, home, random_document(1))
-    with pytest.raises(StudyError, match="Regime-1 differs from the study regime-1 in capitals only"):
+    with pytest.raises(StudyError, match="Regime-1 differs from the study regime-1 only in capital letters"):
         make_study(database, home, random_document(1, name="Regime-1"))
     assert find_study(database, "Regime-1") is None
     assert [study.name for study in load_studies(database)] == ["regime-1"]
@@ -258,7 +258,7 @@ def test_other_films_or_labels_under_the_same_name_are_refused(sqlite, home):
 
 def test_bits_are_part_of_the_fingerprint_and_absent_where_they_are_not_given(sqlite, home):
     study = make_study(sqlite, home)
-    assert "bits" not in study.fingerprint["settings"]
+    assert "bits" not in study.fingerprint.settings
     document = random_document()
     document.setdefault("model", {})["bits"] = 16
     assert make_study(sqlite, home, document).id == study.id
@@ -293,8 +293,8 @@ def test_more_trials_than_there_are_name_the_command_that_adds_them(sqlite, home
                 ("model.weights", 'is "imagenett", which is not in {home} (--home) (is imagenet meant?)'),
                 (
                     "cross_validation.folds",
-                    "11 folds need at least 11 patients, and {home}/manifest.csv has 10 development patients: lower "
-                    "it, or add patients",
+                    "11 folds need at least 11 patients, but {home}/manifest.csv has 10 development patients: use "
+                    "fewer folds, or add patients",
                 ),
             ],
         ),
@@ -388,7 +388,7 @@ def test_batches_larger_than_a_training_fold_are_noted(sqlite, home):
 def test_labels_that_a_fold_lacks_are_noted(sqlite, home):
     document = random_document(cross_validation={"folds": 10})
     notes = make_study(sqlite, home, document).notes
-    missing = [note for note in notes if note.startswith("some fold has no positive film of")]
+    missing = [note for note in notes if note.startswith("at least one fold has no positive film of")]
     assert "medial_1" in missing[0]
     assert "view_lateral" not in missing[0]
 
@@ -456,12 +456,12 @@ def test_an_extension_killed_halfway_is_finished_by_the_same_call(sqlite, home, 
 
 
 def test_the_best_of_a_study_that_is_not_there_or_not_done_is_refused(sqlite, home):
-    with pytest.raises(StudyError, match="takes the best of regime-1, which is not in"):
+    with pytest.raises(StudyError, match="takes the best point of regime-1, which is not in"):
         make_study(sqlite, home, grid_document())
     study = make_study(sqlite, home, random_document(2))
     ledger = Ledger(sqlite)
     ledger.finish(ledger.claim([study.id], "ann"), "complete", 0.5, None, None)
-    with pytest.raises(StudyError, match="takes the best of regime-1, which is not done"):
+    with pytest.raises(StudyError, match="takes the best point of regime-1, which is not done"):
         make_study(sqlite, home, grid_document())
     assert find_study(sqlite, "regime-2") is None
 
@@ -610,14 +610,14 @@ def test_a_longer_study_may_use_every_weight_that_its_search_space_names(sqlite,
     space = {"batch_size": [8], "dropout_rate": [0.1], "weights_seed": {"type": "int", "low": 0, "high": 9}}
     study = make_study(sqlite, home, random_document(1, search_space=space))
     longer = extend_study(sqlite, study.name, 6)
-    assert longer.fingerprint["weights"] == ["random-he-normal-1"]
+    assert longer.fingerprint.weights == ("random-he-normal-1",)
 
 
 def test_a_study_whose_sampler_draws_another_stream_by_now_is_not_extended(sqlite, home, monkeypatch):
     study = make_study(sqlite, home, random_document(2))
     draw = creation.design.draw
     monkeypatch.setattr(creation.design, "draw", lambda configuration: draw(configuration)[::-1])
-    with pytest.raises(StudyError, match="another stream"):
+    with pytest.raises(StudyError, match="no longer draws the points"):
         extend_study(sqlite, study.name, 4)
     assert len(points(sqlite, study)) == 2
 

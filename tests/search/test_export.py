@@ -119,14 +119,14 @@ def test_an_export_of_another_study_is_left_alone(sqlite, home, store, tmp_path)
     run_study(sqlite, home, random_document(1, name="another"))
     table, _ = export_study(sqlite, "regime-1", store, tmp_path / "out")
     before = table.read_bytes()
-    with pytest.raises(StudyError, match="out holds the export of regime-1: name another folder"):
+    with pytest.raises(StudyError, match="out holds the export of regime-1: choose another folder"):
         export_study(sqlite, "another", store, tmp_path / "out")
     table.write_text("number,value\n0,0.5\n")
-    with pytest.raises(StudyError, match=r"trials.csv does not say which study it is of"):
+    with pytest.raises(StudyError, match=r"trials.csv does not name the study it was exported from"):
         export_study(sqlite, "another", store, tmp_path / "out")
     table.unlink()
     (table.parent / "trial-7.npz").touch()
-    with pytest.raises(StudyError, match=r"holds trial-7.npz, which is not of another: name another folder"):
+    with pytest.raises(StudyError, match=r"holds trial-7.npz, which does not belong to another: choose another folder"):
         export_study(sqlite, "another", store, tmp_path / "out")
     assert [path.name for path in table.parent.iterdir()] == ["trial-7.npz"]
     (table.parent / "trial-7.npz").unlink()

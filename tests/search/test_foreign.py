@@ -73,10 +73,10 @@ def test_the_study_shows_what_is_the_same_for_all_its_trials(database, home):
     }
     assert everywhere == set(KEYS)
     assert attributes["cross_validation"] == {"folds": 3, "seed": 5}
-    films = {"films": 20, "patients": 10, "fingerprint": study.fingerprint["films"]}
+    films = {"films": 20, "patients": 10, "fingerprint": study.fingerprint.films}
     assert attributes["development"] == films
     assert attributes["weights"] == ["random-he-normal-1"]
-    text = json.dumps(study.fingerprint, sort_keys=True)
+    text = json.dumps(study.fingerprint.to_json(), sort_keys=True)
     assert attributes["fingerprint"] == hashlib.sha256(text.encode()).hexdigest()
     source = attributes["source"]
     assert (source["study"], source["point"]) == ("regime-1", study.source.point)
@@ -105,7 +105,7 @@ def test_a_study_whose_waiting_trials_lack_the_fixed_values_runs_to_its_end(data
 
 def test_the_same_file_again_shows_what_an_earlier_version_did_not(sqlite, home):
     study = make_study(sqlite, home)
-    sqlite.storage.set_study_user_attr(Mirror(sqlite, study).shown_id, "fixed", {})
+    sqlite.storage.set_study_user_attr(Mirror(sqlite, study).optuna_study_id, "fixed", {})
     create_study(sqlite, configuration(), home)
     assert optunas(sqlite, study).user_attrs["fixed"] == {"learning_rate": 1e-3, "epsilon": 1e-7}
 
@@ -147,7 +147,7 @@ def test_a_waiting_trial_that_somebody_elses_optimize_took_is_told(database, hom
     best = best_point(database, study)
     assert best.value < 0.99
     assert optunas(database, study).best_value == 0.99
-    for document in (status(database, study).as_json(), best_trial(database, study).as_json()):
+    for document in (status(database, study).to_json(), best_trial(database, study).to_json()):
         assert document["finished_by_others"] == 1
         assert document["optunas_best"] == {"number": 0, "value": 0.99}
     said = status(database, study).caveats.foreign.words()
@@ -166,7 +166,7 @@ def test_trials_that_somebody_else_added_are_told_and_hide_nothing_while_they_ar
     assert "were finished by somebody else" in looked(database, study).words()
     theirs.add_trial(optuna.create_trial(value=math.inf))
     assert looked(database, study) == ForeignTrials(4, OptunasBest(5, math.inf))
-    json.dumps(status(database, study).as_json(), allow_nan=False)
+    json.dumps(status(database, study).to_json(), allow_nan=False)
 
 
 def test_another_value_told_to_a_running_trial_is_told(database, home):
@@ -208,7 +208,7 @@ def test_the_note_tells_what_ran_and_what_others_did_below_what_a_user_wrote(dat
     assert (
         "**1 of its trials in Optuna was finished by somebody else; the best that Optuna shows, trial 2 (7.0)" in text
     )
-    assert "STAND-IN tests.stand_ins:peak: its values are no real scores" in text
+    assert "STAND-IN tests.stand_ins:peak: its values are not real scores" in text
     second = make_study(database, home, grid_document(model={"pooling": "average"}))
     text = optuna_dashboard.get_note(optunas(database, second))
     assert "inherited from regime-1, point" in text
@@ -227,12 +227,12 @@ def test_a_long_note_is_written_in_the_pieces_that_the_dashboard_reads(sqlite, h
     mirror.write_note()
     assert optuna_dashboard.get_note(theirs) == f"short\n\n{note_of(status(sqlite, study))}"
     # A note of ours that was longer leaves nothing of itself.
-    write_note(sqlite.storage, mirror.shown_id, f"{HEADING}\n" + "long " * 2000)
+    write_note(sqlite.storage, mirror.optuna_study_id, f"{HEADING}\n" + "long " * 2000)
     mirror.write_note()
     assert optuna_dashboard.get_note(theirs) == f"short\n\n{note_of(status(sqlite, study))}"
-    attributes = sqlite.storage.get_study_system_attrs(mirror.shown_id)
+    attributes = sqlite.storage.get_study_system_attrs(mirror.optuna_study_id)
     mirror.write_note()
-    assert sqlite.storage.get_study_system_attrs(mirror.shown_id) == attributes  # nothing is written anew
+    assert sqlite.storage.get_study_system_attrs(mirror.optuna_study_id) == attributes  # nothing is written anew
 
 
 @pytest.mark.parametrize("written", ["first", 1.5, None, [2]])

@@ -112,7 +112,7 @@ def test_a_finished_point_never_changes(database, ledger, study):
     assert (rows(database)[0], rows(database, tables.attempt)[0]) == before
     assert (before[0].state, before[0].value) == ("complete", 0.7)
     assert (before[1].outcome, before[1].artifact) == ("complete", "an-artifact")
-    assert json.loads(before[1].result) == REPORT.as_json()
+    assert json.loads(before[1].result) == REPORT.to_json()
 
 
 def test_a_zombies_result_is_refused_once_its_lease_has_ended(database, ledger, study):
@@ -271,7 +271,7 @@ def test_whatever_an_error_says_its_end_is_recorded(database, ledger):
 def test_a_result_of_any_length_is_kept(database, ledger, study):
     long = report(curve=(0.123456789,) * 20_000)
     ledger.finish(ledger.claim([study], "ann"), "complete", 0.5, long, None)
-    assert json.loads(rows(database, tables.attempt)[-1].result) == long.as_json()
+    assert json.loads(rows(database, tables.attempt)[-1].result) == long.to_json()
 
 
 def test_a_point_that_failed_waits_behind_those_that_did_not(ledger, study):

@@ -63,10 +63,10 @@ def run_until(step, database, study, monkeypatch, worker="dead"):
     if step == "half told":
         monkeypatch.setattr(mirror.storage, "set_trial_state_values", die)
         with pytest.raises(Killed):
-            mirror.tell(trial.number, "complete", 0.4, REPORT.as_json())
+            mirror.tell(trial.number, "complete", 0.4, REPORT.to_json())
         monkeypatch.undo()
         return
-    mirror.tell(trial.number, "complete", 0.4, REPORT.as_json())
+    mirror.tell(trial.number, "complete", 0.4, REPORT.to_json())
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
@@ -112,7 +112,7 @@ def test_the_result_is_shown_even_where_only_the_reconciler_tells_it(database, s
     Mirror(database, study).reconcile()
     trial = shown(database, study)[0]
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.4)
-    assert trial.user_attrs == {"point": 0, "attempt": 1, "result": REPORT.as_json()}
+    assert trial.user_attrs == {"point": 0, "attempt": 1, "result": REPORT.to_json()}
 
 
 def test_a_result_too_long_for_an_attribute_keeps_no_trial_from_its_end(database, study):

@@ -88,14 +88,12 @@ def test_what_the_file_names_is_its_own_even_where_it_is_the_default_and_is_list
         assert (list(found) if isinstance(found, tuple) else found) == value
     best = max(points(sqlite, first), key=lambda row: row.value)
     theirs = {**MODEL, **FOLDS, **json.loads(best.parameters)}[key]
-    (difference,) = status(sqlite, second).as_json()["differences"]
+    (difference,) = status(sqlite, second).to_json()["differences"]
     assert difference == {"key": key, "here": value, "there": theirs}
-    assert (
-        f"differs from regime-1, whose best point it takes: {key} is {value} here and {theirs} in regime-1"
-        in second.notes
-    )
+    words = f"{key} is {value} here and {theirs} in regime-1"
+    assert f"the study takes the best point of regime-1, but differs from it: {words}" in second.notes
     make_worker(sqlite, home).run([second.name])
-    assert best_trial(sqlite, load_study(sqlite, second.name)).as_json()["differences"] == [difference]
+    assert best_trial(sqlite, load_study(sqlite, second.name)).to_json()["differences"] == [difference]
 
 
 def test_what_a_study_searches_is_no_difference(sqlite, home):
@@ -153,7 +151,7 @@ def test_a_study_of_an_earlier_version_stays_what_it_was(sqlite, home):
     }
     stored = prepare(configuration(grid_document()), home, sqlite)
     old = replace(stored, alternatives=[source["params"]]).fingerprint()
-    values = {"source": json.dumps(source), "fingerprint": json.dumps(old)}
+    values = {"source": json.dumps(source), "fingerprint": json.dumps(old.to_json())}
     sqlite.transact(lambda c: c.execute(tables.study.update().where(tables.study.c.id == second.id).values(**values)))
     again = create_study(sqlite, configuration(grid_document()), home)
     assert again.resumed
@@ -175,7 +173,7 @@ def test_a_hyperparameter_that_neither_study_has_is_named(sqlite, home):
     document["fixed"] = {"from_best_of": "regime-0", "learning_rate": 1e-3}
     values = {"configuration": json.dumps(document)}
     sqlite.transact(lambda c: c.execute(tables.study.update().values(**values)))
-    with pytest.raises(ConfigurationError, match="epsilon  has no value: neither here nor in regime-1"):
+    with pytest.raises(ConfigurationError, match="epsilon  has no value: neither this study nor regime-1 sets it"):
         make_study(sqlite, home, grid_document(search_space={"learning_rate": [1e-3, 1e-2]}))
 
 
@@ -184,7 +182,7 @@ def test_a_study_deleted_while_it_was_prepared_is_not_made_of_its_remains(sqlite
     prepared = prepare(configuration(), home, sqlite)
     delete_study(sqlite, "regime-1", open_store("storage/artifacts", home))
     monkeypatch.setattr("rust_optuna.search.creation.prepare", lambda *_, **__: prepared)
-    with pytest.raises(StudyError, match="deleted meanwhile"):
+    with pytest.raises(StudyError, match="deleted in the meantime"):
         make_study(sqlite, home)
     monkeypatch.undo()
     assert len(load_parameters(sqlite, make_study(sqlite, home).id)) == 4
@@ -195,7 +193,7 @@ def test_a_source_that_is_nothing_but_holes_is_said_to_be_that(sqlite, home):
     ledger = Ledger(sqlite)
     assert load_study(sqlite, study.name).state == "done"
     for _ in range(2):
-        with pytest.raises(OpenHolesError, match=r"no complete point: all it has are .*study retry regime-1 --holes"):
+        with pytest.raises(OpenHolesError, match=r"all its points are holes.*study retry regime-1 --holes"):
             make_study(sqlite, home, grid_document())
         ledger.accept_holes(study.id)
 

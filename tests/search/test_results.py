@@ -27,7 +27,7 @@ def study(database, home):
 
 
 def test_status_counts_points_by_state(database, study):
-    assert status(database, study).as_json() == {
+    assert status(database, study).to_json() == {
         "study": "regime-1",
         "sampler": "random",
         "state": "open",
@@ -58,10 +58,10 @@ def test_kinds_of_arithmetic_are_counted_over_complete_points_and_mixed_ones_sai
         if kind == "AVX2 1":
             mixed = "AVX-512 2" in status(database, study).caveats.arithmetic
             assert (status(database, study).caveats.arithmetic_words() is not None) == mixed
-    assert status(database, study).as_json()["arithmetic"] == {"AVX2 1": 2, "AVX-512 2": 1}
+    assert status(database, study).to_json()["arithmetic"] == {"AVX2 1": 2, "AVX-512 2": 1}
     best = best_trial(database, study)
-    assert best.as_json()["arithmetic"] == {"AVX2 1": 2, "AVX-512 2": 1}
-    assert best.as_json()["computed_with"] == "AVX2 1"
+    assert best.to_json()["arithmetic"] == {"AVX2 1": 2, "AVX-512 2": 1}
+    assert best.to_json()["computed_with"] == "AVX2 1"
     words = "its values mix kinds of arithmetic, which round differently: 2 points by AVX2 1, 1 point by AVX-512 2"
     assert best.caveats.arithmetic_words() == words
 
@@ -78,7 +78,7 @@ def test_complete_points_come_in_order_with_all_that_is_kept(database, study):
 
 
 def test_the_best_is_described_with_all_that_a_program_reads(database, study):
-    document = best_trial(database, study).as_json()
+    document = best_trial(database, study).to_json()
     assert list(document) == [
         *("study", "number", "point", "value", "epoch", "params", "fixed", "inherited", "model", "warnings"),
         *("diverged_folds", "fold_values", "baseline_view_only", "average_precision_16", "fold_values_16"),
@@ -105,7 +105,7 @@ def test_nothing_is_described_while_nothing_is_complete(database, home):
 def test_what_was_inherited_is_described_apart(sqlite, home):
     run_study(sqlite, home, random_document(2))
     second = run_study(sqlite, home, grid_document())
-    document = best_trial(sqlite, second).as_json()
+    document = best_trial(sqlite, second).to_json()
     assert set(document["params"]) == {"learning_rate", "epsilon"}
     given = ("params", "fixed", "inherited", "model")
     assert sum(len(document[title]) for title in given) == len(KEYS)
@@ -116,6 +116,6 @@ def test_what_was_inherited_is_described_apart(sqlite, home):
 
 def test_values_of_a_stand_in_are_marked(sqlite, home):
     study = run_study(sqlite, home, random_document(2))
-    for document in (best_trial(sqlite, study).as_json(), status(sqlite, study).as_json()):
+    for document in (best_trial(sqlite, study).to_json(), status(sqlite, study).to_json()):
         assert document["objective"] == "STAND-IN tests.stand_ins:peak"
     assert load_study(sqlite, study.name).stand_in == "STAND-IN tests.stand_ins:peak"

@@ -68,7 +68,7 @@ def half_done(database, home):
     claim = ledger.claim([study.id], "ann")
     mirror.start(claim)
     ledger.finish(claim, "complete", 0.5, report(epoch=1), None)
-    mirror.tell(0, "complete", 0.5, report(epoch=1).as_json())
+    mirror.tell(0, "complete", 0.5, report(epoch=1).to_json())
     ledger.mark_shown(claim.point_id, 1)
     running = ledger.claim([study.id], "bob")
     mirror.start(running)
@@ -191,7 +191,7 @@ def test_a_restoration_tells_of_the_scores_that_the_store_lacks(sqlite, home):
         store.write(name, io.BytesIO(b"scores"))
     place = ("--home", home.root, "--storage", sqlite.url.render_as_string())
     done = invoke(*place, "storage", "backup", "file")
-    assert f"The trials' scores are not in it: copy {home.root}/storage/artifacts, too" in done.output
+    assert f"The trials' scores are not part of the backup: copy {home.root}/storage/artifacts too" in done.output
     sqlite.close()
     assert "scores" not in invoke(*place, "storage", "restore", "file", "--force").output
     for name in ("one", "three"):

@@ -173,7 +173,7 @@ def test_micro_batches_give_the_curve_of_whole_batches(sqlite, study, worker, sm
     said = []
 
     def curve(made):
-        trial = Mirror(sqlite, study).shown.ask()
+        trial = Mirror(sqlite, study).optuna_study.ask()
         return made.stand_in(claim, trial, lambda epoch, value: said.append(epoch), lambda: None).report
 
     plain = curve(whole)

@@ -9,7 +9,6 @@ from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.studies import load_development, load_parameters
 from rust_optuna.storage.artifacts import artifacts_of, open_store
-from rust_optuna.worker import objective as objective_module
 from rust_optuna.worker.objective import CrossValidationObjective, StandInObjective
 from tests import stand_ins
 from tests.studies import make_study, random_document
@@ -91,7 +90,6 @@ def test_a_database_that_is_away_while_the_scores_are_stored_costs_no_trial(sqli
     store = open_store(sqlite.artifacts(), home)
     development = load_development(sqlite, study)
     objective = CrossValidationObjective(study, development, home, store, patiently=sqlite.patiently)
-    monkeypatch.setattr(objective_module, "save_out_of_fold", lambda path, found: path.write_bytes(b"scores"))
     note, tries = sqlite.storage.set_trial_system_attr, []
 
     def away_at_first(*arguments, **keywords):
@@ -101,7 +99,7 @@ def test_a_database_that_is_away_while_the_scores_are_stored_costs_no_trial(sqli
         note(*arguments, **keywords)
 
     monkeypatch.setattr(sqlite.storage, "set_trial_system_attr", away_at_first)
-    artifact = objective._upload(None, claim, trial)
+    artifact = objective._upload(lambda path: path.write_bytes(b"scores"), claim, trial)
     with store.open_reader(artifact) as reader:
         assert reader.read() == b"scores"
     assert artifacts_of(sqlite.storage, study.name) == [artifact]

@@ -97,9 +97,9 @@ def test_a_study_that_is_over_is_left_in_step_and_forgotten(database, home, make
     claim = ledger.claim([study.id], "ann")
     serving.get(study.key).mirror.start(claim)
     ledger.finish(claim, "complete", 0.5, None, None)
-    serving.keep([study.key])
+    serving.forget_all_but([study.key])
     assert serving.get(study.key) is not None
-    serving.keep([])
+    serving.forget_all_but([])
     assert serving.get(study.key) is None
     assert [(trial.state.name, trial.value) for trial in shown(database, study)] == [("COMPLETE", 0.5)]
 
@@ -112,7 +112,7 @@ def test_what_is_left_of_a_deleted_study_does_not_touch_the_new_ones_trials(data
     claim = Ledger(database).claim([new.id], "ann")
     serving.add(new)
     serving.get(new.key).mirror.start(claim)
-    serving.keep([new.key])
+    serving.forget_all_but([new.key])
     serving.settle()
     assert [trial.state.name for trial in shown(database, new)] == ["RUNNING"]
 

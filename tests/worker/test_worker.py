@@ -716,7 +716,7 @@ def test_a_finished_point_stays_complete_whatever_happens_while_optuna_is_told(s
             worker_with(sqlite, home, FakeObjective([0.1, 0.2])).run([study.name])
     Mirror(sqlite, study).reconcile()
     assert_in_step(sqlite, study)
-    assert [trial.state.name for trial in Mirror(sqlite, study).shown.trials] == ["COMPLETE"]
+    assert [trial.state.name for trial in Mirror(sqlite, study).optuna_study.trials] == ["COMPLETE"]
 
 
 def test_a_fault_of_the_machine_stops_its_worker_and_uses_up_no_attempt(sqlite, home):

@@ -1,4 +1,4 @@
-"""What Ray runs on a node: it keeps one worker process there. Loads neither Optuna nor TensorFlow."""
+"""The actor that Ray runs on a node to keep one worker process there. It loads neither Optuna nor TensorFlow."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Order:
     """The worker that a keeper is to start.
 
     Args:
-        worker: its identifier.
+        worker: the worker's identifier.
         words: the worker's command, from `commands.worker_run`.
-        environment: variables to set: home, storage, artifacts.
-        log: where its output goes on the node; a path below the home.
-        per_gpu: how many workers share a GPU; None for a worker that computes on the processor.
+        environment: the variables to set: home, storage and artifacts.
+        log: the file on the node to which its output is appended; a path below the home.
+        per_gpu: the number of workers that share a GPU; None for a worker that computes on the processor.
     """
 
     worker: str
@@ -36,14 +36,14 @@ class Order:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a worker runs.
+    """The place where a worker runs.
 
     Args:
         node: Ray's identifier of the node.
-        host: the node's own name.
+        host: the node's host name.
         address: the node's address.
-        device: what CUDA_VISIBLE_DEVICES says there.
-        pid: the worker's process number there.
+        device: the value of CUDA_VISIBLE_DEVICES for the worker.
+        pid: the worker's process number on the node.
     """
 
     node: str
@@ -58,11 +58,12 @@ class Placement:
 
 
 class Keeper:
-    """Starts a worker as a child process, tells how it ended, and passes signals on.
+    """A keeper, which starts a worker as a child process, reports how it ended, and passes signals on.
 
-    A process of its own, because a worker handles signals, may end itself in the midst of a trial, and gives a GPU's
-    memory back only when it ends. It knows this process as its supervisor: when Ray or the node's ``raylet`` is
-    killed, it finds itself orphaned, gives its point back and ends. Ray runs ``wait`` beside the other methods.
+    The worker is a process of its own because it handles signals, may end itself in the middle of a trial, and frees a
+    GPU's memory only when it ends. It knows the keeper's process as its supervisor: when Ray or the node's ``raylet``
+    is killed, the worker notices that it is orphaned, gives its point back and ends. Ray runs ``wait`` concurrently
+    with the other methods.
     """
 
     def __init__(self) -> None:
@@ -70,7 +71,7 @@ class Keeper:
         self._log = Path()
 
     def start(self, order: Order) -> Placement:
-        """Start the worker; return where.
+        """Start the worker, and return where it runs.
 
         Raises:
             OSError: its log cannot be written on this node.
@@ -91,20 +92,20 @@ class Keeper:
         )
 
     def wait(self) -> tuple[int, str]:
-        """Wait for the worker's end; return its exit code and its last words."""
+        """Wait for the worker to end, and return its exit code and its last log line."""
         if self._process is None:
             raise RuntimeError("wait before start")
         return self._process.wait(), last_words(self._log)
 
     def send_signal(self, number: int) -> None:
-        """Send the worker a signal, if it still runs."""
+        """Send a signal to the worker if it still runs."""
         if self._process is not None:
             self._process.send_signal(signal.Signals(number))
 
 
 def _device(per_gpu: int | None, resources: Mapping[str, float]) -> dict[str, str]:
-    """Return the variables that pin a worker to its device: the GPU that Ray chose already, or the processor."""
+    """Return the variables for a worker on the GPU that Ray has chosen, or on the processor."""
     if per_gpu is None:
         return {"CUDA_VISIBLE_DEVICES": NO_GPU, **threads(cores())}
-    # Ray would let every worker have one thread, however many cores the node has.
+    # Ray would give every worker one thread, however many cores the node has.
     return threads(max(1, round(resources.get("GPU", 1) * per_gpu)))

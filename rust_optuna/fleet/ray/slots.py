@@ -1,7 +1,7 @@
-"""A supervisor's slots on a cluster: the worker process of each runs on a node that Ray chooses.
+"""A supervisor's slots on a cluster, where each worker process runs on a node that Ray chooses.
 
-Everything that a supervisor does (replacing, giving up, stopping in good order) it does here too, by ``Slot``. Ray
-only finds a node with room and carries orders there; who runs which point is the ledger's business, as everywhere.
+Because these are ``Slot`` objects, the supervisor replaces, gives up and stops workers as it does on one machine. Ray
+only finds a node with room and carries orders there. As everywhere, the ledger decides which worker runs which point.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from rust_optuna.processes import new_worker_id
 log = logging.getLogger(__name__)
 
 KILLED = -9
-"""Exit code of a worker that is gone with its node or its keeper."""
+"""The exit code of a worker that was lost with its node or its keeper."""
 REPLY_SECONDS = 3.0
-"""For how long a keeper is waited for that was told to kill its worker."""
+"""How long to wait for a keeper that was told to kill its worker."""
 ROOM_SECONDS = 30.0
-"""After which it is said that a worker found no room in the cluster yet."""
+"""How long a worker may wait for room in the cluster before this is logged."""
 
 
 class RaySlot(Slot):
-    """A slot somewhere in a cluster: each of its workers goes where Ray finds room.
+    """A slot somewhere in a cluster, each of whose workers runs where Ray finds room.
 
     Args:
-        number: of the slot.
-        device: what a worker needs, in words.
-        log: where its workers' output goes on the node, one's after the other's.
-        needs: what a worker needs, in Ray's words.
-        per_gpu: how many workers share a GPU, None for workers on processors.
-        one_machine: the database is a file, so workers must run on this machine.
+        number: the slot's number.
+        device: a description of the device that a worker needs.
+        log: the file on a node to which its workers append their output.
+        needs: the resources that a worker needs, as options of Ray.
+        per_gpu: the number of workers that share a GPU; None for workers on processors.
+        one_machine: whether workers must run on this machine, because the database is a file.
     """
 
     def __init__(
@@ -64,35 +64,35 @@ class RaySlot(Slot):
         self.process = self._last = RemoteProcess(order, self._needs, one_machine=self._one_machine)
 
     def cause(self, code: int) -> str:
-        """Say how its worker, the last one, ended."""
+        """Return, as a predicate, how the slot's last worker ended."""
         lost = self._last.lost if self._last else None
         return lost or cause(code)
 
     @property
-    def blameless(self) -> bool:
-        """Whether the last worker's node died: another is started however often that happens."""
+    def lost_its_node(self) -> bool:
+        """Whether the last worker died with its node. Such deaths are not counted, however many there are."""
         return self._last is not None and self._last.node_died
 
     @property
     def stays(self) -> bool:
-        """No: Ray may find another node, which has what this one lacks."""
+        """Whether the next worker will run on the same machine: False, since Ray may choose a node that can serve."""
         return False
 
     def show(self, stream: TextIO, prefix: str) -> None:
-        """Write nothing: the log is on the worker's node."""
+        """Write nothing, since the log is on the worker's node."""
 
     def last_words(self) -> str:
-        """Return the last line that its last worker logged, as far as it could be asked for."""
+        """Return the last line that the slot's last worker logged; ``none`` if its keeper could not report it."""
         return self._last.words if self._last else "none"
 
 
 class RemoteProcess:
-    """A worker process on some node, behind what a supervisor uses of `subprocess.Popen`.
+    """A worker process on some node, with the part of `subprocess.Popen` that a supervisor uses.
 
     Args:
-        order: the worker.
-        needs: options of its keeper: what it takes of a node.
-        one_machine: refuse to run on another machine than this.
+        order: the worker to start.
+        needs: the resources that its keeper takes on a node, as options of Ray.
+        one_machine: whether to refuse to run on any machine but this one.
     """
 
     def __init__(self, order: Order, needs: Mapping[str, Any], *, one_machine: bool) -> None:
@@ -106,58 +106,61 @@ class RemoteProcess:
         self.lost: str | None = None
         self.node_died = False
         self._one_machine = one_machine
-        self._say_at: float | None = time.monotonic() + ROOM_SECONDS
-        # Two calls at once: one waits for the worker's end, others bring signals.
+        self._warn_at: float | None = time.monotonic() + ROOM_SECONDS
+        # Two calls run at once: one waits for the worker's end while others bring signals.
         options = {"max_restarts": 0, "max_concurrency": 2, "scheduling_strategy": "SPREAD", **needs}
         self._keeper = ray.remote(Keeper).options(**options).remote()
-        # A call's arguments go straight to the node; the constructor's, a password among them, Ray would keep.
+        # The order holds a password. Ray would keep a constructor's arguments, but sends a call's straight to the node.
         self._answer = self._keeper.start.remote(order)
 
     def poll(self) -> int | None:
-        """Return the exit code, None while the worker runs or waits for room.
+        """Return the exit code, or None while the worker runs or waits for room.
 
         Raises:
-            RustOptunaError: it was placed on a machine that cannot reach the database.
+            RustOptunaError: the worker was placed on a machine that cannot reach the database.
         """
         if self.returncode is None:
-            self._look(0.0)
+            self._receive(0.0)
         return self.returncode
 
     def wait(self) -> int:
-        """Wait for the end of a worker that was killed; what its keeper does not confirm in time, Ray ends."""
+        """Wait for a killed worker to end, and return its exit code.
+
+        If its keeper does not confirm the end in time, Ray kills the keeper.
+        """
         deadline = time.monotonic() + REPLY_SECONDS
         while self.returncode is None and time.monotonic() < deadline:
-            self._look(deadline - time.monotonic())
+            self._receive(deadline - time.monotonic())
         if self.returncode is None:
             self._end(KILLED)
         return self.returncode or 0
 
     def send_signal(self, sig: int) -> None:
-        """Send the worker a signal; one that has no node yet is given up."""
+        """Send a signal to the worker; give it up if it has no node yet."""
         if self.returncode is not None:
             return
         if self.placement is None:
-            # If it is being started at this very moment, it finds itself orphaned.
+            # A worker that is being started at this very moment will notice that it is orphaned.
             self._end(-sig)
         else:
             self._keeper.send_signal.remote(int(sig))
 
-    def _look(self, seconds: float) -> None:
-        """Take an answer of the keeper, if there is one within these seconds."""
+    def _receive(self, seconds: float) -> None:
+        """Handle an answer of the keeper if one arrives within ``seconds``."""
         ready, _ = self._ray.wait([self._answer], timeout=seconds)
         if not ready:
-            self._say_waiting()
+            self._warn_waiting()
             return
         try:
             answer = self._ray.get(self._answer)
         except self._ray.exceptions.ActorUnavailableError:
-            # The network, not the node. A worker whose start was not confirmed is not known to run.
+            # The network failed, not the node. If the worker's start was not confirmed, it may not run at all.
             if self.placement is None:
-                self._lose("was not heard of")
+                self._lose("did not confirm its start")
             else:
                 self._answer = self._keeper.wait.remote()
         except self._ray.exceptions.RayError as error:
-            self._bury(error)
+            self._handle_lost_keeper(error)
         else:
             if self.placement is None:
                 self._place(answer)
@@ -168,20 +171,20 @@ class RemoteProcess:
     def _place(self, placement: Placement) -> None:
         self.placement = placement
         self._answer = self._keeper.wait.remote()
-        about = {"event": "placed", "worker": self.worker, "pid": placement.pid, "device": placement.device}
-        about |= {"host": placement.host, "node": placement.node}
-        log.info("Worker %s runs on %s", self.worker, placement, extra=about)
+        fields = {"event": "placed", "worker": self.worker, "pid": placement.pid, "device": placement.device}
+        fields |= {"host": placement.host, "node": placement.node}
+        log.info("Worker %s runs on %s", self.worker, placement, extra=fields)
         if self._one_machine and placement.host != platform.node():
             raise RustOptunaError(
                 f"Ray placed a worker on {placement.host}, which cannot share the SQLite file of {platform.node()}: "
                 "keep the studies in PostgreSQL (--storage) to search on several machines"
             )
 
-    def _bury(self, error: Exception) -> None:
-        """Take the end of a keeper: with its node, by itself, or because it could not start the worker."""
+    def _handle_lost_keeper(self, error: Exception) -> None:
+        """Note that the keeper ended: with its node, by itself, or because it could not start the worker."""
         if self.placement is not None:
             alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
-            # A node that is being taken away may still count as alive while its processes end.
+            # A node that is being removed may still count as alive while its processes end.
             self.node_died = self.placement.node not in alive or getattr(error, "preempted", False)
         if self.node_died:
             self._lose(f"went down with node {self.placement.node[:8]}" if self.placement else "went down")
@@ -189,17 +192,18 @@ class RemoteProcess:
             self.words = str(error).strip().splitlines()[-1]
             self._lose("lost its keeper in Ray")
 
-    def _lose(self, how: str) -> None:
-        self.lost = how
+    def _lose(self, cause: str) -> None:
+        self.lost = cause
         self._end(KILLED)
 
     def _end(self, code: int) -> None:
-        """Note the exit code, and let Ray have the room again."""
+        """Record the exit code, and free the worker's room in the cluster."""
         self.returncode = code
         self._ray.kill(self._keeper, no_restart=True)
 
-    def _say_waiting(self) -> None:
-        if self.placement is None and self._say_at is not None and time.monotonic() > self._say_at:
-            self._say_at = None
-            about = {"event": "waiting", "worker": self.worker}
-            log.warning("Worker %s waits: Ray found no node with room for it yet", self.worker, extra=about)
+    def _warn_waiting(self) -> None:
+        """Log once that the worker has waited for room for long."""
+        if self.placement is None and self._warn_at is not None and time.monotonic() > self._warn_at:
+            self._warn_at = None
+            fields = {"event": "waiting", "worker": self.worker}
+            log.warning("Worker %s waits: Ray has found no node with room for it yet", self.worker, extra=fields)

@@ -24,13 +24,13 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class NeededFeatures:
     """The films and backbones whose features a study needs.
 
     Args:
-        contents: the films, by content hash.
-        backbones: whose features.
-        pins: what its workers' features are compared with; None for a study that does not exist yet.
+        contents: the content hashes of the films.
+        backbones: the backbones.
+        pins: the features that the study's workers have pinned; None for a study that does not exist yet.
     """
 
     contents: Sequence[str]
@@ -38,39 +38,41 @@ class Wanted:
     pins: FeaturePins | None = None
 
 
-def wanted_by_file(
+def needed_by_file(
     path: Path,
     home: Home,
     open_database: Callable[[], Database],
     progress: Progress | None = None,
     data_root: Path | None = None,
-) -> Wanted:
-    """Return what the study that a file describes will need.
+) -> NeededFeatures:
+    """Return the features that the study in a study file will need.
 
     Args:
         path: the study file.
-        home: root of relative paths.
-        open_database: called only where the file inherits from another study.
+        home: the root of relative paths.
+        open_database: opens the database; called only if the study inherits from another one.
         progress: called while films are hashed.
-        data_root: where films are looked for that are not where the manifest says; None for nowhere.
+        data_root: the folder in which to look for films that are not where the manifest says; None to look nowhere.
 
     Raises:
-        ConfigurationError: the file breaks its rules.
-        ManifestError: its manifest does, or ``data check`` finds problems in it.
-        StudyError: the study that it inherits from is not there, not done, or has holes that nobody accepted.
+        ConfigurationError: the study file breaks its rules.
+        ManifestError: the manifest breaks its rules, or ``data check`` finds problems in it.
+        StudyError: the study that it inherits from does not exist, is not done, or has holes that nobody accepted.
     """
     configuration = read_study_file(path)
     with open_database() if configuration.from_best_of else nullcontext() as database:
         study = prepare(configuration, home, database, progress=progress, data_root=data_root)
-    return Wanted(study.development.content, cached_backbones(configuration, study.points, study.inherited, home))
+    return NeededFeatures(
+        study.development.content, cached_backbones(configuration, study.points, study.inherited, home)
+    )
 
 
-def wanted_by_study(database: Database, name: str, home: Home) -> Wanted:
-    """Return what a study needs that is in the database already.
+def needed_by_study(database: Database, name: str, home: Home) -> NeededFeatures:
+    """Return the features that a study in the database needs.
 
     Raises:
         StudyError: there is no such study.
-        FingerprintError: a worker of this installation, or with these weights, would not be let serve the study.
+        FingerprintError: a worker with this installation or these weights could not serve the study.
         WeightsError: weights are missing.
     """
     study = load_study(database, name)
@@ -79,41 +81,41 @@ def wanted_by_study(database: Database, name: str, home: Home) -> Wanted:
     backbones = cached_backbones(study.configuration, points, study.inherited, home)
     for backbone in backbones:
         check_weights(study, backbone)
-    return Wanted(load_development(database, study).content, backbones, FeaturePins(database, study))
+    return NeededFeatures(load_development(database, study).content, backbones, FeaturePins(database, study))
 
 
-def build(
-    wanted: Wanted,
+def build_features(
+    needed: NeededFeatures,
     home: Home,
     progress: Progress | None = None,
     *,
     data_root: Path | None = None,
     on_hashed: Progress | None = None,
 ) -> list[Path]:
-    """Compute what is missing; return the folder of each backbone's features.
+    """Compute the missing features; return the folder of each backbone's features.
 
     Args:
-        wanted: films and backbones.
-        home: where the cache and the index of films lie.
-        progress: called as films are done.
-        data_root: the folder in which films are looked for that the index of films lacks; None for nowhere.
-        on_hashed: called as files of that folder are hashed.
+        needed: the films and backbones.
+        home: the folder of the feature cache and the film index.
+        progress: called as the features of films are computed.
+        data_root: the folder in which to look for films that are not where the film index says; None to look nowhere.
+        on_hashed: called as files in that folder are hashed.
 
     Raises:
-        FingerprintError: the features here are not those of the study's workers; none were added to the cache.
+        FingerprintError: features computed here are not those of the study's workers; none were added to the cache.
         DataError: a film is not on this machine, or cannot be read.
         WeightsError: weights are missing or do not fit.
     """
     index = FilmIndex(home.film_index)
     folders = []
-    for backbone in wanted.backbones:
+    for backbone in needed.backbones:
         cache = FeatureCache(home.features, backbone)
         with index.naming():
             fill_cache(
                 cache,
-                wanted.contents,
+                needed.contents,
                 index,
-                pins=wanted.pins,
+                pins=needed.pins,
                 data_root=data_root,
                 progress=progress,
                 on_hashed=on_hashed,

@@ -1,0 +1,211 @@
+"""``rust-optuna evaluate``: turn the best trial of a search into a model that has met the hold-out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rust_optuna.cli.options import (
+    GOES_ON,
+    common_options,
+    current_site,
+    data_root_option,
+    device_options,
+    examples,
+    if_interrupted,
+    json_option,
+    terminate_as_interrupt,
+)
+from rust_optuna.cli.output import counted, print_json, progress_bar
+
+if TYPE_CHECKING:
+    from rust_optuna.fleet.devices import DeviceChoice
+    from rust_optuna.model.evaluation import Evaluation
+    from rust_optuna.run.evaluation import Request
+    from rust_optuna.storage.site import Site
+
+
+@click.command(
+    epilog=examples(
+        "rust-optuna evaluate --study regime-2", "rust-optuna evaluate --study regime-2 --folds 5 --seeds 3"
+    )
+)
+@click.option("--study", metavar="NAME", help="The search to evaluate.  [default: the last one]")
+@click.option("--folds", default=10, show_default=True, type=click.IntRange(min=2, max=1000), help="New folds.")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1, max=100), help="Heads for each fold.")
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path),
+    help="The manifest of the search's films.  [default: the one from which it was created on this machine]",
+)
+@click.option("--name", help="The name of the model directory below storage/models.  [default: the search's name]")
+@click.option("--again", is_flag=True, help="Open the hold-out even if other models have met it.")
+@click.option(
+    "--record",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="The folder in which the opening of the hold-out is recorded, as well as in the database.  [default: that of "
+    "the manifest]",
+)
+@click.option(
+    "--united-from",
+    metavar="TOTAL",
+    type=click.IntRange(min=4, max=16),
+    help="The total from which a fracture counts as united.  [default: 13 for modified RUST, 10 for RUST]",
+)
+@device_options
+@data_root_option
+@json_option
+@common_options
+def evaluate(
+    study: str | None,
+    folds: int,
+    seeds: int,
+    manifest: Path | None,
+    name: str | None,
+    again: bool,
+    record: Path | None,
+    united_from: int | None,
+    gpus: str,
+    per_gpu: int | None,
+    workers: int | None,
+    data_root: Path | None,
+    as_json: bool,
+) -> None:
+    """Evaluate a search on the hold-out, once.
+
+    The command cross-validates the final model with new folds and new seeds, for the number of epochs that the search
+    chose, and fits one head on the whole development set. Then it records the opening of the hold-out, scores it, and
+    writes a model directory below storage/models. Ctrl-C stops it cleanly; to go on, run the same command again. That
+    counts as the same opening.
+
+    The hold-out is opened once. To open it for another model, use --again; every report then shows all openings.
+    """
+    from rust_optuna import logs
+    from rust_optuna.fleet.devices import DeviceChoice
+    from rust_optuna.run.evaluation import Request
+
+    logs.configure("text", level=logging.WARNING)
+    if_interrupted(GOES_ON)
+    terminate_as_interrupt()
+    site = current_site()
+    request = Request(study, folds, seeds, manifest, name, again, record, united_from, site.data_root(data_root))
+    done = run_evaluation(site, request, DeviceChoice(gpus, workers, per_gpu))
+    if as_json:
+        print_json({"model": str(done.folder), "openings": [o.to_json() for o in done.openings], **done.metrics})
+        return
+    print_evaluation(done)
+
+
+def run_evaluation(site: Site, request: Request, choice: DeviceChoice) -> Evaluation:
+    """Evaluate a search, and show its progress on stderr."""
+    from rust_optuna.cli.live import LiveTable
+    from rust_optuna.run.evaluation import EvaluationListener
+    from rust_optuna.run.evaluation import evaluate as run
+
+    with (
+        progress_bar("Hashing films") as hashed,
+        progress_bar("Fitting the whole development set") as fitted,
+        progress_bar("Extracting hold-out features") as extracted,
+        LiveTable(hashed) as table,
+    ):
+        listener = EvaluationListener(
+            on_hashed=hashed,
+            on_created=table.created,
+            on_status=table.show,
+            on_extracted=extracted,
+            on_fitted=fitted,
+            on_trained=table.stop,
+        )
+        return run(site, request, choice, listener)
+
+
+def print_evaluation(done: Evaluation) -> None:
+    """Print the results of an evaluation: the scores side by side, the primary number, and any warnings."""
+    metrics = done.metrics
+    _print_cross_validation(metrics)
+    _print_hold_out(metrics)
+    _print_readings(metrics["holdout"]["best_fold"])
+    for words in metrics["words"]:
+        click.echo(f"WARNING: {words}")
+    if len(done.openings) > 1:
+        click.echo(f"The hold-out has been opened {len(done.openings)} times. These are the results of each opening:")
+        for opening in done.openings:
+            day = time.strftime("%Y-%m-%d %H:%M", time.localtime(opening.opened_at))
+            numbers = opening.numbers
+            found = "no numbers: it was interrupted" if numbers is None else _estimate(numbers["average_precision_16"])
+            click.echo(f"  {day}  {opening.study}: {found}")
+    click.echo(f"Model: {done.folder}")
+    click.echo(f"Record of the opening: {done.record}")
+
+
+def _print_cross_validation(metrics: Mapping[str, Any]) -> None:
+    selection, fresh = metrics["selection"], metrics["fresh"]
+    click.echo(f"{metrics['study']}, trial {selection['trial']}, {counted(fresh['epochs'], 'epoch')}")
+    for title, key in (("18 labels", "average_precision"), ("16 subscores", "average_precision_16")):
+        click.echo(
+            f"  average precision, {title}: selection score {_number(selection[key])}, "
+            f"fresh cross-validation {_number(fresh[key])}"
+        )
+    click.echo(
+        f"  The fresh score is of {counted(fresh['folds'], 'new fold')} and {counted(fresh['seeds'], 'new seed')}, "
+        "but of the same patients: only the hold-out is independent."
+    )
+
+
+def _print_hold_out(metrics: Mapping[str, Any]) -> None:
+    holdout = metrics["holdout"]
+    click.echo("Hold-out, average precision over the 16 subscores, with its 95% interval over patients:")
+    for name, title in (
+        ("best_fold", "best fold's model (primary)"),
+        ("mean", "mean of all folds' models"),
+        ("mean_flips", "the same, mean over the four flips"),
+        ("whole", "model of the whole development set"),
+    ):
+        macro = holdout[name]["labels"]["macro_16"]
+        click.echo(f"  {title:<36} {_estimate(macro['model']['average_precision'])}")
+    macro = holdout["best_fold"]["labels"]["macro_16"]
+    click.echo(f"  {'baseline: sees only the view':<36} {_estimate(macro['view_only']['average_precision'])}")
+    click.echo(f"  {'baseline: label frequencies':<36} {_estimate(macro['frequencies']['average_precision'])}")
+
+
+def _print_readings(numbers: Mapping[str, Any]) -> None:
+    """Print the primary model's scores as readings of cortices and fractures."""
+    cortices, sets = numbers["subscores"]["mean"], numbers["sets"]["mean"]["model"]
+    ours, baseline = cortices["model"], cortices["view_only"]
+    click.echo("Readings of the hold-out (the 95% interval is in brackets, followed by the view-only baseline):")
+    _print_pair("subscore, exact", ours["exact"], baseline["exact"])
+    _print_pair("subscore, within one", ours["within_one"], baseline["within_one"])
+    _print_pair("quadratic-weighted kappa", ours["quadratic_kappa"], baseline["quadratic_kappa"])
+    click.echo(
+        f"  {'sets of subscores, aimed at 90%':<36} {_estimate(sets['coverage'])} covered, "
+        f"{_number(sets['mean_size']['value'])} subscores in a set"
+    )
+    fractures = numbers["fractures"]
+    if not fractures["fractures"]:
+        return
+    total, united = fractures["total"], fractures["united"]
+    scale = {"rust": "RUST", "modified_rust": "modified RUST"}[fractures["scale"]]
+    click.echo(f"  {scale} of {counted(fractures['fractures'], 'fracture')}:")
+    for title, key in (("total, mean absolute error", "mean_absolute_error"), ("total, ICC(2,1)", "icc")):
+        _print_pair(title, total["model"][key], total["view_only"][key])
+    threshold = f"{fractures['threshold']:g}"
+    _print_pair(f"united from {threshold}, ROC-AUC", united["model"]["roc_auc"], united["view_only"]["roc_auc"])
+    _print_pair(f"united from {threshold}, Brier score", united["model"]["brier"], united["view_only"]["brier"])
+
+
+def _print_pair(title: str, ours: Mapping[str, Any], baseline: Mapping[str, Any]) -> None:
+    click.echo(f"  {title:<36} {_estimate(ours)}  {_number(baseline['value'])}")
+
+
+def _estimate(document: Mapping[str, Any]) -> str:
+    return f"{_number(document['value'])} [{_number(document['low'])}, {_number(document['high'])}]"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

@@ -1,0 +1,53 @@
+"""What a trained fold of a final model reports, as the database and Optuna's trial keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """Every number that is kept of one fold of a final model.
+
+    Args:
+        epoch: the number of epochs, which was fixed before training.
+        value: the average precision on the films left out, after the last epoch.
+        curve: the same after each epoch.
+        seed: of the head's training.
+        head_sha256: of the head (`rust_optuna.learn.fitting.Head.sha256`).
+        features_sha256: of the features that it trained on.
+        arithmetic: the kind of arithmetic.
+        device: what computed it.
+        host: the name of the machine.
+        versions: of Python and the libraries, by package.
+        seconds: how long it took.
+        weights: identify the backbone's weights.
+        artifact: the identifier of the stored head and scores.
+        micro_batch: the most films that were computed at a time, where memory was short; else None.
+    """
+
+    epoch: int
+    value: float
+    curve: tuple[float, ...]
+    seed: int
+    head_sha256: str
+    features_sha256: str
+    arithmetic: str
+    device: str
+    host: str
+    versions: Mapping[str, str]
+    seconds: float
+    weights: str
+    artifact: str
+    micro_batch: int | None
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> FoldReport:
+        """Return what `to_json` wrote."""
+        return cls(**{**document, "curve": tuple(document["curve"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as what JSON can hold."""
+        return {**asdict(self), "curve": list(self.curve)}

@@ -1,0 +1,365 @@
+"""The end of a study: its final models meet the hold-out.
+
+**This is the only place that reads hold-out films.** `HoldOut` is the type that holds them; no search and no training
+can make one. The opening is recorded before a film is scored (`rust_optuna.model.openings`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from rust_optuna.config import BackboneConfiguration
+from rust_optuna.data.development import DevelopmentSet, pseudonyms
+from rust_optuna.data.film_index import FilmIndex
+from rust_optuna.data.manifest import VIEWS, Film, Manifest, split_problems, stack_labels
+from rust_optuna.data.metrics import macro_average_precision
+from rust_optuna.data.threads import Progress
+from rust_optuna.errors import DataError, ManifestError, StudyError
+from rust_optuna.learn.arithmetic import arithmetic
+from rust_optuna.learn.extraction import extraction_identity, extraction_versions
+from rust_optuna.learn.features import FeatureCache, Features
+from rust_optuna.learn.runtime import versions
+from rust_optuna.model import files
+from rust_optuna.model.files import HeadRecord, ModelCard
+from rust_optuna.model.fitted import BEST_FOLD, WHOLE, FittedModels, baselines, out_of_fold
+from rust_optuna.model.numbers import Calibration, measure, words
+from rust_optuna.model.openings import Opening, Openings
+from rust_optuna.model.scored import ScoredFilms
+from rust_optuna.paths import Home
+from rust_optuna.search.results import best_point
+from rust_optuna.storage import tables
+from rust_optuna.storage.database import Database
+
+DEFINITION = (
+    "average precision on the hold-out, macro over those of the 16 subscores that have positives, of the head with the "
+    "highest average precision (18 labels) on its own left-out fold; 95% percentile interval over resampled patients, "
+    "shifted so that the mean of the resamples is the value"
+)
+"""What the primary number is, fixed before any hold-out film is scored."""
+LOCK = "holdout"
+
+
+@dataclass(frozen=True, eq=False)
+class HoldOut:
+    """The films that no search and no training has seen, sorted by content hash.
+
+    Args:
+        content: sha256 of each film's bytes, hex.
+        patients: a pseudonym of each film's patient.
+        visits: a pseudonym of each film's visit.
+        labels: (n, 18) uint8.
+        sources: the hospital or study of each film; None if the manifest does not say.
+        readers: (readers, n, 4) the subscores by further readers; None if there are none.
+        index: knows where the films lie.
+    """
+
+    content: tuple[str, ...]
+    patients: tuple[str, ...]
+    visits: tuple[str, ...]
+    labels: np.ndarray
+    sources: tuple[str, ...] | None
+    readers: np.ndarray | None
+    index: FilmIndex
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The view of each film."""
+        return tuple(VIEWS[position] for position in self.labels[:, : len(VIEWS)].argmax(axis=1))
+
+
+def find_hold_out(
+    manifest: Manifest, home: Home, development: DevelopmentSet, progress: Progress | None = None
+) -> HoldOut:
+    """Return the hold-out films of a manifest; their bytes are hashed, and nothing is scored.
+
+    Args:
+        manifest: split.
+        home: where hold-out films are indexed, apart from those that search reads.
+        development: the films that the search has seen.
+        progress: called while films are hashed.
+
+    Raises:
+        ManifestError: patients are on both sides of the split.
+        DataError: there is no hold-out film, one cannot be read, two are the same, or the search has seen one.
+    """
+    if problems := split_problems(manifest.films):
+        raise ManifestError(str(manifest.path), problems)
+    rows = manifest.part("holdout")
+    if not rows:
+        raise DataError(f"{manifest.path} has no hold-out films: rust-optuna data split sets patients aside")
+    index = FilmIndex(home.holdout / "films.json")
+    hashes = index.add([film.image for film in rows], progress)
+    by_content: dict[str, Film] = {}
+    for film in rows:
+        other = by_content.setdefault(hashes[film.image], film)
+        if other is not film:
+            raise DataError(f"{manifest.path}: rows {other.row} and {film.row} of the hold-out are the same film")
+    seen = set(development.content)
+    leaked = [film.row for content, film in by_content.items() if content in seen]
+    if leaked:
+        raise DataError(
+            f"{manifest.path}: the search has seen the film in row {leaked[0]}, which is in the hold-out"
+            + (f", and {len(leaked) - 1} others" if len(leaked) > 1 else "")
+        )
+    content = sorted(by_content)
+    films = [by_content[film] for film in content]
+    patients = pseudonyms(content, [film.patient for film in films])
+    return HoldOut(
+        content=tuple(content),
+        patients=tuple(patients),
+        visits=visit_pseudonyms(content, films),
+        labels=stack_labels(films),
+        sources=tuple(film.source for film in films) if any(film.source for film in films) else None,
+        readers=_stack_readers(films),
+        index=index,
+    )
+
+
+def _stack_readers(films: Sequence[Film]) -> np.ndarray | None:
+    """Return what further readers scored, (readers, films, 4) float64; NaN where a cortex has no subscore."""
+    if not films[0].readers:
+        return None
+    scores = [[[np.nan if s is None else s for s in reader] for reader in film.readers] for film in films]
+    return np.array(scores, dtype=np.float64).transpose(1, 0, 2)
+
+
+def visit_pseudonyms(content: Sequence[str], films: Sequence[Film]) -> tuple[str, ...]:
+    """Return each film's visit under a name that holds nothing of the clinic's, as `pseudonyms` does of patients."""
+    first: dict[tuple[str, str], str] = {}
+    for film, row in zip(content, films, strict=True):
+        visit = (row.patient, row.visit)
+        first[visit] = min(film, first.get(visit, film))
+    names = (first[row.patient, row.visit] for row in films)
+    return tuple(hashlib.sha256(f"visit:{name}".encode()).hexdigest()[:16] for name in names)
+
+
+def scored_hold_out(models: FittedModels, holdout: HoldOut, scores: np.ndarray) -> ScoredFilms:
+    """Return the hold-out films with their scores, beside the baselines of the development set."""
+    every = np.arange(len(models.development.content))
+    frequencies, view_only = baselines(models.development, every, holdout.views)
+    return ScoredFilms(
+        content=holdout.content,
+        patients=holdout.patients,
+        visits=holdout.visits,
+        labels=holdout.labels,
+        scores=scores,
+        frequencies=frequencies,
+        view_only=view_only,
+        cortices=models.development.cortices,
+        sources=holdout.sources,
+        readers=holdout.readers,
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluated model.
+
+    Args:
+        folder: the model directory.
+        opening: of the hold-out.
+        openings: all openings of these films, oldest first.
+        record: the file that records them.
+        metrics: every number, as ``metrics.json`` holds them.
+    """
+
+    folder: Path
+    opening: Opening
+    openings: tuple[Opening, ...]
+    record: Path
+    metrics: Mapping[str, Any]
+
+
+def meet_hold_out(
+    database: Database,
+    models: FittedModels,
+    holdout: HoldOut,
+    visits: Mapping[str, str],
+    openings: Openings,
+    home: Home,
+    *,
+    name: str,
+    asked_by: str,
+    again: bool = False,
+    threshold: int | None = None,
+    resamples: int = 2000,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Record the opening, score the hold-out, and write the model directory.
+
+    Killed anywhere, the same call finishes it: that is the same opening.
+
+    Args:
+        database: where openings and models are recorded.
+        models: all heads.
+        holdout: the films.
+        visits: content hash of each development film → pseudonym of its visit.
+        openings: the record.
+        home: where the hold-out's features and the model directory go.
+        name: of the model.
+        asked_by: who asked.
+        again: open the hold-out although other models have met it.
+        threshold: the total from which a fracture counts as united; None for the scale's own.
+        resamples: of the patients, for the intervals.
+        progress: called while features are computed.
+
+    Raises:
+        OpenedBeforeError: other models have met these films, and ``again`` is not set.
+        DataError: the record cannot be written, or a directory of that name is there already.
+    """
+    opening = Opening(
+        study=models.source.name,
+        films=holdout.content,
+        models=models.models(),
+        definition=DEFINITION,
+        asked_by=asked_by,
+        opened_at=0.0,
+    )
+    folder = home.models / name
+    _refuse_taken(folder, opening)
+    with database.exclusive(LOCK):
+        opening = openings.begin(opening, again=again)
+        features = _features_of(holdout, models.trial.backbone, home, progress)
+        scored = {
+            model: scored_hold_out(models, holdout, scores) for model, scores in models.scores(features.table).items()
+        }
+        calibrating = out_of_fold(models, visits)
+        calibration = Calibration.fit(calibrating, threshold=threshold)
+        metrics: dict[str, Any] = {
+            "study": models.source.name,
+            "primary": {"model": BEST_FOLD, "definition": DEFINITION},
+            "selection": _selection(database, models),
+            "fresh": _fresh(models),
+            "holdout": {model: measure(films, calibration, resamples=resamples) for model, films in scored.items()},
+        }
+        metrics["words"] = words(metrics["holdout"][BEST_FOLD])
+        if not folder.exists():
+            _write(folder, models, opening, calibration, metrics, {"out_of_fold": calibrating, **scored})
+        opening = openings.complete(opening, _in_short(metrics))
+        _register(database, folder, opening, metrics)
+    return Evaluation(folder, opening, tuple(openings.of_films(holdout.content)), openings.file, metrics)
+
+
+def _register(database: Database, folder: Path, opening: Opening, metrics: Mapping[str, Any]) -> None:
+    """Name a model directory in the database, once."""
+    row = {
+        "name": folder.name,
+        "opening": opening.id,
+        "sha256": files.directory_sha256(folder),
+        "document": json.dumps(metrics),
+        "created_at": tables.database_now(),
+    }
+
+    def enter(connection: sa.Connection) -> None:
+        connection.execute(tables.model.delete().where(tables.model.c.name == folder.name))
+        connection.execute(tables.model.insert().values(**row))
+
+    database.transact(enter)
+
+
+def _refuse_taken(folder: Path, opening: Opening) -> None:
+    """Refuse a name that another model has, before the hold-out is opened.
+
+    Raises:
+        DataError: another model has it.
+    """
+    if not folder.exists():
+        return
+    files.check_directory(folder)
+    if files.read_json(folder / "provenance.json")["opening"] != opening.id:
+        raise DataError(f"{folder} holds another model: give this one another name with --name")
+
+
+def _features_of(holdout: HoldOut, backbone: BackboneConfiguration, home: Home, progress: Progress | None) -> Features:
+    """Return the features of hold-out films, from a cache apart from the one that search reads."""
+    cache = FeatureCache(home.holdout / "features", backbone)
+    with holdout.index.naming():
+        cache.build(holdout.content, holdout.index.read, progress)
+    return cache.load(holdout.content)
+
+
+def _selection(database: Database, models: FittedModels) -> dict[str, Any]:
+    """Return the score by which the hyperparameters were chosen."""
+    best = best_point(database, models.source)
+    if best is None or best.report is None:
+        raise StudyError(f"{models.source.name} has no complete point")
+    return {
+        "trial": best.trial,
+        "epoch": best.report.epoch,
+        "average_precision": best.value,
+        "average_precision_16": best.report.scores.average_precision_16.mean,
+    }
+
+
+def _fresh(models: FittedModels) -> dict[str, Any]:
+    """Return the scores of the fresh cross-validation: means over folds and training seeds."""
+    of_18 = [fold.value for fold in models.folds]
+    of_16 = [macro_average_precision(f.labels[:, len(VIEWS) :], f.scores[:, len(VIEWS) :]) for f in models.folds]
+    return {
+        "folds": models.study.configuration.folds,
+        "seeds": len({point.repeat for point in models.points}),
+        "epochs": models.trial.epochs,
+        "average_precision": float(np.mean(of_18)),
+        "average_precision_16": float(np.mean(of_16)),
+        "fold_values": of_18,
+        "fold_values_16": of_16,
+    }
+
+
+def _in_short(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the record of an opening keeps of its numbers: the primary one, beside its baseline."""
+    macro = metrics["holdout"][BEST_FOLD]["labels"]["macro_16"]
+    scorers = {"average_precision_16": "model", "view_only": "view_only"}
+    return {name: macro[scorer]["average_precision"] for name, scorer in scorers.items()}
+
+
+def _write(
+    folder: Path,
+    models: FittedModels,
+    opening: Opening,
+    calibration: Calibration,
+    metrics: Mapping[str, Any],
+    arrays: Mapping[str, ScoredFilms],
+) -> None:
+    """Write the model directory."""
+    backbone = models.trial.backbone
+    if backbone.weights not in ("imagenet", "random"):
+        backbone = replace(backbone, weights=Path(backbone.weights).name)
+    records = [models.record(position) for position in range(len(models.folds))]
+    card = ModelCard(
+        name=folder.name,
+        backbone=backbone,
+        features={**extraction_identity(models.trial.backbone), **extraction_versions()},
+        cortices=models.development.cortices,
+        heads=(*records, HeadRecord(WHOLE, models.whole.sha256, models.whole.precision)),
+        primary=records[models.best].name,
+    )
+    provenance = {
+        "opening": opening.id,
+        "opened_at": opening.opened_at,
+        "evaluation": models.study.name,
+        "study": models.source.name,
+        "inherited": models.study.source.to_json() if models.study.source else None,
+        "fingerprint": models.study.fingerprint.to_json(),
+        "seed": models.study.configuration.seed,
+        "versions": versions(),
+        "arithmetic": arithmetic(models.trial.training_precision),
+    }
+    with files.new_directory(folder) as temporary:
+        files.write_json(temporary / "model.json", card.to_json())
+        files.write_json(temporary / "calibration.json", calibration.to_json())
+        files.write_json(temporary / "metrics.json", metrics)
+        files.write_json(temporary / "provenance.json", provenance)
+        for name, head in models.heads.items():
+            files.save_head(temporary / "heads", name, head)
+        (temporary / "arrays").mkdir()
+        for name, films in arrays.items():
+            films.save(temporary / "arrays" / f"{name}.npz")

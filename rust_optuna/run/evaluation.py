@@ -1,0 +1,211 @@
+"""Evaluating a search on this machine: its best point is cross-validated afresh, and its models meet the hold-out."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rust_optuna.data.film_index import FilmIndex
+from rust_optuna.data.manifest import Manifest, read_manifest
+from rust_optuna.data.relocation import relocated
+from rust_optuna.errors import DataError, OpenedBeforeError, OpenHolesError, StudyError
+from rust_optuna.fleet import service as fleet
+from rust_optuna.fleet.devices import DeviceChoice
+from rust_optuna.fleet.workers import Workers
+from rust_optuna.model.evaluation import Evaluation, find_hold_out, meet_hold_out, visit_pseudonyms
+from rust_optuna.model.fitted import fitted_models
+from rust_optuna.model.openings import Openings, opened_before
+from rust_optuna.processes import GRACE_SECONDS
+from rust_optuna.run.local import Listener, build_features, run_workers
+from rust_optuna.search.creation import create_study
+from rust_optuna.search.evaluation import evaluation_of, study_to_evaluate
+from rust_optuna.search.manifests import known_manifest
+from rust_optuna.search.results import is_stale, status
+from rust_optuna.search.studies import Study, find_study, load_development, load_studies, load_study
+from rust_optuna.storage.database import Database
+from rust_optuna.storage.site import Site
+from rust_optuna.storage.states import PointState, StudyState
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The evaluation that the user asks for.
+
+    Args:
+        study: the search to evaluate; None for the last one.
+        folds: the number of folds of the fresh cross-validation.
+        seeds: the number of heads that are trained for each fold.
+        manifest: the manifest of the search's films; None for the one from which it was created on this machine.
+        name: the name of the model; None for that of the search.
+        again: whether to open the hold-out even if other models have met it.
+        record: the folder for the record of the opening; None for that of the manifest.
+        threshold: the total from which a fracture counts as united; None for the default of the scale.
+        data_root: the folder in which to look for films that are not where the manifest says; None to look nowhere.
+    """
+
+    study: str | None = None
+    folds: int = 10
+    seeds: int = 1
+    manifest: Path | None = None
+    name: str | None = None
+    again: bool = False
+    record: Path | None = None
+    threshold: int | None = None
+    data_root: Path | None = None
+
+
+@dataclass
+class EvaluationListener(Listener):
+    """The callbacks by which an evaluation reports its progress, in addition to those of a search.
+
+    Args:
+        on_extracted: called with the number of hold-out films whose features are computed, and their number in all.
+        on_fitted: called with the number of finished epochs of the fit on the whole development set, and their number
+            in all.
+        on_trained: called once all folds are trained.
+    """
+
+    on_extracted: Progress | None = None
+    on_fitted: Progress = lambda done, total: None
+    on_trained: Callable[[], None] = lambda: None
+
+
+def evaluate(
+    site: Site,
+    request: Request,
+    choice: DeviceChoice = DeviceChoice(),  # noqa: B008 (frozen)
+    listener: EvaluationListener | None = None,
+    *,
+    grace: float = GRACE_SECONDS,
+) -> Evaluation:
+    """Evaluate the best hyperparameters of a search.
+
+    Whatever stops an evaluation, the same call goes on where it stopped.
+
+    Args:
+        site: the database, home and artifact store.
+        request: what to evaluate, and how.
+        choice: the devices on which the workers run.
+        listener: the callbacks that report progress.
+        grace: seconds in which an interrupted worker may finish its fold.
+
+    Raises:
+        RustOptunaError: any of this project's errors.
+        KeyboardInterrupt: the evaluation was interrupted; its workers are stopped and their folds given back.
+    """
+    listener = listener or EvaluationListener()
+    devices = choice.devices()
+    with site.open_to_write() as database:
+        source = load_study(database, request.study) if request.study else study_to_evaluate(load_studies(database))
+        manifest_path = _manifest_path(site, request, source)
+        configuration = evaluation_of(database, source, str(manifest_path), folds=request.folds, seeds=request.seeds)
+        _refuse_stale(database, configuration.name)
+        creation = create_study(
+            database, configuration, site.home, listener.on_hashed, site.given_artifacts, request.data_root
+        )
+        study = creation.study
+        manifest = _manifest(site, manifest_path, request, listener.on_hashed)
+        holdout = find_hold_out(manifest, site.home, load_development(database, study), listener.on_hashed)
+        folder = site.absolute(request.record) or manifest_path.parent
+        openings = Openings(database, folder / f"{manifest_path.stem}.openings.json")
+        openings.refuse_unwritable()
+        earlier = openings.of_films(holdout.content)
+        if study.state != StudyState.DONE and earlier and not request.again:
+            # This is refused now, not after hours of training.
+            raise OpenedBeforeError(opened_before(earlier))
+        listener.on_created(creation, devices)
+        environment = site.environment(database)
+        workers = Workers(devices, grace=grace, data_root=request.data_root)
+        fleet.check_writable(site.home)
+        if study.state != StudyState.DONE:
+            build_features(database, study, site.home, environment, devices[0], request.data_root)
+        run_workers(database, study, site.home, workers, environment, listener)
+        study = load_study(database, study.name)
+        _refuse_holes(database, study)
+        listener.on_trained()
+        index = FilmIndex(site.home.film_index)
+        models = fitted_models(
+            database,
+            study,
+            site.home,
+            site.store(database),
+            read=index.read,
+            progress=listener.on_extracted,
+            on_epoch=listener.on_fitted,
+        )
+        return meet_hold_out(
+            database,
+            models,
+            holdout,
+            _visits(manifest, index),
+            openings,
+            site.home,
+            name=request.name or source.name,
+            asked_by=getpass.getuser(),
+            again=request.again,
+            threshold=request.threshold,
+            progress=listener.on_extracted,
+        )
+
+
+def _manifest_path(site: Site, request: Request, source: Study) -> Path:
+    """Return the manifest that the user names, or else the one from which the search was created.
+
+    Raises:
+        DataError: neither is known.
+    """
+    path = site.absolute(request.manifest) or known_manifest(site.home, source.name)
+    if path is None:
+        raise DataError(
+            f"The manifest of {source.name} is not known on this machine: name it with --manifest (the database holds "
+            "no paths)"
+        )
+    return path
+
+
+def _manifest(site: Site, path: Path, request: Request, progress: Progress | None) -> Manifest:
+    manifest = read_manifest(path, require_split=True)
+    if request.data_root is None:
+        return manifest
+    return relocated(manifest, FilmIndex(site.home.film_index), request.data_root, progress)
+
+
+def _refuse_stale(database: Database, name: str) -> None:
+    """Refuse to go on with an evaluation of a point that is no longer the best.
+
+    Raises:
+        StudyError: the search has another best point by now.
+    """
+    known = find_study(database, name)
+    if known is not None and known.source is not None and is_stale(database, known):
+        raise StudyError(
+            f"{name} evaluates a former best point of {known.source.study}, which has another one by now. To evaluate "
+            f"the new one, run rust-optuna study delete {name}, then this command again"
+        )
+
+
+def _refuse_holes(database: Database, study: Study) -> None:
+    """Refuse an evaluation in which a fold is missing.
+
+    Raises:
+        OpenHolesError: a fold could not be trained.
+    """
+    holes = status(database, study, foreign=False).counts[PointState.HOLE]
+    if holes:
+        folds = "1 fold" if holes == 1 else f"{holes} folds"
+        raise OpenHolesError(
+            f"{folds} of {study.name} could not be trained. See why (rust-optuna study show {study.name}), allow new "
+            f"attempts (rust-optuna study retry {study.name} --holes), and run this command again"
+        )
+
+
+def _visits(manifest: Manifest, index: FilmIndex) -> dict[str, str]:
+    """Return the pseudonym of each development film's visit, by the film's content hash."""
+    films = manifest.part("development")
+    hashes = index.add([film.image for film in films])
+    content = [hashes[film.image] for film in films]
+    return dict(zip(content, visit_pseudonyms(content, films), strict=True))

@@ -1,0 +1,320 @@
+"""From the best trial to a model directory, with films that are read, heads that are trained and kills in between."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from sklearn.metrics import average_precision_score
+
+from rust_optuna.data.film_index import FilmIndex
+from rust_optuna.data.manifest import read_manifest, write_manifest
+from rust_optuna.errors import DataError, ManifestError, OpenedBeforeError, StudyError
+from rust_optuna.fleet.devices import DeviceChoice
+from rust_optuna.model import evaluation, files
+from rust_optuna.model.openings import Openings
+from rust_optuna.model.scored import ScoredFilms
+from rust_optuna.paths import Home
+from rust_optuna.run import evaluation as story
+from rust_optuna.run.evaluation import Request
+from rust_optuna.search.creation import create_study, delete_study
+from rust_optuna.search.evaluation import fold_points, fresh_seed
+from rust_optuna.search.results import best_point, complete_points
+from rust_optuna.search.studies import load_development, load_study
+from rust_optuna.storage import tables
+from rust_optuna.storage.artifacts import open_store
+from rust_optuna.storage.database import create_database, open_database
+from rust_optuna.storage.url import parse_url
+from rust_optuna.worker.worker import Worker
+from tests.data.films import make_manifest
+from tests.studies import Killed, configuration, random_document, run_study, site_of
+
+pytestmark = pytest.mark.tensorflow
+DOCUMENT = random_document(
+    2,
+    model={"weights": "random", "output": "mixed0", "image_size": 75, "hidden_units": [8, 4], "standardize": True},
+    cross_validation={"folds": 2, "epochs": 3, "seed": 5},
+)
+REQUEST = Request(study="regime-1", folds=3)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A home in which a search is done and its evaluation's folds are trained; the hold-out is sealed."""
+    home = Home(tmp_path_factory.mktemp("evaluation") / "home")
+    make_manifest(home.root, patients=14, holdout=4)
+    with create_database(database_url(home), "storage/artifacts") as database:
+        create_study(database, configuration(DOCUMENT), home)
+        work(database, home, "regime-1")
+        train_folds(database, home)
+    return home
+
+
+@pytest.fixture(scope="module")
+def evaluated(searched, tmp_path_factory):
+    """An evaluation that nothing disturbed, for tests that only look, with the home in which it took place."""
+    home = Home(tmp_path_factory.mktemp("evaluated") / "home")
+    shutil.copytree(searched.root, home.root)
+    with pytest.MonkeyPatch.context() as patch:
+        in_this_process(patch)
+        return evaluate(home), home
+
+
+@pytest.fixture
+def home(searched, tmp_path):
+    shutil.copytree(searched.root, tmp_path / "home")
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture(autouse=True)
+def workers_in_this_process(monkeypatch):
+    """Run what `evaluate` has workers do in this process: TensorFlow is loaded here already."""
+    in_this_process(monkeypatch)
+
+
+def in_this_process(patch):
+    patch.setattr(story, "build_features", lambda *_: None)
+    patch.setattr(story, "run_workers", lambda database, study, home, *_: work(database, home, study.name))
+
+
+def database_url(home):
+    return parse_url(f"sqlite:///{home.database}", home)
+
+
+def work(database, home, name):
+    Worker(database, home, open_store(database.artifacts(), home)).run([name])
+
+
+def train_folds(database, home):
+    study = load_study(database, "regime-1")
+    folds = story.evaluation_of(database, study, str(home.root / "manifest.csv"), folds=3, seeds=1)
+    create_study(database, folds, home)
+    work(database, home, folds.name)
+
+
+def evaluate(home, request=REQUEST):
+    return story.evaluate(site_of(home, database_url(home)), request, DeviceChoice("none", 1))
+
+
+def openings(home):
+    with open_database(database_url(home)) as database:
+        return Openings(database, home.root / "manifest.openings.json").all()
+
+
+def average_precision_16(films):
+    columns = [column for column in range(2, 18) if films.labels[:, column].any()]
+    return np.mean([average_precision_score(films.labels[:, c], films.scores[:, c]) for c in columns])
+
+
+def test_the_hold_out_is_met_by_the_heads_of_fresh_folds(evaluated):
+    done, home = evaluated
+    with open_database(database_url(home)) as database:
+        source, study = load_study(database, "regime-1"), load_study(database, "regime-1-evaluation")
+        best = best_point(database, source)
+        folds = fold_points(database, study)
+        searched_on, fresh = load_development(database, source), load_development(database, study)
+        (row,) = database.transact(lambda c: c.execute(sa.select(tables.model)).all())
+
+    # What is trained is the best point, for the epochs that the search chose, on folds and seeds of its own.
+    values = study.configuration.values({}, study.inherited)
+    for key in ("batch_size", "dropout_rate"):
+        assert values[key] == best.parameters[key]
+    assert values["epochs"] == best.report.epoch == len(folds[0].report.curve)
+    assert study.configuration.seed == fresh_seed(5) != 5
+    assert set(fresh.folds.tolist()) == {0, 1, 2} != set(searched_on.folds.tolist())
+    seeds = {point.report.seed for point in folds}
+    assert len(seeds) == 3
+    for point in complete_points_of(home, "regime-1"):
+        assert not seeds & set(point.report.seeds.folds)
+
+    # The films that are scored are those that the manifest holds out, and no others.
+    manifest = read_manifest(home.root / "manifest.csv")
+    held_out = FilmIndex(home.root / "index.json").add([film.image for film in manifest.part("holdout")])
+    arrays = {path.stem: ScoredFilms.load(path) for path in (done.folder / "arrays").iterdir()}
+    for name in ("best_fold", "mean", "mean_flips", "whole"):
+        assert sorted(arrays[name].content) == sorted(held_out.values())
+    assert sorted(arrays["out_of_fold"].content) == list(fresh.content)
+
+    # The numbers are those of the arrays; the record and the database name the same models.
+    primary = done.metrics["holdout"]["best_fold"]["labels"]["macro_16"]["model"]["average_precision"]["value"]
+    assert primary == pytest.approx(average_precision_16(arrays["best_fold"]), abs=1e-12)
+    assert done.opening.numbers["average_precision_16"]["value"] == primary
+    assert done.metrics["fresh"]["fold_values"] == [point.report.value for point in folds]
+    assert done.metrics["selection"]["average_precision"] == best.value
+    model = files.load_model(done.folder)
+    assert {name: head.sha256 for name, head in model.heads.items()} == dict(done.opening.models)
+    assert model.card.primary == f"repeat-0-fold-{int(np.argmax([point.report.value for point in folds]))}"
+    assert (row.name, row.opening, row.sha256) == ("regime-1", done.opening.id, files.directory_sha256(done.folder))
+
+
+def complete_points_of(home, name):
+    with open_database(database_url(home)) as database:
+        return complete_points(database, load_study(database, name))
+
+
+def test_each_model_scores_as_its_name_says(evaluated):
+    done, home = evaluated
+    model = files.load_model(done.folder)
+    arrays = {path.stem: ScoredFilms.load(path) for path in (done.folder / "arrays").iterdir()}
+    cache = evaluation.FeatureCache(home.holdout / "features", model.card.backbone)
+    table = cache.load(arrays["whole"].content).table
+    folds = [model.heads[f"repeat-0-fold-{fold}"] for fold in range(3)]
+    each = np.array([[head.scores(table[:, flip]) for flip in range(4)] for head in folds])
+    np.testing.assert_array_equal(arrays["best_fold"].scores, model.heads[model.card.primary].scores(table[:, 0]))
+    np.testing.assert_array_equal(arrays["whole"].scores, model.heads["whole"].scores(table[:, 0]))
+    np.testing.assert_allclose(arrays["mean"].scores, each[:, 0].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(arrays["mean_flips"].scores, each.mean(axis=(0, 1)), rtol=1e-6)
+
+
+def test_baselines_know_the_training_films_alone(evaluated):
+    done, home = evaluated
+    films = {path.stem: ScoredFilms.load(path) for path in (done.folder / "arrays").iterdir()}
+    with open_database(database_url(home)) as database:
+        development = load_development(database, load_study(database, "regime-1-evaluation"))
+    np.testing.assert_allclose(films["whole"].frequencies[0], development.labels.mean(axis=0))
+    for position, view in enumerate(("anteroposterior", "lateral")):
+        rows = development.labels[:, position] == 1
+        seen = films["whole"].labels[:, position] == 1
+        assert films["whole"].view_only[seen] == pytest.approx(
+            np.tile(development.labels[rows].mean(axis=0), (seen.sum(), 1))
+        )
+        for fold in range(3):
+            here = (development.folds == fold) & rows
+            others = (development.folds != fold) & rows
+            assert films["out_of_fold"].view_only[here] == pytest.approx(
+                np.tile(development.labels[others].mean(axis=0), (here.sum(), 1))
+            ), view
+
+
+STAGES = {
+    "after the record's file": (Openings, "_in_database"),
+    "after the record": (evaluation, "_features_of"),
+    "after scoring": (evaluation.Calibration, "fit"),
+    "in the middle of the directory": (files, "save_head"),
+    "after the directory": (Openings, "complete"),
+    "after the numbers": (evaluation, "_register"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_anywhere_it_is_the_same_opening_with_the_same_numbers(home, evaluated, monkeypatch, stage):
+    undisturbed, _ = evaluated
+    owner, name = STAGES[stage]
+    calls = 0
+
+    def dies(*arguments, **keywords):
+        nonlocal calls
+        calls += 1
+        # The record is read once before anything is written to it.
+        if stage != "after the record's file" or openings_file(home).exists():
+            raise Killed
+        return real(*arguments, **keywords)
+
+    real = getattr(owner, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, dies)
+        with pytest.raises(Killed):
+            evaluate(home)
+    assert calls
+    done = evaluate(home)
+    assert len(openings(home)) == 1
+    assert done.opening.id == undisturbed.opening.id
+    assert done.opening.numbers == undisturbed.opening.numbers
+    assert json.dumps(done.metrics) == json.dumps(undisturbed.metrics)
+    assert [path.name for path in home.models.iterdir()] == ["regime-1"]
+    files.check_directory(done.folder)
+
+
+def test_evaluated_again_it_is_the_same_opening(home):
+    done, again = evaluate(home), evaluate(home)
+    assert (again.opening, again.metrics) == (done.opening, done.metrics)
+    assert len(openings(home)) == 1
+
+
+def openings_file(home):
+    return home.root / "manifest.openings.json"
+
+
+def test_other_models_are_refused_before_they_are_trained_or_scored(home, monkeypatch):
+    evaluate(home)
+    with open_database(database_url(home)) as database:
+        delete_study(database, "regime-1-evaluation", open_store(database.artifacts(), home))
+    monkeypatch.setattr(story, "run_workers", None)
+    with pytest.raises(OpenedBeforeError):
+        evaluate(home, Request(study="regime-1", folds=2))
+    assert len(openings(home)) == 1
+
+
+def test_again_opens_it_and_every_opening_is_shown(home):
+    first = evaluate(home)
+    with open_database(database_url(home)) as database:
+        delete_study(database, "regime-1-evaluation", open_store(database.artifacts(), home))
+    second = Request(study="regime-1", folds=2, again=True)
+    with pytest.raises(DataError, match=r"holds another model.*--name"):
+        evaluate(home, second)
+    assert len(openings(home)) == 1
+    done = evaluate(home, Request(study="regime-1", folds=2, again=True, name="second"))
+    assert [opening.id for opening in done.openings] == [first.opening.id, done.opening.id]
+
+
+def test_a_database_made_anew_does_not_seal_the_hold_out_again(home):
+    evaluate(home)
+    shutil.rmtree(home.storage)
+    with create_database(database_url(home), "storage/artifacts") as database:
+        create_study(database, configuration({**DOCUMENT, "name": "other"}), home)
+        work(database, home, "other")
+    with pytest.raises(OpenedBeforeError, match="by regime-1"):
+        evaluate(home, Request(study="other", folds=3))
+
+
+def test_a_hold_out_film_under_another_name_is_refused(home):
+    manifest = read_manifest(home.root / "manifest.csv")
+    films = list(manifest.films)
+    (home.root / "films" / "copy.png").write_bytes(films[0].image.read_bytes())
+    films[-1] = type(films[-1])(**{**vars(films[-1]), "image": home.root / "films" / "copy.png"})
+    write_manifest(manifest.path, films)
+    with pytest.raises(ManifestError, match=r"the same pixels.*on both sides of the split"):
+        evaluate(home)
+    assert openings(home) == []
+
+
+def test_films_that_the_search_has_seen_are_refused(home):
+    manifest = read_manifest(home.root / "manifest.csv")
+    with open_database(database_url(home)) as database:
+        development = load_development(database, load_study(database, "regime-1"))
+    leak = next(film for film in manifest.films if film.split == "development")
+    moved = [type(f)(**{**vars(f), "split": "holdout"}) if f.patient == leak.patient else f for f in manifest.films]
+    leaking = type(manifest)(manifest.path, tuple(moved))
+    with pytest.raises(DataError, match="the search has seen the film in row"):
+        evaluation.find_hold_out(leaking, home, development)
+
+
+def test_a_patient_on_both_sides_is_refused(home):
+    manifest = read_manifest(home.root / "manifest.csv")
+    films = list(manifest.films)
+    films[-1] = type(films[-1])(**{**vars(films[-1]), "patient": films[0].patient})
+    write_manifest(manifest.path, films)
+    with pytest.raises(ManifestError, match="both sides of the split"):
+        evaluate(home)
+    assert openings(home) == []
+
+
+def test_an_evaluation_needs_a_search_that_is_done_and_real(home, monkeypatch):
+    with open_database(database_url(home)) as database:
+        with pytest.raises(StudyError, match="an evaluation itself"):
+            evaluate(home, Request(study="regime-1-evaluation"))
+        run_study(database, home, random_document(1, name="pretended"))
+        with pytest.raises(StudyError, match="STAND-IN"):
+            evaluate(home, Request(study="pretended"))
+        with pytest.raises(StudyError, match="Several searches could be evaluated"):
+            evaluate(home, Request())
+    assert openings(home) == []
+
+
+def test_a_record_goes_where_it_can_be_written(home, tmp_path):
+    done = evaluate(home, Request(study="regime-1", folds=3, record=tmp_path / "records"))
+    assert done.record == Path(tmp_path / "records" / "manifest.openings.json")
+    assert done.record.is_file()
+    assert not openings_file(home).exists()
