@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,7 @@ def type_checking_only(tree: ast.AST) -> set[ast.AST]:
     }
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Return the modules that a module imports, early or late, but for those that only type checkers see."""
     tree = ast.parse(path.read_text())

@@ -121,7 +121,9 @@ def test_a_worker_process_ends_well_at_sigterm(sqlite, home, tmp_path):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("command", [["run"], ["start", "--gpus", "none", "--workers", "1"]])
+@pytest.mark.parametrize(
+    "command", [pytest.param(["run"], marks=pytest.mark.long), ["start", "--gpus", "none", "--workers", "1"]]
+)
 def test_a_worker_without_films_ends_at_once_and_says_what_helps(sqlite, home, command):
     model = {"weights": "random", "output": "mixed0", "image_size": 75}
     make_study(sqlite, home, random_document(1, model=model))
@@ -282,7 +284,7 @@ def test_a_daemon_that_cannot_start_says_why_on_the_terminal(sqlite, home, run, 
     assert not home.logs.exists()
 
 
-@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("log_format", [pytest.param("text", marks=pytest.mark.long), "json"])
 def test_a_daemon_whose_workers_cannot_serve_says_so_where_it_was_started(
     sqlite, home, gate, run, monkeypatch, log_format
 ):

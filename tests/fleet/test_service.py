@@ -44,7 +44,7 @@ def start(sqlite, home, gate):
     """Start `worker start` as a process; whatever a test leaves is killed."""
     started = []
 
-    def begin(*arguments, objective="gated", workers=2):
+    def begin(*arguments, objective="gated", workers=1):
         url = sqlite.url.render_as_string()
         options = ["--gpus", "none", "--workers", workers, "--objective", f"tests.stand_ins:{objective}"]
         environment = {stand_ins.GATE: str(gate)}
@@ -73,7 +73,7 @@ def lives(process):
 def test_a_supervisor_ends_when_its_studies_are_done(sqlite, home, start):
     study = make_study(sqlite, home, random_document(5))
     other = make_study(sqlite, home, random_document(2, name="other"))
-    ended = start("regime-1", objective="peak")
+    ended = start("regime-1", objective="peak", workers=2)
     output, _ = ended.communicate(timeout=60)
     assert ended.returncode == 0, output
     assert_each_once(sqlite, study, 5)
@@ -91,7 +91,7 @@ def test_a_supervisor_ends_when_its_studies_are_done(sqlite, home, start):
 def test_every_event_is_a_line_of_json_those_of_the_workers_too(sqlite, home, start):
     make_study(sqlite, home, random_document(3))
     # One worker: with two, the other might finish before the dead one is replaced.
-    ended = start("--log-format", "json", objective="dying_once", workers=1)
+    ended = start("--log-format", "json", objective="dying_once")
     output, _ = ended.communicate(timeout=60)
     assert ended.returncode == 0, output
     lines = [json.loads(line) for line in output.splitlines()]
@@ -112,14 +112,14 @@ def test_every_event_is_a_line_of_json_those_of_the_workers_too(sqlite, home, st
 def test_two_supervisors_of_one_home_share_the_work_and_keep_their_logs_apart(sqlite, home, gate, start):
     study = make_study(sqlite, home, random_document(8))
     both = [start(), start()]
-    wait_until(lambda: len(began(gate)) == 4, 60)
+    wait_until(lambda: len(began(gate)) == 2, 60)
     assert len(list(home.workers.glob("*.pid"))) == 2
     (gate / "open").touch()
     for each in both:
         output, _ = each.communicate(timeout=60)
         assert each.returncode == 0, output
     assert_each_once(sqlite, study, 8)
-    assert len(list(home.logs.iterdir())) == 4
+    assert len(list(home.logs.iterdir())) == 2
     assert list(home.workers.iterdir()) == []
 
 
@@ -138,7 +138,7 @@ def test_a_supervisor_that_runs_for_ever_serves_studies_that_come_later(sqlite, 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_stops_it_in_good_order_and_the_exit_code_tells_which(sqlite, home, gate, start, number, code):
     study = make_study(sqlite, home, random_document(4))
-    running = start()
+    running = start(workers=2)
     wait_until(lambda: len(began(gate)) == 2, 60)
     running.send_signal(number)
     output, _ = running.communicate(timeout=60)
@@ -153,18 +153,18 @@ def test_a_signal_stops_it_in_good_order_and_the_exit_code_tells_which(sqlite, h
 def test_within_its_grace_a_running_point_is_finished(sqlite, home, gate, start):
     study = make_study(sqlite, home, random_document(4))
     running = start("--grace", "9999")
-    wait_until(lambda: len(began(gate)) == 2, 60)
+    wait_until(lambda: began(gate), 60)
     running.send_signal(signal.SIGTERM)
     (gate / "open").touch()
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 0, output
-    assert [row.outcome for row in attempts(sqlite, study)] == ["complete"] * 2
+    assert [row.outcome for row in attempts(sqlite, study)] == ["complete"]
     assert_in_step(sqlite, study)
 
 
 def test_more_signals_end_workers_that_take_their_grace_or_do_not_answer_at_all(sqlite, home, gate, start):
     study = make_study(sqlite, home, random_document(4))
-    running = start("--grace", "9999")
+    running = start("--grace", "9999", workers=2)
     processes = wait_until(lambda: len(began(gate)) == 2 and began(gate), 60)
     os.kill(processes[0], signal.SIGSTOP)
     # Signals of one kind that come together are one: again and again, as an impatient user does.
@@ -177,7 +177,7 @@ def test_more_signals_end_workers_that_take_their_grace_or_do_not_answer_at_all(
 
 def test_the_workers_of_a_killed_supervisor_give_their_points_back_and_end(sqlite, home, gate, start):
     study = make_study(sqlite, home, random_document(4))
-    running = start()
+    running = start(workers=2)
     processes = wait_until(lambda: len(began(gate)) == 2 and began(gate), 60)
     running.kill()
     running.communicate()
@@ -187,7 +187,7 @@ def test_the_workers_of_a_killed_supervisor_give_their_points_back_and_end(sqlit
 
 def test_a_stale_trial_is_found_while_every_worker_is_busy(sqlite, home, gate, start):
     study = make_study(sqlite, home, random_document(4))
-    running = start(workers=1)
+    running = start()
     wait_until(lambda: began(gate), 60)
     assert Ledger(sqlite).claim([study.id], "somebody who died")
     stale = [row.number for row in points(sqlite, study) if row.lease_owner == "somebody who died"]
@@ -254,12 +254,12 @@ def test_a_worker_of_named_studies_that_were_all_deleted_serves_no_other(sqlite,
 def test_workers_whose_study_is_deleted_end_and_their_supervisor_does_not_say_died(sqlite, home, gate, start):
     make_study(sqlite, home, random_document(4))
     running = start("regime-1")
-    wait_until(lambda: len(began(gate)) == 2, 60)
+    wait_until(lambda: began(gate), 60)
     delete_study(sqlite, "regime-1", open_store("storage/artifacts", home), force=True)
     (gate / "open").touch()
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 0, output
-    assert output.count("regime-1 was deleted") == 2
+    assert output.count("regime-1 was deleted") == 1
     assert "died" not in output
     assert "Traceback" not in output
 

@@ -13,6 +13,7 @@ from rust_optuna.storage.site import Site
 from rust_optuna.storage.url import parse_url
 from rust_optuna.study_file import read_study_file
 from tests import stand_ins
+from tests.cli.test_main import invoke
 from tests.studies import (
     REPOSITORY,
     assert_each_once,
@@ -38,6 +39,13 @@ def files(home):
 def search(*files, objective="peak", workers=2):
     options = ["--workers", workers, "--gpus", "none", "--objective", f"tests.stand_ins:{objective}"]
     return ["search", *files, *map(str, options)]
+
+
+@pytest.fixture
+def run_here(home, sqlite_url, monkeypatch):
+    """Call the program in this process: its workers are processes all the same."""
+    monkeypatch.chdir(REPOSITORY)
+    return lambda *words: invoke("--home", home.root, "--storage", sqlite_url, *words)
 
 
 def open_it(url, home):
@@ -66,10 +74,10 @@ def test_both_regimes_are_searched_by_one_command_and_once(database_url, home, f
         assert {path: path.stat().st_mtime_ns for path in home.logs.iterdir()} == logs
 
 
-def test_a_worker_that_dies_is_replaced_and_the_search_completes(sqlite_url, home):
+def test_a_worker_that_dies_is_replaced_and_the_search_completes(run_here, sqlite_url, home):
     file = write_study(home, random_document(6, lease_seconds=9999))
-    done = run_command(home, sqlite_url, *search(file, objective="dying_once"))
-    assert done.returncode == 0, done.stderr
+    done = run_here(*search(file, objective="dying_once", workers=1))
+    assert done.exit_code == 0, done.stderr
     with open_it(sqlite_url, home) as database:
         study = load_study(database, "regime-1")
         assert [row.attempt for row in points(database, study)] == [1, 1, 2, 1, 1, 1]
@@ -92,45 +100,49 @@ def test_a_search_whose_workers_all_die_says_why(sqlite_url, home, files, monkey
     assert str(log) in str(said.value)
 
 
-def test_a_search_goes_on_after_its_films_were_moved_and_renamed(sqlite_url, home, tmp_path):
+def test_a_search_goes_on_after_its_films_were_moved_and_renamed(run_here, sqlite_url, home, tmp_path):
     file = write_study(home, random_document(3))
-    assert run_command(home, sqlite_url, *search(file)).returncode == 0
+    assert run_here(*search(file, workers=1)).exit_code == 0
     films = home.root / "films"
     films.rename(tmp_path / "disk2")
     for number, path in enumerate(sorted((tmp_path / "disk2").iterdir())):
         path.rename(path.with_name(f"renamed {number}.jfif"))
-    gone = run_command(home, sqlite_url, *search(file))
-    assert (gone.returncode, "none of the 24 films was found" in gone.stderr) == (2, True), gone.stderr
+    gone = run_here(*search(file, workers=1))
+    assert (gone.exit_code, "none of the 24 films was found" in gone.stderr) == (2, True), gone.stderr
     assert "--data-root" in gone.stderr
-    done = run_command(home, sqlite_url, *search(file), "--data-root", tmp_path / "disk2")
-    assert done.returncode == 0, done.stderr
+    done = run_here(*search(file, workers=1), "--data-root", tmp_path / "disk2")
+    assert done.exit_code == 0, done.stderr
     assert "goes on" in done.stderr
 
 
-def test_a_search_finds_films_elsewhere_that_this_machine_never_saw_where_the_manifest_says(sqlite_url, home, tmp_path):
+def test_a_search_finds_films_elsewhere_that_this_machine_never_saw_where_the_manifest_says(
+    run_here, sqlite_url, home, tmp_path
+):
     file = write_study(home, random_document(3))
     (home.root / "films").rename(tmp_path / "disk2")
     for root in (tmp_path, home.root / "nowhere"):
-        done = run_command(home, sqlite_url, *search(file), "--data-root", root)
-        assert done.returncode != 0
-    done = run_command(home, sqlite_url, *search(file), "--data-root", tmp_path / "disk2")
-    assert done.returncode == 0, done.stderr
+        done = run_here(*search(file, workers=1), "--data-root", root)
+        assert done.exit_code != 0
+    done = run_here(*search(file, workers=1), "--data-root", tmp_path / "disk2")
+    assert done.exit_code == 0, done.stderr
 
 
-def test_holes_are_told_by_the_exit_code(sqlite_url, home):
+def test_holes_are_told_by_the_exit_code(run_here, sqlite_url, home):
     file = write_study(home, random_document(3))
-    done = run_command(home, sqlite_url, *search(file, objective="raising_at_point_1"))
-    assert done.returncode == 3, done.stderr
+    done = run_here(*search(file, objective="raising_at_point_1", workers=1))
+    assert done.exit_code == 3, done.stderr
     assert "regime-1 has holes" in done.stdout
-    shown = run_command(home, sqlite_url, "status")
-    assert shown.returncode == 3
+    shown = run_here("status")
+    assert shown.exit_code == 3
 
 
-def test_an_interrupted_search_leaves_nothing_running_and_goes_on_later(sqlite_url, home, files, tmp_path):
+def test_an_interrupted_search_leaves_nothing_running_and_goes_on_later(
+    run_here, sqlite_url, home, files, tmp_path, monkeypatch
+):
     gate = tmp_path / "gate"
     gate.mkdir()
-    environment = {stand_ins.GATE: str(gate)}
-    running = start_command(home, sqlite_url, *search(*files, objective="gated"), **environment)
+    monkeypatch.setenv(stand_ins.GATE, str(gate))
+    running = start_command(home, sqlite_url, *search(*files, objective="gated"))
     try:
         wait_until(lambda: len(list(gate.glob("*.began"))) == 2, 60)
         running.send_signal(signal.SIGINT)
@@ -146,8 +158,8 @@ def test_an_interrupted_search_leaves_nothing_running_and_goes_on_later(sqlite_u
         counts = status(database, study).counts
         assert (counts["running"], counts["hole"]) == (0, 0)
         assert_in_step(database, study)
-        done = run_command(home, sqlite_url, *search(*files, objective="gated"), **environment)
-        assert done.returncode == 0, done.stderr
+        done = run_here(*search(*files, objective="gated", workers=1))
+        assert done.exit_code == 0, done.stderr
         for study in load_studies(database):
             assert [row.state for row in points(database, study)] == ["complete"] * 6
             assert_in_step(database, study)
