@@ -67,11 +67,11 @@ def check_sample(
 
     Args:
         extractor: the extractor of this worker.
-        contents: the content hashes of the study's films, in the study's order.
-        index: the index that finds the films.
-        pins: the features of the study's workers; None to skip the comparison.
-        data_root: the folder that is searched for films that the index lacks; None for no folder.
-        on_hashed: a callback for each file in ``data_root`` that is hashed.
+        contents: of the study's films, in order.
+        index: finds them.
+        pins: of the study; None to skip the comparison.
+        data_root: see `fill_cache`.
+        on_hashed: see `fill_cache`.
 
     Raises:
         FingerprintError: the features differ.
