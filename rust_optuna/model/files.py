@@ -20,7 +20,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -35,6 +34,7 @@ from rust_optuna.errors import DataError
 from rust_optuna.learn.fitting import Head
 from rust_optuna.learn.head import Standardisation, keras_head
 from rust_optuna.learn.runtime import load_keras
+from rust_optuna.paths import remove_leftovers, temporary_name
 
 VERSION = 1
 CHECKSUMS = "SHA256SUMS"
@@ -119,13 +119,15 @@ class ModelCard:
 def new_directory(folder: Path) -> Iterator[Path]:
     """Yield a temporary directory that becomes ``folder`` once the block ends well.
 
-    The block's files are listed in `CHECKSUMS`.
+    The block's files are listed in `CHECKSUMS`. What a killed process left of the same directory is removed: the caller
+    sees to it that no other process writes ``folder``.
 
     Raises:
         DataError: ``folder`` is there already.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
+    remove_leftovers(folder)
+    temporary = temporary_name(folder)
     try:
         temporary.mkdir()
         yield temporary

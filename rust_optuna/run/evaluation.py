@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.manifest import Manifest, read_manifest
 from rust_optuna.data.relocation import relocated
-from rust_optuna.errors import DataError, OpenedBeforeError, OpenHolesError, StudyError
+from rust_optuna.errors import DataError, InvalidValueError, OpenedBeforeError, OpenHolesError, StudyError
 from rust_optuna.fleet import service as fleet
 from rust_optuna.fleet.devices import DeviceChoice
 from rust_optuna.fleet.workers import Workers
@@ -27,6 +28,7 @@ from rust_optuna.search.studies import Study, find_study, load_development, load
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.site import Site
 from rust_optuna.storage.states import PointState, StudyState
+from rust_optuna.study_file import NAME
 
 Progress = Callable[[int, int], None]
 
@@ -97,6 +99,10 @@ def evaluate(
         RustOptunaError: any of this project's errors.
         KeyboardInterrupt: the evaluation was interrupted; its workers are stopped and their folds given back.
     """
+    if request.name is not None and not NAME.fullmatch(request.name):
+        raise InvalidValueError(
+            f"--name {request.name!r} names no model: letters, digits, dots, dashes and underscores (at most 100)"
+        )
     listener = listener or EvaluationListener()
     devices = choice.devices()
     with site.open_to_write() as database:
@@ -109,7 +115,7 @@ def evaluate(
         )
         study = creation.study
         manifest = _manifest(site, manifest_path, request, listener.on_hashed)
-        holdout = find_hold_out(manifest, site.home, load_development(database, study), listener.on_hashed)
+        holdout = find_hold_out(manifest, site.home, _searched(database, source), listener.on_hashed)
         folder = site.absolute(request.record) or manifest_path.parent
         openings = Openings(database, folder / f"{manifest_path.stem}.openings.json")
         openings.refuse_unwritable()
@@ -172,6 +178,17 @@ def _manifest(site: Site, path: Path, request: Request, progress: Progress | Non
     if request.data_root is None:
         return manifest
     return relocated(manifest, FilmIndex(site.home.film_index), request.data_root, progress)
+
+
+def _searched(database: Database, source: Study) -> list[DevelopmentSet]:
+    """Return the films that a search has seen, and those of each search that it goes on from, as far as it is known."""
+    chain: dict[str, Study] = {}
+    study: Study | None = source
+    # A study that was deleted and made anew may go on from one that once went on from it.
+    while study is not None and study.name not in chain:
+        chain[study.name] = study
+        study = find_study(database, study.source.study) if study.source is not None else None
+    return [load_development(database, each) for each in chain.values()]
 
 
 def _refuse_stale(database: Database, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.search.results import best_point, complete_rows
 from rust_optuna.search.studies import Study
 from rust_optuna.storage.database import Database
+from rust_optuna.study_file import LONGEST_STUDY_NAME
 
 SUFFIX = "-evaluation"
 FRESH = 0x6576616C
@@ -27,7 +29,10 @@ def fresh_seed(seed: int) -> int:
 
 
 def evaluation_name(study: str) -> str:
-    """Return the name of the study that evaluates another."""
+    """Return the name of the study that evaluates another: at most as long as a study's name may be."""
+    if len(study) + len(SUFFIX) > LONGEST_STUDY_NAME:
+        digest = hashlib.sha256(study.encode()).hexdigest()[:8]
+        study = f"{study[: LONGEST_STUDY_NAME - len(SUFFIX) - len(digest) - 1]}-{digest}"
     return f"{study}{SUFFIX}"
 
 
