@@ -93,6 +93,7 @@ class Openings:
     def __init__(self, database: Database, file: Path) -> None:
         self._database = database
         self.file = file
+        self._lock = file.with_name(f"{file.name}.lock")
 
     def refuse_unwritable(self) -> None:
         """Refuse where the file could not be written, before a hold-out is opened.
@@ -100,7 +101,8 @@ class Openings:
         Raises:
             DataError: it could not.
         """
-        if (words := lack(self.file, write=True) or lack(self.file.parent, write=True)) is not None:
+        places = (self.file, self._lock, self.file.parent)
+        if (words := next(filter(None, (lack(place, write=True) for place in places)), None)) is not None:
             raise DataError(
                 f"The opening of the hold-out cannot be recorded beside the manifest: {words}. Or name another place "
                 "for the record: --record DIR"
@@ -164,7 +166,7 @@ class Openings:
         """Keep out every process that has the table or the file: several databases may share a file."""
         self.refuse_unwritable()
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.file.with_name(f"{self.file.name}.lock")), self._database.exclusive(LOCK):
+        with locked(self._lock), self._database.exclusive(LOCK):
             yield
 
     def _write(self, opening: Opening) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from rust_optuna.model.evaluation import Evaluation, find_hold_out, meet_hold_ou
 from rust_optuna.model.films import visit_pseudonyms
 from rust_optuna.model.fitted import fitted_models
 from rust_optuna.model.openings import Openings, opened_before
+from rust_optuna.permissions import user_name
 from rust_optuna.processes import GRACE_SECONDS
 from rust_optuna.run.local import Listener, build_features, run_workers
 from rust_optuna.search.creation import Creation, create_study
@@ -143,7 +144,7 @@ def evaluate(
             openings,
             site.home,
             name=request.name or source.name,
-            asked_by=getpass.getuser(),
+            asked_by=user_name(os.geteuid()),
             again=request.again,
             threshold=request.threshold,
             progress=listener.on_extracted,

@@ -411,8 +411,18 @@ def check_round(place: Place, expected: Undisturbed) -> Iterator[Finding]:
         if row["id"] != openings[0]["id"] or json.loads(row["numbers"] or "null") != expected.numbers:
             yield Finding(WRONG, "the database does not hold the opening and numbers of the record")
     yield from _check_directory(folder, expected, models)
-    for path in sorted(home.root.rglob(".*.tmp")):
+    for path in _left(home):
         yield Finding(LEFT, f"{path.relative_to(home.root)}")
+
+
+def _left(home: Home) -> list[Path]:
+    """Return what an evaluation should have removed: folders, and files with the record, the whole head or the model.
+
+    A small file that was killed while it was written elsewhere (which processor computed the features, say) stays.
+    """
+    folders = [path for path in home.storage.rglob(".*.tmp") if path.is_dir()]
+    files = [path for folder in (home.root, home.fits, home.models) for path in folder.glob(".*.tmp") if path.is_file()]
+    return sorted([*folders, *files])
 
 
 def _truth(point: Mapping[str, Any], expected: Undisturbed) -> Truth:
