@@ -17,22 +17,25 @@ import numpy as np
 import sqlalchemy as sa
 
 from rust_optuna.config import BackboneConfiguration
-from rust_optuna.data.development import DevelopmentSet, pseudonyms
+from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.data.manifest import VIEWS, Film, Manifest, split_problems, stack_labels
+from rust_optuna.data.manifest import VIEWS, Film, Manifest, split_problems
 from rust_optuna.data.metrics import macro_average_precision
 from rust_optuna.data.threads import Progress
 from rust_optuna.errors import DataError, ManifestError, StudyError
 from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.extraction import extraction_identity, extraction_versions
-from rust_optuna.learn.features import FeatureCache, Features
+from rust_optuna.learn.features import Features
 from rust_optuna.learn.runtime import versions
+from rust_optuna.locks import locked
 from rust_optuna.model import files
 from rust_optuna.model.files import HeadRecord, ModelCard
-from rust_optuna.model.fitted import BEST_FOLD, WHOLE, FittedModels, baselines, out_of_fold
+from rust_optuna.model.films import UnseenFilms
+from rust_optuna.model.fitted import FittedModels, out_of_fold
 from rust_optuna.model.numbers import Calibration, measure, words
 from rust_optuna.model.openings import Opening, Openings
-from rust_optuna.model.scored import ScoredFilms
+from rust_optuna.model.scored import ScoredFilms, baselines
+from rust_optuna.model.scoring import BEST_FOLD, WHOLE
 from rust_optuna.paths import Home
 from rust_optuna.search.results import best_point
 from rust_optuna.storage import tables
@@ -44,51 +47,33 @@ DEFINITION = (
     "shifted so that the mean of the resamples is the value"
 )
 """What the primary number is, fixed before any hold-out film is scored."""
-LOCK = "holdout"
 
 
-@dataclass(frozen=True, eq=False)
-class HoldOut:
-    """The films that no search and no training has seen, sorted by content hash.
-
-    Args:
-        content: sha256 of each film's bytes, hex.
-        patients: a pseudonym of each film's patient.
-        visits: a pseudonym of each film's visit.
-        labels: (n, 18) uint8.
-        sources: the hospital or study of each film; None if the manifest does not say.
-        readers: (readers, n, 4) the subscores by further readers; None if there are none.
-        index: knows where the films lie.
-    """
-
-    content: tuple[str, ...]
-    patients: tuple[str, ...]
-    visits: tuple[str, ...]
-    labels: np.ndarray
-    sources: tuple[str, ...] | None
-    readers: np.ndarray | None
-    index: FilmIndex
+class HoldOut(UnseenFilms):
+    """The films that were set aside before the search, for one opening."""
 
     @property
-    def views(self) -> tuple[str, ...]:
-        """The view of each film."""
-        return tuple(VIEWS[position] for position in self.labels[:, : len(VIEWS)].argmax(axis=1))
+    def definition(self) -> str:
+        """What the primary number is, and against which labels: with others it would be another number."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.labels, dtype=np.uint8).tobytes())
+        digest.update(json.dumps([self.patients, self.visits]).encode())
+        return f"{DEFINITION}; SHA-256 of the films' labels, patients and visits: {digest.hexdigest()}"
 
 
 def find_hold_out(
-    manifest: Manifest, home: Home, development: DevelopmentSet, progress: Progress | None = None
+    manifest: Manifest, home: Home, searched: Sequence[DevelopmentSet], progress: Progress | None = None
 ) -> HoldOut:
     """Return the hold-out films of a manifest; their bytes are hashed, and nothing is scored.
 
     Args:
         manifest: split.
         home: where hold-out films are indexed, apart from those that search reads.
-        development: the films that the search has seen.
+        searched: the films that the search has seen, and those of each search that it goes on from.
         progress: called while films are hashed.
 
     Raises:
         ManifestError: patients are on both sides of the split.
-        DataError: there is no hold-out film, one cannot be read, two are the same, or the search has seen one.
+        DataError: there is no hold-out film, one cannot be read, two are the same, or a search has seen one.
     """
     if problems := split_problems(manifest.films):
         raise ManifestError(str(manifest.path), problems)
@@ -102,61 +87,21 @@ def find_hold_out(
         other = by_content.setdefault(hashes[film.image], film)
         if other is not film:
             raise DataError(f"{manifest.path}: rows {other.row} and {film.row} of the hold-out are the same film")
-    seen = set(development.content)
+    seen = {film for development in searched for film in development.content}
     leaked = [film.row for content, film in by_content.items() if content in seen]
     if leaked:
         raise DataError(
             f"{manifest.path}: the search has seen the film in row {leaked[0]}, which is in the hold-out"
             + (f", and {len(leaked) - 1} others" if len(leaked) > 1 else "")
         )
-    content = sorted(by_content)
-    films = [by_content[film] for film in content]
-    patients = pseudonyms(content, [film.patient for film in films])
-    return HoldOut(
-        content=tuple(content),
-        patients=tuple(patients),
-        visits=visit_pseudonyms(content, films),
-        labels=stack_labels(films),
-        sources=tuple(film.source for film in films) if any(film.source for film in films) else None,
-        readers=_stack_readers(films),
-        index=index,
-    )
-
-
-def _stack_readers(films: Sequence[Film]) -> np.ndarray | None:
-    """Return what further readers scored, (readers, films, 4) float64; NaN where a cortex has no subscore."""
-    if not films[0].readers:
-        return None
-    scores = [[[np.nan if s is None else s for s in reader] for reader in film.readers] for film in films]
-    return np.array(scores, dtype=np.float64).transpose(1, 0, 2)
-
-
-def visit_pseudonyms(content: Sequence[str], films: Sequence[Film]) -> tuple[str, ...]:
-    """Return each film's visit under a name that holds nothing of the clinic's, as `pseudonyms` does of patients."""
-    first: dict[tuple[str, str], str] = {}
-    for film, row in zip(content, films, strict=True):
-        visit = (row.patient, row.visit)
-        first[visit] = min(film, first.get(visit, film))
-    names = (first[row.patient, row.visit] for row in films)
-    return tuple(hashlib.sha256(f"visit:{name}".encode()).hexdigest()[:16] for name in names)
+    return HoldOut.of(by_content, index)
 
 
 def scored_hold_out(models: FittedModels, holdout: HoldOut, scores: np.ndarray) -> ScoredFilms:
     """Return the hold-out films with their scores, beside the baselines of the development set."""
-    every = np.arange(len(models.development.content))
-    frequencies, view_only = baselines(models.development, every, holdout.views)
-    return ScoredFilms(
-        content=holdout.content,
-        patients=holdout.patients,
-        visits=holdout.visits,
-        labels=holdout.labels,
-        scores=scores,
-        frequencies=frequencies,
-        view_only=view_only,
-        cortices=models.development.cortices,
-        sources=holdout.sources,
-        readers=holdout.readers,
-    )
+    development = models.development
+    frequencies, view_only = baselines(development.labels, development.views, holdout.views)
+    return holdout.scored(scores, frequencies, view_only, development.cortices)
 
 
 @dataclass(frozen=True)
@@ -219,33 +164,50 @@ def meet_hold_out(
         study=models.source.name,
         films=holdout.content,
         models=models.models(),
-        definition=DEFINITION,
+        definition=holdout.definition,
         asked_by=asked_by,
         opened_at=0.0,
     )
     folder = home.models / name
-    _refuse_taken(folder, opening)
-    with database.exclusive(LOCK):
+    calibrating = out_of_fold(models.development, models.points, models.folds, visits)
+    calibration = Calibration.fit(calibrating, threshold=threshold)
+    home.holdout.mkdir(parents=True, exist_ok=True)
+    with locked(home.holdout / ".lock"):
+        _refuse_taken(folder, opening, calibration if threshold is not None else None)
         opening = openings.begin(opening, again=again)
-        features = _features_of(holdout, models.trial.backbone, home, progress)
-        scored = {
-            model: scored_hold_out(models, holdout, scores) for model, scores in models.scores(features.table).items()
-        }
-        calibrating = out_of_fold(models, visits)
-        calibration = Calibration.fit(calibrating, threshold=threshold)
-        metrics: dict[str, Any] = {
-            "study": models.source.name,
-            "primary": {"model": BEST_FOLD, "definition": DEFINITION},
-            "selection": _selection(database, models),
-            "fresh": _fresh(models),
-            "holdout": {model: measure(films, calibration, resamples=resamples) for model, films in scored.items()},
-        }
-        metrics["words"] = words(metrics["holdout"][BEST_FOLD])
         if not folder.exists():
+            features = _features_of(holdout, models.trial.backbone, home, progress)
+            scored = {
+                model: scored_hold_out(models, holdout, scores)
+                for model, scores in models.scores(features.table).items()
+            }
+            metrics = _metrics(database, models, opening, scored, calibration, resamples)
             _write(folder, models, opening, calibration, metrics, {"out_of_fold": calibrating, **scored})
+        # A directory that is there holds the numbers: they are not made anew from what may have changed since.
+        metrics = files.read_json(folder / "metrics.json")
         opening = openings.complete(opening, _in_short(metrics))
         _register(database, folder, opening, metrics)
     return Evaluation(folder, opening, tuple(openings.of_films(holdout.content)), openings.file, metrics)
+
+
+def _metrics(
+    database: Database,
+    models: FittedModels,
+    opening: Opening,
+    scored: Mapping[str, ScoredFilms],
+    calibration: Calibration,
+    resamples: int,
+) -> dict[str, Any]:
+    """Return every number of an evaluation."""
+    metrics: dict[str, Any] = {
+        "study": models.source.name,
+        "primary": {"model": BEST_FOLD, "definition": opening.definition},
+        "selection": _selection(database, models),
+        "fresh": _fresh(models),
+        "holdout": {model: measure(films, calibration, resamples=resamples) for model, films in scored.items()},
+    }
+    metrics["words"] = words(metrics["holdout"][BEST_FOLD])
+    return metrics
 
 
 def _register(database: Database, folder: Path, opening: Opening, metrics: Mapping[str, Any]) -> None:
@@ -265,25 +227,33 @@ def _register(database: Database, folder: Path, opening: Opening, metrics: Mappi
     database.transact(enter)
 
 
-def _refuse_taken(folder: Path, opening: Opening) -> None:
+def _refuse_taken(folder: Path, opening: Opening, calibration: Calibration | None) -> None:
     """Refuse a name that another model has, before the hold-out is opened.
 
+    Args:
+        folder: of that name.
+        opening: the model's own.
+        calibration: the model's own, where the user asked for a threshold; None for any.
+
     Raises:
-        DataError: another model has it.
+        DataError: another model has it, or this one with another threshold.
     """
     if not folder.exists():
         return
     files.check_directory(folder)
     if files.read_json(folder / "provenance.json")["opening"] != opening.id:
         raise DataError(f"{folder} holds another model: give this one another name with --name")
+    there = Calibration.from_json(files.read_json(folder / "calibration.json")).totals["model"].threshold
+    if calibration is not None and (asked := calibration.totals["model"].threshold) != there:
+        raise DataError(
+            f"{folder} counts a fracture as united from a total of {there:g}, not {asked:g}: give the model with "
+            "--united-from another name with --name"
+        )
 
 
 def _features_of(holdout: HoldOut, backbone: BackboneConfiguration, home: Home, progress: Progress | None) -> Features:
     """Return the features of hold-out films, from a cache apart from the one that search reads."""
-    cache = FeatureCache(home.holdout / "features", backbone)
-    with holdout.index.naming():
-        cache.build(holdout.content, holdout.index.read, progress)
-    return cache.load(holdout.content)
+    return holdout.features(backbone, home.holdout / "features", progress)
 
 
 def _selection(database: Database, models: FittedModels) -> dict[str, Any]:

@@ -23,7 +23,12 @@ from rust_optuna.config import (
     plain_values,
 )
 from rust_optuna.data.check import refuse_problems
-from rust_optuna.data.development import DevelopmentSet, development_differences, development_set
+from rust_optuna.data.development import (
+    DevelopmentSet,
+    development_differences,
+    development_set,
+    development_set_by_source,
+)
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.folds import labels_missing
 from rust_optuna.data.manifest import Manifest, read_manifest
@@ -296,7 +301,10 @@ def prepare(
         )
         raise ManifestError(str(manifest.path), [Problem("image", message)])
     refuse_problems(manifest, index, progress)
-    development = development_set(manifest, index, folds=configuration.folds, seed=configuration.seed)
+    if configuration.kind == StudyKind.SOURCES:
+        development = development_set_by_source(manifest, index)
+    else:
+        development = development_set(manifest, index, folds=configuration.folds, seed=configuration.seed)
     points = load_parameters(database, known.id) if database and known else design.draw(configuration)
     similar_names = len(undecided(manifest.films))
     prepared = PreparedStudy(configuration, home, known, development, points, inheritance, alternatives, similar_names)
