@@ -20,7 +20,7 @@ demo: $(VENV)/installed-$(EXTRA)
 test: $(VENV)/installed-$(EXTRA)-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGUMENTS)
 
-# What `make test` plays once, on every database.
+# What `make test` runs once, on every database and in every variant.
 test-long: $(VENV)/installed-$(EXTRA)-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long or not long" $(ARGUMENTS)
 
