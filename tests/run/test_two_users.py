@@ -129,9 +129,9 @@ def test_two_who_share_a_group_take_turns_from_the_films_to_the_export(gate):
         show(other)
         good(one.run("study", "extend", "regime-1", "--trials", "5"))
         finish(one, gate)
-        for person in (one, other):
-            good(person.run("study", "export", "regime-1", "report"))
-        good(other.run("storage", "backup", "backup"))
+        export = ("study", "export", "regime-1", "report")
+        for done in (one.run(*export), *other.run_all(export, ("storage", "backup", "backup"))):
+            good(done)
         with (one.shared / "report/trials.csv").open() as table:
             assert len(list(csv.DictReader(table))) == 5
         assert {path.name for path in (one.shared / "storage").glob("rust_optuna.db*")} == {
@@ -166,8 +166,9 @@ def test_who_may_only_read_looks_before_during_and_after_a_run_and_is_told_what_
         look(other)
         show(other)
         own = other.place / str(other.uid)
-        good(other.run("study", "export", "regime-1", own / "report"))
-        good(other.run("storage", "backup", own / "backup"))
+        export, backup = ("study", "export", "regime-1", own / "report"), ("storage", "backup", own / "backup")
+        for done in other.run_all(export, backup):
+            good(done)
         assert_modes(one.shared / "storage", one.umask)
         # A worker that is killed leaves its log, which can be read, too.
         good(one.run("study", "extend", "regime-1", "--trials", "4"))
