@@ -313,7 +313,7 @@ def test_a_search_with_a_hole_that_nobody_accepted_is_not_sent_on_to_its_evaluat
     assert "Next: rust-optuna evaluate" in invoke("best", "regime-1", "--home", home.root).stdout
 
 
-def test_the_command_prints_each_source_and_what_comes_next(call, scored):
+def test_the_command_prints_each_source_and_what_comes_next(call, both, scored):
     done, _ = scored
     output = call("evaluate", "--by-source", "--study", "regime-1")
     rows = {line.split()[0]: line for line in output.splitlines() if line.startswith("  ")}
@@ -326,6 +326,9 @@ def test_the_command_prints_each_source_and_what_comes_next(call, scored):
     for words in done.numbers["words"]:
         assert f"WARNING: {words}" in output
     assert done.numbers["words"]
+    assert next_words(output)[:3] == ["evaluate", "--study", "regime-1"]
+    (both.models / "regime-1").mkdir(parents=True)
+    output = call("evaluate", "--by-source", "--study", "regime-1")
     assert "with films of another hospital" in output.splitlines()[-1]
     assert next_words(output)[:5] == ["evaluate", "--external", "MANIFEST.csv", "--model", "regime-1"]
     document = json.loads(call("evaluate", "--by-source", "--study", "regime-1", "--json"))
