@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: demo test test-long bench chaos mutants lint format clean help
+.PHONY: demo test test-long bench chaos chaos-evaluation mutants lint format clean help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -3; echo "Targets: demo test test-long bench chaos mutants lint format clean"
+	@sed -n 's/^# //p' Makefile | head -3; echo "Targets: demo test test-long bench chaos chaos-evaluation mutants lint format clean"
 
 demo: $(VENV)/installed-$(EXTRA)
 	$(BIN)/rust-optuna demo
@@ -32,6 +32,13 @@ bench: $(VENV)/installed-$(EXTRA)-bench
 chaos: $(VENV)/installed-$(EXTRA)-dev
 	@status=0; for backend in sqlite postgresql mariadb; do \
 		$(BIN)/python -m tests.chaos --backend $$backend --rounds $(or $(ROUNDS),100) \
+			$(if $(RESULTS),--results $(RESULTS)) $(ARGUMENTS) || [ $$? -eq 2 ] || status=1; \
+	done; exit $$status
+
+# make chaos-evaluation ROUNDS=10: the same for evaluations, with kills around the opening of the hold-out.
+chaos-evaluation: $(VENV)/installed-$(EXTRA)-dev
+	@status=0; for backend in sqlite postgresql; do \
+		$(BIN)/python -m tests.chaos.evaluation --backend $$backend --rounds $(or $(ROUNDS),30) \
 			$(if $(RESULTS),--results $(RESULTS)) $(ARGUMENTS) || [ $$? -eq 2 ] || status=1; \
 	done; exit $$status
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,8 +140,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     block raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not the process number: in containers that share the folder, two processes may have the same one.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -147,3 +148,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a name beside ``path`` that no other process has, for what is to be moved there."""
+    # Not the process number: in containers that share the folder, two processes may have the same one.
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left under temporary names of ``path``. No other process may be writing it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 12}.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)

@@ -30,7 +30,8 @@ from rust_optuna.spelling import nearest
 
 SECTIONS = ("sampler", "search_space", "fixed", "model", "cross_validation")
 TOP_LEVEL = ("name", "manifest", "lease_seconds")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+LONGEST_STUDY_NAME = 100
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_STUDY_NAME - 1}}}")
 
 
 def read_study_file(path: Path) -> StudyConfiguration:

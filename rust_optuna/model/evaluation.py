@@ -6,8 +6,9 @@ can make one. The opening is recorded before a film is scored (`rust_optuna.mode
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.extraction import extraction_identity, extraction_versions
 from rust_optuna.learn.features import Features
 from rust_optuna.learn.runtime import versions
+from rust_optuna.locks import locked
 from rust_optuna.model import files
 from rust_optuna.model.files import HeadRecord, ModelCard
 from rust_optuna.model.films import UnseenFilms
@@ -45,27 +47,33 @@ DEFINITION = (
     "shifted so that the mean of the resamples is the value"
 )
 """What the primary number is, fixed before any hold-out film is scored."""
-LOCK = "holdout"
 
 
 class HoldOut(UnseenFilms):
     """The films that were set aside before the search, for one opening."""
 
+    @property
+    def definition(self) -> str:
+        """What the primary number is, and against which labels: with others it would be another number."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.labels, dtype=np.uint8).tobytes())
+        digest.update(json.dumps([self.patients, self.visits]).encode())
+        return f"{DEFINITION}; SHA-256 of the films' labels, patients and visits: {digest.hexdigest()}"
+
 
 def find_hold_out(
-    manifest: Manifest, home: Home, development: DevelopmentSet, progress: Progress | None = None
+    manifest: Manifest, home: Home, searched: Sequence[DevelopmentSet], progress: Progress | None = None
 ) -> HoldOut:
     """Return the hold-out films of a manifest; their bytes are hashed, and nothing is scored.
 
     Args:
         manifest: split.
         home: where hold-out films are indexed, apart from those that search reads.
-        development: the films that the search has seen.
+        searched: the films that the search has seen, and those of each search that it goes on from.
         progress: called while films are hashed.
 
     Raises:
         ManifestError: patients are on both sides of the split.
-        DataError: there is no hold-out film, one cannot be read, two are the same, or the search has seen one.
+        DataError: there is no hold-out film, one cannot be read, two are the same, or a search has seen one.
     """
     if problems := split_problems(manifest.films):
         raise ManifestError(str(manifest.path), problems)
@@ -79,7 +87,7 @@ def find_hold_out(
         other = by_content.setdefault(hashes[film.image], film)
         if other is not film:
             raise DataError(f"{manifest.path}: rows {other.row} and {film.row} of the hold-out are the same film")
-    seen = set(development.content)
+    seen = {film for development in searched for film in development.content}
     leaked = [film.row for content, film in by_content.items() if content in seen]
     if leaked:
         raise DataError(
@@ -156,33 +164,50 @@ def meet_hold_out(
         study=models.source.name,
         films=holdout.content,
         models=models.models(),
-        definition=DEFINITION,
+        definition=holdout.definition,
         asked_by=asked_by,
         opened_at=0.0,
     )
     folder = home.models / name
-    _refuse_taken(folder, opening)
-    with database.exclusive(LOCK):
+    calibrating = out_of_fold(models.development, models.points, models.folds, visits)
+    calibration = Calibration.fit(calibrating, threshold=threshold)
+    home.holdout.mkdir(parents=True, exist_ok=True)
+    with locked(home.holdout / ".lock"):
+        _refuse_taken(folder, opening, calibration if threshold is not None else None)
         opening = openings.begin(opening, again=again)
-        features = _features_of(holdout, models.trial.backbone, home, progress)
-        scored = {
-            model: scored_hold_out(models, holdout, scores) for model, scores in models.scores(features.table).items()
-        }
-        calibrating = out_of_fold(models.development, models.points, models.folds, visits)
-        calibration = Calibration.fit(calibrating, threshold=threshold)
-        metrics: dict[str, Any] = {
-            "study": models.source.name,
-            "primary": {"model": BEST_FOLD, "definition": DEFINITION},
-            "selection": _selection(database, models),
-            "fresh": _fresh(models),
-            "holdout": {model: measure(films, calibration, resamples=resamples) for model, films in scored.items()},
-        }
-        metrics["words"] = words(metrics["holdout"][BEST_FOLD])
         if not folder.exists():
+            features = _features_of(holdout, models.trial.backbone, home, progress)
+            scored = {
+                model: scored_hold_out(models, holdout, scores)
+                for model, scores in models.scores(features.table).items()
+            }
+            metrics = _metrics(database, models, opening, scored, calibration, resamples)
             _write(folder, models, opening, calibration, metrics, {"out_of_fold": calibrating, **scored})
+        # A directory that is there holds the numbers: they are not made anew from what may have changed since.
+        metrics = files.read_json(folder / "metrics.json")
         opening = openings.complete(opening, _in_short(metrics))
         _register(database, folder, opening, metrics)
     return Evaluation(folder, opening, tuple(openings.of_films(holdout.content)), openings.file, metrics)
+
+
+def _metrics(
+    database: Database,
+    models: FittedModels,
+    opening: Opening,
+    scored: Mapping[str, ScoredFilms],
+    calibration: Calibration,
+    resamples: int,
+) -> dict[str, Any]:
+    """Return every number of an evaluation."""
+    metrics: dict[str, Any] = {
+        "study": models.source.name,
+        "primary": {"model": BEST_FOLD, "definition": opening.definition},
+        "selection": _selection(database, models),
+        "fresh": _fresh(models),
+        "holdout": {model: measure(films, calibration, resamples=resamples) for model, films in scored.items()},
+    }
+    metrics["words"] = words(metrics["holdout"][BEST_FOLD])
+    return metrics
 
 
 def _register(database: Database, folder: Path, opening: Opening, metrics: Mapping[str, Any]) -> None:
@@ -202,17 +227,28 @@ def _register(database: Database, folder: Path, opening: Opening, metrics: Mappi
     database.transact(enter)
 
 
-def _refuse_taken(folder: Path, opening: Opening) -> None:
+def _refuse_taken(folder: Path, opening: Opening, calibration: Calibration | None) -> None:
     """Refuse a name that another model has, before the hold-out is opened.
 
+    Args:
+        folder: of that name.
+        opening: the model's own.
+        calibration: the model's own, where the user asked for a threshold; None for any.
+
     Raises:
-        DataError: another model has it.
+        DataError: another model has it, or this one with another threshold.
     """
     if not folder.exists():
         return
     files.check_directory(folder)
     if files.read_json(folder / "provenance.json")["opening"] != opening.id:
         raise DataError(f"{folder} holds another model: give this one another name with --name")
+    there = Calibration.from_json(files.read_json(folder / "calibration.json")).totals["model"].threshold
+    if calibration is not None and (asked := calibration.totals["model"].threshold) != there:
+        raise DataError(
+            f"{folder} counts a fracture as united from a total of {there:g}, not {asked:g}: give the model with "
+            "--united-from another name with --name"
+        )
 
 
 def _features_of(holdout: HoldOut, backbone: BackboneConfiguration, home: Home, progress: Progress | None) -> Features:

@@ -20,7 +20,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -36,6 +35,7 @@ from rust_optuna.learn.fitting import Head
 from rust_optuna.learn.head import Standardisation, keras_head
 from rust_optuna.learn.runtime import load_keras
 from rust_optuna.model.scoring import WHOLE, scores_by_model
+from rust_optuna.paths import remove_leftovers, temporary_name
 
 VERSION = 1
 CHECKSUMS = "SHA256SUMS"
@@ -120,7 +120,8 @@ class ModelCard:
 def new_directory(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary directory that becomes ``folder`` once the block ends well.
 
-    The block's files are listed in `CHECKSUMS`.
+    The block's files are listed in `CHECKSUMS`. What a killed process left of the same directory is removed: the caller
+    sees to it that no other process writes ``folder``.
 
     Args:
         folder: what the directory becomes.
@@ -130,8 +131,8 @@ def new_directory(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         DataError: ``folder`` is there already, and may not be replaced.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
-    replaced = temporary.with_suffix(".old")
+    remove_leftovers(folder)
+    temporary, replaced = temporary_name(folder), temporary_name(folder)
     try:
         temporary.mkdir()
         yield temporary

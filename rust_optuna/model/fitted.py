@@ -18,10 +18,11 @@ from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.fitting import FittedFold, Head, fit_whole, load_fold, load_head, save_head
 from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.learn.sources import CachedFeatures
+from rust_optuna.locks import locked
 from rust_optuna.model.files import HeadRecord
 from rust_optuna.model.scored import ScoredFilms, baselines
 from rust_optuna.model.scoring import WHOLE, scores_by_model
-from rust_optuna.paths import Home
+from rust_optuna.paths import Home, remove_leftovers
 from rust_optuna.search.evaluation import FoldPoint, fold_points
 from rust_optuna.search.studies import Study, load_development, load_study
 from rust_optuna.storage.artifacts import ArtifactStore, download
@@ -145,17 +146,21 @@ def _whole(
     """Return the head that is fitted on the whole development set, fitted once for each evaluation.
 
     It is kept, for on a GPU a second fit has other bits, and an evaluation that was killed must go on with the models
-    that the record of the opening names.
+    that the record of the opening names. Of two evaluations at once, the second waits for the head of the first.
     """
     kept = home.fits / f"{study.name}-{study.created_at:.6f}.npz"
-    if not kept.exists():
+    home.fits.mkdir(parents=True, exist_ok=True)
+    with locked(home.fits / ".lock"):
+        if kept.exists():
+            return load_head(kept)
+        remove_leftovers(kept)
         cache = FeatureCache(home.features, trial.backbone)
         cache.build(development.content, read, progress)
         source = CachedFeatures(cache.load(development.content))
         seed = fold_seed(study.configuration.seed, 0, WHOLE_FOLD)
         head = fit_whole(development, source, trial, seed=seed, on_epoch=lambda epoch: on_epoch(epoch, trial.epochs))
         save_head(kept, head)
-    return load_head(kept)
+        return load_head(kept)
 
 
 def _fetch(store: ArtifactStore, report: FoldReport, path: Path) -> FittedFold:

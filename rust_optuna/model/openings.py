@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from rust_optuna.errors import DataError, OpenedBeforeError, StorageError
-from rust_optuna.paths import atomic_write
+from rust_optuna.locks import locked
+from rust_optuna.paths import atomic_write, remove_leftovers
 from rust_optuna.permissions import lack
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.tables import database_now, holdout_opening
 
 VERSION = 1
+LOCK = "holdout"
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Openings:
     def __init__(self, database: Database, file: Path) -> None:
         self._database = database
         self.file = file
+        self._lock = file.with_name(f"{file.name}.lock")
 
     def refuse_unwritable(self) -> None:
         """Refuse where the file could not be written, before a hold-out is opened.
@@ -97,7 +101,8 @@ class Openings:
         Raises:
             DataError: it could not.
         """
-        if (words := lack(self.file, write=True) or lack(self.file.parent, write=True)) is not None:
+        places = (self.file, self._lock, self.file.parent)
+        if (words := next(filter(None, (lack(place, write=True) for place in places)), None)) is not None:
             raise DataError(
                 f"The opening of the hold-out cannot be recorded beside the manifest: {words}. Or name another place "
                 "for the record: --record DIR"
@@ -127,8 +132,6 @@ class Openings:
     def begin(self, opening: Opening, *, again: bool = False) -> Opening:
         """Record an opening before the films are scored; one that was recorded before is the same opening.
 
-        The caller holds the database's lock ``holdout``.
-
         Args:
             opening: its time is set here.
             again: the user knows that the hold-out was opened before, and wants another opening.
@@ -140,27 +143,37 @@ class Openings:
             OpenedBeforeError: other models have met these films, and ``again`` is not set.
             DataError: the file cannot be read or written.
         """
-        earlier = self.of_films(opening.films)
-        same = next((known for known in earlier if known.id == opening.id), None)
-        if same is None:
-            if earlier and not again:
-                raise OpenedBeforeError(opened_before(earlier))
-            now = self._database.transact(lambda c: float(c.execute(sa.select(database_now())).scalar_one()))
-            same = replace(opening, opened_at=now, numbers=None)
-        self._write(same)
+        with self._alone():
+            earlier = self.of_films(opening.films)
+            same = next((known for known in earlier if known.id == opening.id), None)
+            if same is None:
+                if earlier and not again:
+                    raise OpenedBeforeError(opened_before(earlier))
+                now = self._database.transact(lambda c: float(c.execute(sa.select(database_now())).scalar_one()))
+                same = replace(opening, opened_at=now, numbers=None)
+            self._write(same)
         return same
 
     def complete(self, opening: Opening, numbers: Mapping[str, Any]) -> Opening:
         """Add the numbers of a recorded opening."""
         done = replace(opening, numbers=numbers)
-        self._write(done)
+        with self._alone():
+            self._write(done)
         return done
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep out every process that has the table or the file: several databases may share a file."""
+        self.refuse_unwritable()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self._lock), self._database.exclusive(LOCK):
+            yield
 
     def _write(self, opening: Opening) -> None:
         """Write an opening to the file, then to the table; either may know it already."""
-        self.refuse_unwritable()
         others = [known for known in self._in_file() if known.id != opening.id]
         document = {"version": VERSION, "openings": [known.to_json() for known in [*others, opening]]}
+        remove_leftovers(self.file)
         with atomic_write(self.file) as temporary:
             temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

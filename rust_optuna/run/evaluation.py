@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.manifest import Film, Manifest, read_manifest
 from rust_optuna.data.relocation import relocated
-from rust_optuna.errors import DataError, OpenedBeforeError, OpenHolesError, StudyError
+from rust_optuna.errors import DataError, InvalidValueError, OpenedBeforeError, OpenHolesError, StudyError
 from rust_optuna.fleet import service as fleet
 from rust_optuna.fleet.devices import Device, DeviceChoice
 from rust_optuna.fleet.workers import Workers
@@ -18,6 +19,7 @@ from rust_optuna.model.evaluation import Evaluation, find_hold_out, meet_hold_ou
 from rust_optuna.model.films import visit_pseudonyms
 from rust_optuna.model.fitted import fitted_models
 from rust_optuna.model.openings import Openings, opened_before
+from rust_optuna.permissions import user_name
 from rust_optuna.processes import GRACE_SECONDS
 from rust_optuna.run.local import Listener, build_features, run_workers
 from rust_optuna.search.creation import Creation, create_study
@@ -28,6 +30,7 @@ from rust_optuna.search.studies import Study, find_study, load_development, load
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.site import Site
 from rust_optuna.storage.states import PointState, StudyState
+from rust_optuna.study_file import NAME
 
 Progress = Callable[[int, int], None]
 
@@ -98,6 +101,10 @@ def evaluate(
         RustOptunaError: any of this project's errors.
         KeyboardInterrupt: the evaluation was interrupted; its workers are stopped and their folds given back.
     """
+    if request.name is not None and not NAME.fullmatch(request.name):
+        raise InvalidValueError(
+            f"--name {request.name!r} names no model: letters, digits, dots, dashes and underscores (at most 100)"
+        )
     listener = listener or EvaluationListener()
     devices = choice.devices()
     with site.open_to_write() as database:
@@ -110,7 +117,7 @@ def evaluate(
         )
         study = creation.study
         manifest = read_split(site, manifest_path, request.data_root, listener.on_hashed)
-        holdout = find_hold_out(manifest, site.home, load_development(database, study), listener.on_hashed)
+        holdout = find_hold_out(manifest, site.home, _searched(database, source), listener.on_hashed)
         folder = site.absolute(request.record) or manifest_path.parent
         openings = Openings(database, folder / f"{manifest_path.stem}.openings.json")
         openings.refuse_unwritable()
@@ -137,7 +144,7 @@ def evaluate(
             openings,
             site.home,
             name=request.name or source.name,
-            asked_by=getpass.getuser(),
+            asked_by=user_name(os.geteuid()),
             again=request.again,
             threshold=request.threshold,
             progress=listener.on_extracted,
@@ -213,6 +220,17 @@ def read_split(site: Site, path: Path, data_root: Path | None, progress: Progres
     if data_root is None:
         return manifest
     return relocated(manifest, FilmIndex(site.home.film_index), data_root, progress)
+
+
+def _searched(database: Database, source: Study) -> list[DevelopmentSet]:
+    """Return the development sets of a search and of each search that it inherits from, as far as they are known."""
+    chain: dict[str, Study] = {}
+    study: Study | None = source
+    # A study that was deleted and created anew may inherit from one that once inherited from it.
+    while study is not None and study.name not in chain:
+        chain[study.name] = study
+        study = find_study(database, study.source.study) if study.source is not None else None
+    return [load_development(database, known) for known in chain.values()]
 
 
 def refuse_stale(database: Database, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.search.results import best_point, complete_rows
 from rust_optuna.search.studies import Study
 from rust_optuna.storage.database import Database
-from rust_optuna.study_file import NAME
+from rust_optuna.study_file import LONGEST_STUDY_NAME
 
 SUFFIXES = {StudyKind.EVALUATION: "-evaluation", StudyKind.SOURCES: "-by-source"}
 """What the name of a study that evaluates another ends in, after the other's name."""
@@ -29,8 +30,12 @@ def fresh_seed(seed: int) -> int:
 
 
 def evaluation_name(study: str, kind: StudyKind = StudyKind.EVALUATION) -> str:
-    """Return the name of the study that evaluates another."""
-    return f"{study}{SUFFIXES[kind]}"
+    """Return the name of the study that evaluates another: at most as long as a study's name may be."""
+    suffix = SUFFIXES[kind]
+    if len(study) + len(suffix) > LONGEST_STUDY_NAME:
+        digest = hashlib.sha256(study.encode()).hexdigest()[:8]
+        study = f"{study[: LONGEST_STUDY_NAME - len(suffix) - len(digest) - 1]}-{digest}"
+    return f"{study}{suffix}"
 
 
 def refuse_evaluation(study: Study) -> None:
@@ -71,8 +76,7 @@ def evaluation_of(
         kind: how the folds are made: as in a search, or from the sources of the films.
 
     Raises:
-        StudyError: the study is not a search, a stand-in computed its values, none of its points is complete, or its
-            name is so long that the evaluation cannot be named after it.
+        StudyError: the study is not a search, a stand-in computed its values, or none of its points is complete.
     """
     if study.configuration.kind != StudyKind.SEARCH:
         raise StudyError(f"{study.name} is an evaluation itself: name the search that it evaluates")
@@ -81,11 +85,8 @@ def evaluation_of(
     best = best_point(database, study)
     if best is None or best.report is None:
         raise StudyError(f"{study.name} has no complete point: there is nothing to evaluate")
-    name = evaluation_name(study.name, kind)
-    if not NAME.fullmatch(name):
-        raise StudyError(f"{study.name} cannot be evaluated under this name: {name} is longer than 100 characters")
     return StudyConfiguration(
-        name=name,
+        name=evaluation_name(study.name, kind),
         manifest=manifest,
         sampler="grid",
         sampler_seed=0,

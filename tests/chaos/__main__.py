@@ -7,7 +7,6 @@ rule, and 2 if the backend cannot run here.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import signal
 import sys
@@ -20,6 +19,7 @@ from rust_optuna.paths import Home
 from tests.chaos.backends import missing, open_backend
 from tests.chaos.check import HOLE, LOST, RUNNING, TWICE, WRONG
 from tests.chaos.harness import CRASHED, HANGS, Round, run_round
+from tests.chaos.results import add_row, read_rows
 from tests.chaos.servers import SERVERS
 from tests.data.films import make_manifest
 
@@ -36,15 +36,13 @@ def main() -> int:
     if reason := missing(options.backend):
         print(f"NOT RUN: {reason}")
         return 2
-    rows = _known(options.results)
+    rows = read_rows(options.results)
     mine = {row["seed"]: row for row in rows if row["backend"] == options.backend}
     seeds = range(options.first_seed, options.first_seed + options.rounds)
     if left := [seed for seed in seeds if seed not in mine]:
         for row in run_rounds(options.backend, left, options.keep):
             mine[row["seed"]] = row
-            if options.results:
-                with options.results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+            add_row(options.results, row)
     return _summary(options.backend, [mine[seed] for seed in seeds])
 
 
@@ -83,12 +81,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, help="a JSON line for each round; seeds that stand in it are not run")
     parser.add_argument("--keep", type=Path, help="a folder for what the workers print in rounds with findings")
     return parser.parse_args()
-
-
-def _known(results: Path | None) -> list[dict[str, Any]]:
-    if results is None or not results.is_file():
-        return []
-    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
 
 
 def _row(backend: str, done: Round) -> dict[str, Any]:

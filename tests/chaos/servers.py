@@ -64,10 +64,14 @@ class Server(ABC):
         )
         self.launch()
         self.wait_until_ready(self.maintenance)
+        self.execute(f"CREATE DATABASE {NAME}")
+
+    def execute(self, statement: str) -> None:
+        """Execute a statement about databases, on a connection to none of this package's."""
         with closing(connect(self.url(database=self.maintenance))) as connection:
             if hasattr(type(connection), "autocommit") and not callable(connection.autocommit):
                 connection.autocommit = True
-            connection.cursor().execute(f"CREATE DATABASE {NAME}")
+            connection.cursor().execute(statement)
 
     def launch(self) -> None:
         """Start the server, and do not wait for it."""
@@ -85,13 +89,13 @@ class Server(ABC):
         assert self.process is not None
         # Halted first, so that it starts no child between the look and the killing.
         os.kill(self.process.pid, signal.SIGSTOP)
-        family = [self.process.pid, *_children(self.process.pid)]
+        family = [self.process.pid, *children(self.process.pid)]
         for pid in family:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
         # Its children pass to another parent; the next server waits for memory that they still hold.
-        wait_until(lambda: not any(_runs(pid) for pid in family), 20)
+        wait_until(lambda: not any(runs(pid) for pid in family), 20)
         self.process = None
 
     def remove(self) -> None:
@@ -188,17 +192,17 @@ def unprivileged(name: str) -> dict[str, Any]:
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     """Return the processes that a process started, of any generation."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
             for child in map(int, task.read_text().split()):
-                found += [child, *_children(child)]
+                found += [child, *children(child)]
     return found
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:

@@ -1,6 +1,7 @@
 """From the best trial to a model directory, with films that are read, heads that are trained and kills in between."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.manifest import read_manifest, write_manifest
-from rust_optuna.errors import DataError, ManifestError, OpenedBeforeError, StudyError
+from rust_optuna.errors import DataError, InvalidValueError, ManifestError, OpenedBeforeError, StudyError
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.model import evaluation, files
 from rust_optuna.model.openings import Openings
@@ -139,7 +140,7 @@ def test_baselines_know_the_training_films_alone(evaluated):
 STAGES = {
     "after the record's file": (Openings, "_in_database"),
     "after the record": (evaluation, "_features_of"),
-    "after scoring": (evaluation.Calibration, "fit"),
+    "after scoring": (evaluation, "measure"),
     "in the middle of the directory": (files, "save_head"),
     "after the directory": (Openings, "complete"),
     "after the numbers": (evaluation, "_register"),
@@ -175,9 +176,14 @@ def test_killed_anywhere_it_is_the_same_opening_with_the_same_numbers(home, eval
     files.check_directory(done.folder)
 
 
-def test_evaluated_again_it_is_the_same_opening(home):
+def test_evaluated_again_it_is_the_same_opening(home, monkeypatch):
+    # In a container the user may have a number only.
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
     done, again = evaluate(home), evaluate(home)
     assert (again.opening, again.metrics) == (done.opening, done.metrics)
+    assert str(os.geteuid()) in done.opening.asked_by
     assert len(openings(home)) == 1
 
 
@@ -236,7 +242,22 @@ def test_films_that_the_search_has_seen_are_refused(home):
     moved = [type(f)(**{**vars(f), "split": "holdout"}) if f.patient == leak.patient else f for f in manifest.films]
     leaking = type(manifest)(manifest.path, tuple(moved))
     with pytest.raises(DataError, match="the search has seen the film in row"):
-        evaluation.find_hold_out(leaking, home, development)
+        evaluation.find_hold_out(leaking, home, [development])
+
+
+def test_films_that_an_earlier_search_has_seen_are_refused(home):
+    manifest = read_manifest(home.root / "manifest.csv")
+    first = manifest.part("development")[0].patient
+    with open_database(database_url(home)) as database:
+        moved = [type(f)(**{**vars(f), "split": "holdout"}) if f.patient == first else f for f in manifest.films]
+        write_manifest(manifest.path, moved)
+        grid = {"sampler": {"type": "grid", "seed": 3}, "search_space": {"learning_rate": [1e-3]}}
+        document = {**DOCUMENT, "name": "regime-2", "fixed": {"from_best_of": "regime-1"}, **grid}
+        create_study(database, configuration(document), home)
+        work(database, home, "regime-2")
+    with pytest.raises(DataError, match="the search has seen the film in row"):
+        evaluate(home, Request(study="regime-2", folds=3))
+    assert openings(home) == []
 
 
 def test_a_patient_on_both_sides_is_refused(home):
@@ -275,3 +296,57 @@ def test_the_command_ends_with_what_comes_next(evaluated, tmp_path):
     estimate = done.metrics["holdout"]["best_fold"]["labels"]["macro_16"]["model"]["average_precision"]
     assert f"best fold's model (primary)          {estimate['value']:.4f} [{estimate['low']:.4f}" in output
     assert next_words(output)[:5] == ["evaluate", "--external", "MANIFEST.csv", "--model", "regime-1"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "x" * 101])
+def test_a_name_that_is_no_folder_below_the_models_is_refused(home, name):
+    with pytest.raises(InvalidValueError, match="--name"):
+        evaluate(home, Request(study="regime-1", folds=3, name=name))
+    assert openings(home) == []
+
+
+def test_a_threshold_outside_the_scale_leaves_the_hold_out_shut(home):
+    with pytest.raises(InvalidValueError, match="does not divide the totals"):
+        evaluate(home, Request(study="regime-1", folds=3, threshold=4))
+    assert openings(home) == []
+
+
+def test_another_threshold_needs_another_name(home):
+    done = evaluate(home)
+    with pytest.raises(DataError, match=r"from a total of 13, not 12.*--name"):
+        evaluate(home, Request(study="regime-1", folds=3, threshold=12))
+    other = evaluate(home, Request(study="regime-1", folds=3, threshold=12, name="from-12"))
+    assert other.metrics["holdout"]["best_fold"]["fractures"]["threshold"] == 12
+    assert other.opening == done.opening
+    assert len(openings(home)) == 1
+    files.check_directory(done.folder)
+
+
+def test_other_labels_of_the_hold_out_are_another_opening(home):
+    done = evaluate(home)
+    manifest = read_manifest(home.root / "manifest.csv")
+    films = list(manifest.films)
+    scores = tuple(None if score is None else 5 - score for score in films[-1].subscores)
+    films[-1] = type(films[-1])(**{**vars(films[-1]), "subscores": scores})
+    write_manifest(manifest.path, films)
+    with pytest.raises(DataError, match="holds another model"):
+        evaluate(home)
+    with pytest.raises(OpenedBeforeError):
+        evaluate(home, Request(study="regime-1", folds=3, name="relabelled"))
+    assert openings(home) == [done.opening]
+
+
+def test_what_killed_processes_left_of_the_whole_head_and_the_record_is_removed(home):
+    leftovers = []
+
+    def leave(path):
+        path.parent.mkdir(exist_ok=True)
+        leftovers.append(path.with_name(f".{path.name}.0123456789ab.tmp"))
+        leftovers[-1].write_text("half")
+
+    with open_database(database_url(home)) as database:
+        study = load_study(database, "regime-1-evaluation")
+    leave(home.fits / f"{study.name}-{study.created_at:.6f}.npz")
+    leave(openings_file(home))
+    evaluate(home)
+    assert not [path for path in leftovers if path.exists()]

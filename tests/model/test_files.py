@@ -1,4 +1,5 @@
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,20 @@ def test_a_directory_that_may_be_replaced_is_there_until_the_new_one_is_whole(tm
     files.check_directory(tmp_path / "report")
     assert files.read_json(tmp_path / "report" / "numbers.json") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+def test_what_a_killed_process_left_of_a_directory_is_removed_by_the_next(tmp_path):
+    models = tmp_path / "models"
+    with files.new_directory(models / "m") as temporary:
+        left, other = models / temporary.name.replace(temporary.name[3:15], "0" * 12), models / ".m.n.000000000000.tmp"
+        assert left.name == ".m.000000000000.tmp"
+        for folder in (left, other):
+            folder.mkdir()
+            (folder / "model.json").write_text("{")
+    with files.new_directory(models / "m2"):
+        pass
+    assert left.is_dir()
+    shutil.rmtree(models / "m")
+    with files.new_directory(models / "m") as temporary:
+        (temporary / "model.json").write_text("{}")
+    assert sorted(path.name for path in models.iterdir()) == [other.name, "m", "m2"]

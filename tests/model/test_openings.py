@@ -1,5 +1,8 @@
 import json
+import threading
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -106,3 +109,34 @@ def test_what_an_opening_is_depends_on_films_models_and_definition_alone():
     others = [OTHER, replace(FIRST, films=("a",)), replace(FIRST, definition="another")]
     assert len({FIRST.id, *(other.id for other in others)}) == 4
     assert Opening.from_json(json.loads(json.dumps(FIRST.to_json()))) == FIRST
+
+
+def test_two_databases_with_one_file_do_not_open_it_at_once(openings, tmp_path, home, monkeypatch):
+    outcome, other_acts = [], threading.Event()
+
+    def begin_the_other():
+        with create_database(parse_url(f"sqlite:///{tmp_path / 'new.db'}", home), "storage/other") as database:
+            try:
+                outcome.append(Openings(database, openings.file).begin(OTHER))
+            except OpenedBeforeError as error:
+                outcome.append(error)
+        other_acts.set()
+
+    def waits(seconds):
+        other_acts.set()
+        time.sleep(seconds)
+
+    def write(opening):
+        # The first has looked and found no opening, and has written nothing yet.
+        other.start()
+        assert other_acts.wait(60)
+        real(opening)
+
+    other = threading.Thread(target=begin_the_other)
+    real = openings._write
+    monkeypatch.setattr(openings, "_write", write)
+    monkeypatch.setattr("rust_optuna.locks.time", SimpleNamespace(monotonic=time.monotonic, sleep=waits))
+    first = openings.begin(FIRST)
+    other.join(60)
+    assert [type(each) for each in outcome] == [OpenedBeforeError]
+    assert [opening.id for opening in openings.all()] == [first.id]
