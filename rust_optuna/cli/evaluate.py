@@ -146,8 +146,7 @@ def evaluate(
         found = _run_by_source(site, SourcesRequest(study, manifest, root), choice)
         _print_by_source(found, as_json)
         if not as_json:
-            with site.open_to_read() as database:
-                print_after_by_source(database, found.numbers["study"])
+            print_after_by_source(found.numbers["study"])
         return
     done = run_evaluation(site, Request(study, folds, seeds, manifest, name, again, record, united_from, root), choice)
     if as_json:
@@ -368,4 +367,5 @@ def _estimate(document: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    # Plus zero, for a number that is minus nothing.
+    return "–" if value is None else f"{round(value, 4) + 0.0:.4f}"
