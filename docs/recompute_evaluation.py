@@ -1,6 +1,7 @@
 """Recompute the numbers of an evaluation from the scores in its model directory, with scikit-learn and NumPy alone.
 
     python docs/recompute_evaluation.py storage/models/NAME
+    python docs/recompute_evaluation.py storage/models/NAME --report storage/reports/NAME-external-STEM
 
 Every value in metrics.json that was measured on films is compared, and what calibration.json holds: thresholds and
 quantiles, fitted on the out-of-fold scores. By films that are really drawn again, so are the 95% intervals of two
@@ -622,16 +623,18 @@ def recompute(kept, fitted, highest):
     return {**numbers, "readers": reader_numbers(kept)} if "readers" in kept else numbers
 
 
-def main(folder):
-    """Compare everything in a model directory; return whether all agrees."""
+def main(folder, report=None):
+    """Compare everything in a model directory, or its numbers on a second data set; return whether all agrees."""
     comparison = Comparison()
-    documents = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["holdout"]
+    kept_in = report or folder / "arrays"
+    numbers = folder / "metrics.json" if report is None else report / "numbers.json"
+    documents = json.loads(numbers.read_text(encoding="utf-8"))["holdout" if report is None else "external"]
     calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     out_of_fold = arrays(folder / "arrays" / "out_of_fold.npz")
     highest, fitted = fit(out_of_fold, calibration["totals"]["model"]["threshold"])
     comparison.compare("calibration", fitted, calibration)
     for name, document in documents.items():
-        kept = arrays(folder / "arrays" / f"{name}.npz")
+        kept = arrays(kept_in / f"{name}.npz")
         bootstrap = document.pop("bootstrap")
         comparison.compare(name, recompute(kept, fitted, highest), document)
         for (first, *others), interval in two_intervals(kept, bootstrap).items():
@@ -646,8 +649,10 @@ def main(folder):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a model directory that `rust-optuna evaluate` wrote")
-    chosen = parser.parse_args().folder
+    parser.add_argument("--report", type=Path, help="its report on a second data set, to compare instead")
+    given = parser.parse_args()
+    chosen = given.folder
     if not (chosen / "metrics.json").is_file():
         parser.error(f"there is no metrics.json in {chosen}: rust-optuna evaluate writes one")
     sys.stdout.reconfigure(errors="replace")  # where a terminal is not UTF-8
-    sys.exit(not main(chosen))
+    sys.exit(not main(chosen, given.report))

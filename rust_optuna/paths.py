@@ -75,6 +75,16 @@ class Home:
         return self.storage / "holdout"
 
     @property
+    def external(self) -> Path:
+        """The features of films of second data sets and where these films lie, apart from all that a search reads."""
+        return self.storage / "external"
+
+    @property
+    def reports(self) -> Path:
+        """The reports of evaluations other than that on the hold-out."""
+        return self.storage / "reports"
+
+    @property
     def manifests(self) -> Path:
         """Which manifest each study was created from on this machine."""
         return self.storage / "manifests.json"

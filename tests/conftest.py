@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import importlib.util
 import multiprocessing
 import os
@@ -19,6 +21,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from rust_optuna.config import BackboneConfiguration
+from rust_optuna.learn import extraction
+from rust_optuna.learn.backbone import build_backbone
+from rust_optuna.learn.extraction import _compile as compile_backbone
 from rust_optuna.learn.runtime import load_tensorflow
 from rust_optuna.paths import Home
 from rust_optuna.storage.database import Database, create_database, open_database
@@ -51,8 +57,15 @@ SERVERS = frozenset({"postgresql", "mariadb"})
 REPEATED = {
     "tests/cli/": SERVERS,
     "tests/run/": {"mariadb"},
+    "tests/search/test_creation": {"mariadb"},
+    "tests/search/test_export": {"mariadb"},
     "tests/search/test_foreign": {"mariadb"},
+    "tests/search/test_mirror": {"mariadb"},
     "tests/search/test_pins": SERVERS,
+    "tests/search/test_preparation": {"mariadb"},
+    "tests/search/test_results": {"mariadb"},
+    "tests/search/test_studies": {"mariadb"},
+    "tests/web/": {"mariadb"},
     "tests/worker/test_serving": SERVERS,
     "tests/worker/test_worker": {"mariadb"},
 }
@@ -70,11 +83,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.long)
 
 
+def pytest_collection_finish() -> None:
+    """Keep what is there for good out of garbage collections, which take a tenth of the tests' time otherwise."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Set TensorFlow up as commands do before any fixture computes with it, whichever test is a process's first."""
     if item.get_closest_marker("tensorflow") and importlib.util.find_spec("tensorflow"):
+        first = load_tensorflow.cache_info().currsize == 0
         load_tensorflow()
+        if first:
+            gc.freeze()
+
+
+@functools.cache
+def _backbone(configuration: BackboneConfiguration) -> Any:
+    return build_backbone(configuration)
+
+
+@functools.cache
+def _compiled(configuration: BackboneConfiguration) -> Any:
+    return compile_backbone(_backbone(configuration), configuration)
+
+
+@pytest.fixture
+def compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile each backbone of random weights once for all tests of a process, which takes two seconds each."""
+    monkeypatch.setattr(extraction, "build_backbone", _backbone)
+    monkeypatch.setattr(extraction, "_compile", lambda model, configuration: _compiled(configuration))
 
 
 @pytest.fixture

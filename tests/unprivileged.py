@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -39,6 +40,18 @@ exec "$@"
 """Shell: let everybody reach folders that lie below folders of root's own, in this mount namespace alone."""
 
 
+ONE_AFTER_ANOTHER = """
+import json, sys, traceback
+from click.testing import CliRunner
+from rust_optuna.cli import cli
+done = [CliRunner().invoke(cli, words) for words in json.load(sys.stdin)]
+crashes = [each.exception and not isinstance(each.exception, SystemExit) for each in done]
+traces = ["".join(traceback.format_exception(*each.exc_info)) if crash else "" for each, crash in zip(done, crashes)]
+json.dump([[each.exit_code, each.stdout, each.stderr + trace] for each, trace in zip(done, traces)], sys.stdout)
+"""
+"""Python: run the commands that standard input gives, and print exit code, output and errors of each."""
+
+
 @dataclass(frozen=True)
 class Person:
     """A user of this machine.
@@ -73,6 +86,16 @@ class Person:
         """Run this program to its end."""
         line, keywords = self.command([sys.executable, "-m", "rust_optuna", *arguments], **environment)
         return subprocess.run(line, capture_output=True, timeout=240, check=False, **keywords)
+
+    def run_all(self, *commands: Sequence[str | Path]) -> list[subprocess.CompletedProcess[str]]:
+        """Run commands of this program in one process, which saves the start of one for each."""
+        words = [list(map(str, command)) for command in commands]
+        line, keywords = self.command([sys.executable, "-c", ONE_AFTER_ANOTHER])
+        done = subprocess.run(
+            line, input=json.dumps(words), stdout=subprocess.PIPE, timeout=240, check=True, **keywords
+        )
+        results = json.loads(done.stdout)
+        return [subprocess.CompletedProcess(each, *result) for each, result in zip(words, results, strict=True)]
 
     def start(self, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
         """Start this program."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rust_optuna.cli.options import current_site, given_options
+from rust_optuna.config import StudyKind
 from rust_optuna.errors import StudyError
 from rust_optuna.storage.states import StudyState
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 PLACEHOLDER = "STUDY.toml"
 """The placeholder for a study file if none is known."""
+MANIFEST = "MANIFEST.csv"
+"""The placeholder for the manifest of a second data set."""
 NO_STUDIES = "There are no studies yet."
 
 
@@ -56,6 +59,51 @@ def print_next_line(line: str, when: str = "") -> None:
 def print_next_step(database: Database, names: Sequence[str] = ()) -> None:
     """Print the command to run next in a storage, or for the named studies of it."""
     print_next(*_next_step(database, names))
+
+
+def print_after_search(database: Database, names: Sequence[str]) -> None:
+    """Print the command to run next after a search: its evaluation, if the named studies are done and have a model."""
+    print_next(*(evaluation_step(database, names) or _next_step(database, names)))
+
+
+def evaluation_step(database: Database, names: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the command that evaluates the last of the named studies, or of all; None unless all are ready for it."""
+    from rust_optuna.search.evaluation import study_to_evaluate
+    from rust_optuna.search.results import status
+    from rust_optuna.search.studies import load_studies
+
+    studies = [
+        study
+        for study in load_studies(database)
+        if study.configuration.kind == StudyKind.SEARCH and (not names or study.name in names)
+    ]
+    if any(study.state != StudyState.DONE or study.stand_in for study in studies):
+        return None
+    if any(
+        each.best is None or each.open_holes for each in (status(database, study, foreign=False) for study in studies)
+    ):
+        return None
+    try:
+        return "evaluate", "--study", study_to_evaluate(studies).name
+    except StudyError:  # none, or several of equal rank
+        return None
+
+
+def print_after_evaluation(model: str) -> None:
+    """Print the command to run next after an evaluation, if its user has a second data set."""
+    print_next("evaluate", "--external", MANIFEST, "--model", model, when="with films of another hospital")
+
+
+def print_after_by_source(database: Database, search: str) -> None:
+    """Print the command to run next after a search was cross-validated by source: its evaluation on the hold-out."""
+    from rust_optuna.search.evaluation import evaluation_name
+    from rust_optuna.search.studies import find_study
+
+    evaluation = find_study(database, evaluation_name(search))
+    if evaluation is None or evaluation.state != StudyState.DONE:
+        print_next("evaluate", "--study", search)
+    else:
+        print_after_evaluation(search)
 
 
 def nothing_to_run(database: Database, names: Sequence[str] = ()) -> str | None:
@@ -157,8 +205,14 @@ def _next_step(database: Database, names: Sequence[str]) -> tuple[str | Path, ..
     studies = [study for study in load_studies(database) if not names or study.name in names]
     if any(study.state == StudyState.OPEN for study in studies):
         return "worker", "run", *names
-    if any(best_point(database, study) for study in studies):
+    searches = [study for study in studies if study.configuration.kind == StudyKind.SEARCH]
+    if any(best_point(database, study) for study in searches):
         return "best", *(names if len(names) == 1 else ())
+    if studies and not searches:
+        # Workers have trained its folds; this command makes the numbers.
+        last = studies[-1].configuration
+        by_source = ["--by-source"] if last.kind == StudyKind.SOURCES else []
+        return "evaluate", "--study", str(last.from_best_of), *by_source
     if len(names) == 1 and studies:
         return "study", "show", *names
     return ("status",) if studies else ("search", study_file() or PLACEHOLDER)

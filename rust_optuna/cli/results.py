@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rust_optuna.cli.next_step import NO_STUDIES, no_complete_trial, print_next_step
+from rust_optuna.cli.next_step import NO_STUDIES, evaluation_step, no_complete_trial, print_next, print_next_step
 from rust_optuna.cli.options import NOTHING_WRITTEN, common_options, current_site, examples, if_interrupted, json_option
 from rust_optuna.cli.output import print_json
 from rust_optuna.cli.tables import Side, print_table
-from rust_optuna.config import HYPERPARAMETERS, KEYS, plain, plain_values
+from rust_optuna.config import HYPERPARAMETERS, KEYS, StudyKind, plain, plain_values
 from rust_optuna.processes import ExitCode
 
 if TYPE_CHECKING:
@@ -106,18 +106,23 @@ def best(name: str | None, as_json: bool) -> None:
     epoch of the best of many trials), not an estimate of performance on other patients. Several studies are first
     compared in a table.
     """
+    from rust_optuna.search.evaluation import refuse_evaluation
     from rust_optuna.search.results import best_trial
     from rust_optuna.search.studies import load_studies, load_study
 
     if_interrupted(NOTHING_WRITTEN)
     with current_site().open_to_read() as database:
         studies = [load_study(database, name)] if name else load_studies(database)
-        found = [trial for study in studies if (trial := best_trial(database, study))]
+        if name:
+            refuse_evaluation(studies[0])
+        searches = [study for study in studies if study.configuration.kind == StudyKind.SEARCH]
+        found = [trial for study in searches if (trial := best_trial(database, study))]
         if name and not found:
             raise no_complete_trial(database, name)
         if not found and not as_json:
             click.echo("No study has a complete trial yet" if studies else NO_STUDIES)
             print_next_step(database)
+        evaluation = evaluation_step(database, [name] if name else [])
     if as_json:
         documents = [trial.to_json() for trial in found]
         print_json(documents[0] if name else documents)
@@ -126,6 +131,8 @@ def best(name: str | None, as_json: bool) -> None:
         _print_side_by_side(found)
     for trial in found:
         print_best(trial)
+    if evaluation is not None:
+        print_next(*evaluation)
 
 
 def _print_side_by_side(found: Sequence[BestTrial]) -> None:

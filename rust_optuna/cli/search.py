@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rust_optuna.cli.next_step import print_next_line, print_next_step, program
+from rust_optuna.cli.next_step import print_after_search, print_next_line, program
 from rust_optuna.cli.options import (
     GOES_ON,
     common_options,
@@ -91,7 +91,7 @@ def search(
         finished = run_search(configurations, site, choice, table.listener, objective=objective, data_root=root)
     print_statuses(finished)
     with site.open_to_read() as database:
-        print_next_step(database, [status.study.name for status in finished])
+        print_after_search(database, [status.study.name for status in finished])
     if any(status.open_holes for status in finished):
         context.exit(ExitCode.HOLES)
 

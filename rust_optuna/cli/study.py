@@ -27,6 +27,7 @@ from rust_optuna.cli.options import (
 )
 from rust_optuna.cli.output import counted, print_json, progress_bar
 from rust_optuna.cli.tables import print_table
+from rust_optuna.config import StudyKind
 from rust_optuna.storage.states import AttemptState
 
 if TYPE_CHECKING:
@@ -99,12 +100,23 @@ def list_(as_json: bool) -> None:
             click.echo(NO_STUDIES)
             print_next_step(database)
             return
-        rows = [(study.name, study.configuration.sampler, study.state, study.stand_in or "") for study in studies]
+        rows = [(study.name, study.configuration.sampler, study.state, _remark(study)) for study in studies]
         print_table(dict.fromkeys(("study", "sampler", "state", "remark"), "left"), rows)
+
+
+def _remark(study: Study) -> str:
+    """Return what the list says of a study besides its state."""
+    configuration = study.configuration
+    if configuration.kind == StudyKind.SEARCH:
+        return study.stand_in or ""
+    by_source = " by source" if configuration.kind == StudyKind.SOURCES else ""
+    return f"evaluates {configuration.from_best_of}{by_source}"
 
 
 def _listed(study: Study) -> dict[str, str]:
     document = {"study": study.name, "sampler": study.configuration.sampler, "state": study.state}
+    if study.configuration.kind != StudyKind.SEARCH:
+        document["kind"] = study.configuration.kind
     return document | ({"objective": study.stand_in} if study.stand_in else {})
 
 
@@ -340,13 +352,16 @@ def export(name: str, directory: Path) -> None:
     The files are trials.csv, one row per complete trial, and the out-of-fold scores of each trial as trial-NUMBER.npz.
     An earlier export of NAME in DIRECTORY is replaced. A folder with another study's export is refused.
     """
+    from rust_optuna.search.evaluation import refuse_evaluation
     from rust_optuna.search.export import export_study
     from rust_optuna.search.results import best_point
     from rust_optuna.search.studies import load_study
 
     site = current_site()
     with site.open_to_read() as database:
-        if best_point(database, load_study(database, name)) is None:
+        found = load_study(database, name)
+        refuse_evaluation(found)
+        if best_point(database, found) is None:
             raise no_complete_trial(database, name)
         table, trials = export_study(database, name, site.store(database), site.home.resolve(directory))
     click.echo(f"{table}: {counted(trials, 'trial')}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from rust_optuna.data.folds import assign_folds, check_disjoint
 from rust_optuna.data.manifest import (
     CORTICES,
     LABELS,
+    SOURCE,
     SUBSCORES,
     VIEWS,
     Film,
@@ -26,7 +27,7 @@ from rust_optuna.data.manifest import (
 )
 from rust_optuna.data.threads import Progress
 from rust_optuna.data.views import mapping_of_labels, mapping_problems
-from rust_optuna.errors import DataError, ManifestError, Problem
+from rust_optuna.errors import DataError, DataValueError, ManifestError, Problem
 
 
 # Sets are compared by fingerprint: a generated __eq__ would compare arrays, whose truth value is undefined.
@@ -122,6 +123,57 @@ def development_set(
         ManifestError: films have no split, patients are on both sides of it, or two rows hold the same film.
         DataError: a film cannot be read, or there are too few patients.
     """
+    rows = _development_rows(manifest, index, progress)
+    content = sorted(rows)
+    films = [rows[film] for film in content]
+    patients = pseudonyms(content, [film.patient for film in films])
+    return _set_of(rows, assign_folds(content, patients, stack_labels(films), folds=folds, seed=seed))
+
+
+def development_set_by_source(manifest: Manifest, index: FilmIndex) -> DevelopmentSet:
+    """Return the development films of a manifest with a fold for each source, in the order of `sources_of`.
+
+    Args:
+        manifest: a manifest that `rust_optuna.data.split` has split.
+        index: the index that records where the development films are.
+
+    Raises:
+        ManifestError: as for `development_set`.
+        DataError: a film cannot be read, or as for `sources_of`.
+    """
+    sources = sources_of(manifest)
+    rows = _development_rows(manifest, index, None)
+    return _set_of(rows, np.array([sources.index(rows[film].source) for film in sorted(rows)]))
+
+
+def sources_of(manifest: Manifest) -> tuple[str, ...]:
+    """Return the sources of a manifest's development films, sorted: the hospitals or earlier studies.
+
+    Raises:
+        DataError: films have no source, all have the same one, or a patient has films of two.
+    """
+    films = manifest.part("development")
+    without = [film.row for film in films if not film.source]
+    if len(without) == len(films):
+        raise DataValueError(f"{manifest.path} does not say where its films come from: it has no column `{SOURCE}`")
+    if without:
+        raise DataValueError(f"{manifest.path}: {named_rows(without)} without a {SOURCE}, which every film needs")
+    sources = sorted({film.source for film in films})
+    if len(sources) < 2:
+        raise DataValueError(f"{manifest.path}: all development films are of one {SOURCE}, and leaving out takes two")
+    first: dict[str, Film] = {}
+    for film in films:
+        other = first.setdefault(film.patient, film)
+        if other.source != film.source:
+            raise DataValueError(
+                f"{manifest.path}: {named_rows([other.row, film.row])} are of one patient and of two sources, and a "
+                "patient whose films are left out may not be trained on"
+            )
+    return tuple(sources)
+
+
+def _development_rows(manifest: Manifest, index: FilmIndex, progress: Progress | None) -> dict[str, Film]:
+    """Return the content hash of each development film, with its row."""
     problems = split_problems(manifest.films) + mapping_problems(manifest.films)
     if problems:
         raise ManifestError(str(manifest.path), problems)
@@ -139,16 +191,24 @@ def development_set(
     ]
     if problems:
         raise ManifestError(str(manifest.path), problems)
-    content = sorted(by_content)
-    films = tuple(by_content[film][0] for film in content)
-    labels = stack_labels(films)
-    patients = pseudonyms(content, [film.patient for film in films])
+    return {film: rows[0] for film, rows in by_content.items()}
+
+
+def _set_of(rows: Mapping[str, Film], folds: np.ndarray) -> DevelopmentSet:
+    """Return films as a development set.
+
+    Args:
+        rows: the content hash of each film, with its row.
+        folds: the fold of each film, in order of content.
+    """
+    content = sorted(rows)
+    films = [rows[film] for film in content]
     return DevelopmentSet(
         content=tuple(content),
-        patients=tuple(patients),
+        patients=tuple(pseudonyms(content, [film.patient for film in films])),
         views=tuple(film.view for film in films),
-        labels=labels,
-        folds=assign_folds(content, patients, labels, folds=folds, seed=seed),
+        labels=stack_labels(films),
+        folds=folds,
     )
 
 

@@ -17,23 +17,25 @@ import numpy as np
 import sqlalchemy as sa
 
 from rust_optuna.config import BackboneConfiguration
-from rust_optuna.data.development import DevelopmentSet, pseudonyms
+from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.data.manifest import VIEWS, Film, Manifest, split_problems, stack_labels
+from rust_optuna.data.manifest import VIEWS, Film, Manifest, split_problems
 from rust_optuna.data.metrics import macro_average_precision
 from rust_optuna.data.threads import Progress
 from rust_optuna.errors import DataError, ManifestError, StudyError
 from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.extraction import extraction_identity, extraction_versions
-from rust_optuna.learn.features import FeatureCache, Features
+from rust_optuna.learn.features import Features
 from rust_optuna.learn.runtime import versions
 from rust_optuna.locks import locked
 from rust_optuna.model import files
 from rust_optuna.model.files import HeadRecord, ModelCard
-from rust_optuna.model.fitted import BEST_FOLD, WHOLE, FittedModels, baselines, out_of_fold
+from rust_optuna.model.films import UnseenFilms
+from rust_optuna.model.fitted import FittedModels, out_of_fold
 from rust_optuna.model.numbers import Calibration, measure, words
 from rust_optuna.model.openings import Opening, Openings
-from rust_optuna.model.scored import ScoredFilms
+from rust_optuna.model.scored import ScoredFilms, baselines
+from rust_optuna.model.scoring import BEST_FOLD, WHOLE
 from rust_optuna.paths import Home
 from rust_optuna.search.results import best_point
 from rust_optuna.storage import tables
@@ -47,32 +49,8 @@ DEFINITION = (
 """What the primary number is, fixed before any hold-out film is scored."""
 
 
-@dataclass(frozen=True, eq=False)
-class HoldOut:
-    """The films that no search and no training has seen, sorted by content hash.
-
-    Args:
-        content: sha256 of each film's bytes, hex.
-        patients: a pseudonym of each film's patient.
-        visits: a pseudonym of each film's visit.
-        labels: (n, 18) uint8.
-        sources: the hospital or study of each film; None if the manifest does not say.
-        readers: (readers, n, 4) the subscores by further readers; None if there are none.
-        index: knows where the films lie.
-    """
-
-    content: tuple[str, ...]
-    patients: tuple[str, ...]
-    visits: tuple[str, ...]
-    labels: np.ndarray
-    sources: tuple[str, ...] | None
-    readers: np.ndarray | None
-    index: FilmIndex
-
-    @property
-    def views(self) -> tuple[str, ...]:
-        """The view of each film."""
-        return tuple(VIEWS[position] for position in self.labels[:, : len(VIEWS)].argmax(axis=1))
+class HoldOut(UnseenFilms):
+    """The films that were set aside before the search, for one opening."""
 
     @property
     def definition(self) -> str:
@@ -116,54 +94,14 @@ def find_hold_out(
             f"{manifest.path}: the search has seen the film in row {leaked[0]}, which is in the hold-out"
             + (f", and {len(leaked) - 1} others" if len(leaked) > 1 else "")
         )
-    content = sorted(by_content)
-    films = [by_content[film] for film in content]
-    patients = pseudonyms(content, [film.patient for film in films])
-    return HoldOut(
-        content=tuple(content),
-        patients=tuple(patients),
-        visits=visit_pseudonyms(content, films),
-        labels=stack_labels(films),
-        sources=tuple(film.source for film in films) if any(film.source for film in films) else None,
-        readers=_stack_readers(films),
-        index=index,
-    )
-
-
-def _stack_readers(films: Sequence[Film]) -> np.ndarray | None:
-    """Return what further readers scored, (readers, films, 4) float64; NaN where a cortex has no subscore."""
-    if not films[0].readers:
-        return None
-    scores = [[[np.nan if s is None else s for s in reader] for reader in film.readers] for film in films]
-    return np.array(scores, dtype=np.float64).transpose(1, 0, 2)
-
-
-def visit_pseudonyms(content: Sequence[str], films: Sequence[Film]) -> tuple[str, ...]:
-    """Return each film's visit under a name that holds nothing of the clinic's, as `pseudonyms` does of patients."""
-    first: dict[tuple[str, str], str] = {}
-    for film, row in zip(content, films, strict=True):
-        visit = (row.patient, row.visit)
-        first[visit] = min(film, first.get(visit, film))
-    names = (first[row.patient, row.visit] for row in films)
-    return tuple(hashlib.sha256(f"visit:{name}".encode()).hexdigest()[:16] for name in names)
+    return HoldOut.of(by_content, index)
 
 
 def scored_hold_out(models: FittedModels, holdout: HoldOut, scores: np.ndarray) -> ScoredFilms:
     """Return the hold-out films with their scores, beside the baselines of the development set."""
-    every = np.arange(len(models.development.content))
-    frequencies, view_only = baselines(models.development, every, holdout.views)
-    return ScoredFilms(
-        content=holdout.content,
-        patients=holdout.patients,
-        visits=holdout.visits,
-        labels=holdout.labels,
-        scores=scores,
-        frequencies=frequencies,
-        view_only=view_only,
-        cortices=models.development.cortices,
-        sources=holdout.sources,
-        readers=holdout.readers,
-    )
+    development = models.development
+    frequencies, view_only = baselines(development.labels, development.views, holdout.views)
+    return holdout.scored(scores, frequencies, view_only, development.cortices)
 
 
 @dataclass(frozen=True)
@@ -231,7 +169,7 @@ def meet_hold_out(
         opened_at=0.0,
     )
     folder = home.models / name
-    calibrating = out_of_fold(models, visits)
+    calibrating = out_of_fold(models.development, models.points, models.folds, visits)
     calibration = Calibration.fit(calibrating, threshold=threshold)
     home.holdout.mkdir(parents=True, exist_ok=True)
     with locked(home.holdout / ".lock"):
@@ -315,10 +253,7 @@ def _refuse_taken(folder: Path, opening: Opening, calibration: Calibration | Non
 
 def _features_of(holdout: HoldOut, backbone: BackboneConfiguration, home: Home, progress: Progress | None) -> Features:
     """Return the features of hold-out films, from a cache apart from the one that search reads."""
-    cache = FeatureCache(home.holdout / "features", backbone)
-    with holdout.index.naming():
-        cache.build(holdout.content, holdout.index.read, progress)
-    return cache.load(holdout.content)
+    return holdout.features(backbone, home.holdout / "features", progress)
 
 
 def _selection(database: Database, models: FittedModels) -> dict[str, Any]:

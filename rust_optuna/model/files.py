@@ -34,6 +34,7 @@ from rust_optuna.errors import DataError
 from rust_optuna.learn.fitting import Head
 from rust_optuna.learn.head import Standardisation, keras_head
 from rust_optuna.learn.runtime import load_keras
+from rust_optuna.model.scoring import WHOLE, scores_by_model
 from rust_optuna.paths import remove_leftovers, temporary_name
 
 VERSION = 1
@@ -116,29 +117,37 @@ class ModelCard:
 
 
 @contextmanager
-def new_directory(folder: Path) -> Iterator[Path]:
+def new_directory(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary directory that becomes ``folder`` once the block ends well.
 
     The block's files are listed in `CHECKSUMS`. What a killed process left of the same directory is removed: the caller
     sees to it that no other process writes ``folder``.
 
+    Args:
+        folder: what the directory becomes.
+        replace: whether it may replace a directory of that name.
+
     Raises:
-        DataError: ``folder`` is there already.
+        DataError: ``folder`` is there already, and may not be replaced.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    temporary = temporary_name(folder)
+    temporary, replaced = temporary_name(folder), temporary_name(folder)
     try:
         temporary.mkdir()
         yield temporary
         sums = "".join(f"{_sha256(path)}  {name}\n" for name, path in _files(temporary))
         (temporary / CHECKSUMS).write_text(sums, encoding="utf-8")
         _sync(temporary)
+        if replace and folder.exists():
+            os.rename(folder, replaced)
         if folder.exists():
             raise DataError(f"{folder} is there already: name the model otherwise (--name), or remove that directory")
         os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
 
 
 def save_head(folder: Path, name: str, head: Head) -> None:
@@ -183,6 +192,19 @@ class Model:
     folder: Path
     card: ModelCard
     heads: Mapping[str, Head]
+
+    def scores(self, table: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the scores of films by each of the models that the evaluation compared.
+
+        Args:
+            table: (films, 4, width) float32, the features of the films in all flips.
+
+        Returns:
+            the name of each model → (films, 18) float32.
+        """
+        folds = [record.name for record in self.card.heads if record.fold is not None]
+        heads = [self.heads[name] for name in folds]
+        return scores_by_model(heads, folds.index(self.card.primary), self.heads[WHOLE], table)
 
 
 def load_model(folder: Path) -> Model:

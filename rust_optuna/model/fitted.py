@@ -11,7 +11,6 @@ import numpy as np
 
 from rust_optuna.config import TrialConfiguration
 from rust_optuna.data.development import DevelopmentSet
-from rust_optuna.data.metrics import view_only_scores
 from rust_optuna.data.threads import Progress
 from rust_optuna.errors import DataError, StudyError
 from rust_optuna.learn.cross_validation import fold_seed
@@ -21,7 +20,8 @@ from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.learn.sources import CachedFeatures
 from rust_optuna.locks import locked
 from rust_optuna.model.files import HeadRecord
-from rust_optuna.model.scored import ScoredFilms
+from rust_optuna.model.scored import ScoredFilms, baselines
+from rust_optuna.model.scoring import WHOLE, scores_by_model
 from rust_optuna.paths import Home, remove_leftovers
 from rust_optuna.search.evaluation import FoldPoint, fold_points
 from rust_optuna.search.studies import Study, load_development, load_study
@@ -29,9 +29,6 @@ from rust_optuna.storage.artifacts import ArtifactStore, download
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.states import StudyState
 
-BEST_FOLD, MEAN, MEAN_FLIPS, WHOLE = "best_fold", "mean", "mean_flips", "whole"
-"""The models that meet the hold-out: the best fold's head (as published), the mean of all folds' heads, the same over
-the four flips of each film, and one head that was fitted on the whole development set."""
 WHOLE_FOLD = 2**31 - 1
 """Stands for a fold's number in the seed of the head that is fitted on the whole development set."""
 
@@ -85,19 +82,7 @@ class FittedModels:
         Args:
             table: (films, 4, width) float32, their features in all flips.
         """
-        by_fold = np.array([_scores_of_flips(fold.head, table) for fold in self.folds])
-        return {
-            BEST_FOLD: by_fold[self.best, :, 0],
-            MEAN: by_fold[:, :, 0].mean(axis=0, dtype=np.float64).astype(np.float32),
-            MEAN_FLIPS: by_fold.mean(axis=(0, 2), dtype=np.float64).astype(np.float32),
-            WHOLE: self.whole.scores(table[:, 0]),
-        }
-
-
-def _scores_of_flips(head: Head, table: np.ndarray) -> np.ndarray:
-    """Return (films, 4, 18) float32: the scores of films in all flips."""
-    films, flips, width = table.shape
-    return head.scores(table.reshape(-1, width)).reshape(films, flips, -1)
+        return scores_by_model([fold.head for fold in self.folds], self.best, self.whole, table)
 
 
 def fitted_models(
@@ -128,13 +113,25 @@ def fitted_models(
     if study.state != StudyState.DONE:
         raise StudyError(f"{study.name} is not done yet: rust-optuna evaluate goes on with it")
     development = load_development(database, study)
-    points = fold_points(database, study)
+    points, folds = fitted_folds(database, study, store)
     trial = study.trial_configuration({}, home)
-    with tempfile.TemporaryDirectory() as folder:
-        folds = tuple(_fetch(store, point.report, Path(folder) / "fold.npz") for point in points)
     whole = _whole(study, development, trial, home, read, progress, on_epoch)
     source = load_study(database, study.source.study if study.source else "")
-    return FittedModels(study, source, development, trial, tuple(points), folds, whole)
+    return FittedModels(study, source, development, trial, points, folds, whole)
+
+
+def fitted_folds(
+    database: Database, study: Study, store: ArtifactStore
+) -> tuple[tuple[FoldPoint, ...], tuple[FittedFold, ...]]:
+    """Return the folds that workers trained, by training seed and fold, each with its head.
+
+    Raises:
+        DataError: a head is not in the store, or is not the one that was reported.
+    """
+    points = fold_points(database, study)
+    with tempfile.TemporaryDirectory() as folder:
+        folds = tuple(_fetch(store, point.report, Path(folder) / "fold.npz") for point in points)
+    return tuple(points), folds
 
 
 def _whole(
@@ -179,24 +176,34 @@ def _fetch(store: ArtifactStore, report: FoldReport, path: Path) -> FittedFold:
     return fold
 
 
-def out_of_fold(models: FittedModels, visits: Mapping[str, str]) -> ScoredFilms:
+def out_of_fold(
+    development: DevelopmentSet,
+    points: Sequence[FoldPoint],
+    folds: Sequence[FittedFold],
+    visits: Mapping[str, str],
+    sources: Mapping[str, str] | None = None,
+) -> ScoredFilms:
     """Return the development films with the scores by the heads of the first training seed that did not see them.
 
     Args:
-        models: all heads.
+        development: the films.
+        points: the folds' points.
+        folds: each point's head and scores.
         visits: content hash → pseudonym of the visit.
+        sources: content hash → hospital or study; None if they are of no interest.
     """
-    development = models.development
     row = {film: position for position, film in enumerate(development.content)}
     scores = np.empty(development.labels.shape, dtype=np.float32)
     frequencies, view_only = (np.empty(scores.shape) for _ in range(2))
-    for point, fold in zip(models.points, models.folds, strict=True):
+    for point, fold in zip(points, folds, strict=True):
         if point.repeat != 0:
             continue
         rows = [row[str(film)] for film in fold.films]
         scores[rows] = fold.scores
         training = np.flatnonzero(development.folds != point.fold)
-        frequencies[rows], view_only[rows] = baselines(development, training, [development.views[r] for r in rows])
+        views = [development.views[position] for position in training]
+        left_out = [development.views[position] for position in rows]
+        frequencies[rows], view_only[rows] = baselines(development.labels[training], views, left_out)
     return ScoredFilms(
         content=development.content,
         patients=development.patients,
@@ -206,11 +213,5 @@ def out_of_fold(models: FittedModels, visits: Mapping[str, str]) -> ScoredFilms:
         frequencies=frequencies,
         view_only=view_only,
         cortices=development.cortices,
+        sources=None if sources is None else tuple(sources[film] for film in development.content),
     )
-
-
-def baselines(development: DevelopmentSet, training: np.ndarray, views: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return films' scores by label frequencies, and by label frequencies given the view, of the training films."""
-    labels = development.labels[training]
-    frequencies = np.tile(labels.mean(axis=0, dtype=np.float64), (len(views), 1))
-    return frequencies, view_only_scores([development.views[row] for row in training], labels, views)

@@ -64,12 +64,15 @@ class LabelThresholds:
         return cls(tuple(float(document[label]) for label in LABELS))
 
 
-def label_numbers(films: ScoredFilms, thresholds: Mapping[str, LabelThresholds], weights: np.ndarray) -> dict[str, Any]:
+def label_numbers(
+    films: ScoredFilms, thresholds: Mapping[str, LabelThresholds] | None, weights: np.ndarray
+) -> dict[str, Any]:
     """Return the numbers of each label, macro and micro averages, and average precision by cortex.
 
     Args:
         films: with the scores to judge.
-        thresholds: for the model and each baseline (`ScoredFilms.by_scorer`), fitted on its own out-of-fold scores.
+        thresholds: for the model and each baseline (`ScoredFilms.by_scorer`), fitted on its own out-of-fold scores;
+            None where there are no scores to fit them on but those to judge, for no numbers at thresholds.
         weights: (resamples, n), of `rust_optuna.model.bootstrap.patient_weights`.
 
     Returns:
@@ -84,7 +87,7 @@ def label_numbers(films: ScoredFilms, thresholds: Mapping[str, LabelThresholds],
           view shows it, unreadable ones included.
     """
     of_scorer = {
-        name: _of_scorer(films.labels, scores, np.array(thresholds[name].values))
+        name: _of_scorer(films.labels, scores, None if thresholds is None else np.array(thresholds[name].values))
         for name, scores in films.by_scorer.items()
     }
     groups = {
@@ -159,6 +162,46 @@ def subgroups(films: ScoredFilms, weights: np.ndarray) -> dict[str, Any]:
     }
 
 
+def mean_over_sources(films: ScoredFilms, weights: np.ndarray) -> dict[str, Any]:
+    """Return the means over the sources of what `subgroups` has of each, however many films each has.
+
+    The scores of films that were left out one source at a time are by different heads, and each head's training films
+    have other label frequencies. So films are ranked within their source only.
+
+    Args:
+        films: with their sources.
+        weights: (resamples, n), of `rust_optuna.model.bootstrap.patient_weights`.
+    """
+    sources = np.array(films.sources)
+    groups = [
+        _average_precision(films, sources == source, SUBSCORE_LABELS) for source in sorted(set(films.sources or ()))
+    ]
+
+    def statistics(weights: np.ndarray) -> dict[str, Any]:
+        each = [group(weights) for group in groups]
+        scorers = ("model", "view_only", "view_only_untied")
+        return {
+            **{
+                scorer: {"average_precision": Inflated(_mean([of[scorer]["average_precision"].values for of in each]))}
+                for scorer in scorers
+            },
+            "lift": Inflated(_mean([of["lift"].values for of in each]), limits=(-1.0, 1.0)),
+        }
+
+    return estimates(statistics, weights)
+
+
+def source_words(groups: Mapping[str, Any], mean: Mapping[str, Any]) -> list[str]:
+    """Return, in sentences, for which sources the model is not better than the baseline that sees only the view.
+
+    Args:
+        groups: the numbers of each source, as `subgroups` has them, their estimates as JSON objects.
+        mean: of `mean_over_sources`, likewise.
+    """
+    named = {f"Films of {source}": group for source, group in groups.items()} | {"Mean over the sources": mean}
+    return [f"{name}: {_not_better(group)}" for name, group in named.items() if not _is_better(group)]
+
+
 def words(numbers: Mapping[str, Any]) -> list[str]:
     """Return, in sentences, where the model is not better than the baseline that sees only the view.
 
@@ -217,7 +260,7 @@ def _highest_f1(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _of_scorer(
-    labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray
+    labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray | None
 ) -> Callable[[np.ndarray], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Return a function from weights to the metrics of one set of scores: of each label (B, 18), and pooled (B,)."""
     rankings = [Ranking.of(*column) for column in zip(labels.T, scores.T, strict=True)]
@@ -225,7 +268,9 @@ def _of_scorer(
     # Each entry of the pooled ranking weighs as much as its film.
     columns = labels.shape[1]
     pooled = dataclasses.replace(pooled, order=pooled.order // columns, positives=pooled.positives // columns)
-    predicted = {"": scores >= THRESHOLD, "_at_threshold": scores >= thresholds}
+    predicted = {"": scores >= THRESHOLD}
+    if thresholds is not None:
+        predicted["_at_threshold"] = scores >= thresholds
     hits = {name: (chosen & (labels == 1)).astype(np.float64) for name, chosen in predicted.items()}
     chosen = {name: each.astype(np.float64) for name, each in predicted.items()}
     squares = (scores.astype(np.float64) - labels) ** 2

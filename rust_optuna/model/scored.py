@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rust_optuna.data.manifest import CORTICES, LABELS, SUBSCORES, VIEWS
+from rust_optuna.data.metrics import view_only_scores
 from rust_optuna.errors import DataError
 from rust_optuna.paths import atomic_write
 
@@ -169,6 +170,18 @@ class ScoredFilms:
             )
         except (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} does not hold scored films: {error}") from error
+
+
+def baselines(labels: np.ndarray, views: Sequence[str], scored: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores of films by label frequencies, and by label frequencies given the view, of training films.
+
+    Args:
+        labels: (n, 18), of the training films.
+        views: theirs.
+        scored: the views of the films to score.
+    """
+    frequencies = np.tile(labels.mean(axis=0, dtype=np.float64), (len(scored), 1))
+    return frequencies, view_only_scores(views, labels, scored)
 
 
 @dataclass(frozen=True)

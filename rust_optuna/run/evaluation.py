@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.data.manifest import Manifest, read_manifest
+from rust_optuna.data.manifest import Film, Manifest, read_manifest
 from rust_optuna.data.relocation import relocated
 from rust_optuna.errors import DataError, InvalidValueError, OpenedBeforeError, OpenHolesError, StudyError
 from rust_optuna.fleet import service as fleet
-from rust_optuna.fleet.devices import DeviceChoice
+from rust_optuna.fleet.devices import Device, DeviceChoice
 from rust_optuna.fleet.workers import Workers
-from rust_optuna.model.evaluation import Evaluation, find_hold_out, meet_hold_out, visit_pseudonyms
+from rust_optuna.model.evaluation import Evaluation, find_hold_out, meet_hold_out
+from rust_optuna.model.films import visit_pseudonyms
 from rust_optuna.model.fitted import fitted_models
 from rust_optuna.model.openings import Openings, opened_before
 from rust_optuna.permissions import user_name
 from rust_optuna.processes import GRACE_SECONDS
 from rust_optuna.run.local import Listener, build_features, run_workers
-from rust_optuna.search.creation import create_study
+from rust_optuna.search.creation import Creation, create_study
 from rust_optuna.search.evaluation import evaluation_of, study_to_evaluate
 from rust_optuna.search.manifests import known_manifest
 from rust_optuna.search.results import is_stale, status
@@ -107,15 +108,15 @@ def evaluate(
     listener = listener or EvaluationListener()
     devices = choice.devices()
     with site.open_to_write() as database:
-        source = load_study(database, request.study) if request.study else study_to_evaluate(load_studies(database))
-        manifest_path = _manifest_path(site, request, source)
+        source = named_search(database, request.study)
+        manifest_path = find_manifest(site, request.manifest, source)
         configuration = evaluation_of(database, source, str(manifest_path), folds=request.folds, seeds=request.seeds)
-        _refuse_stale(database, configuration.name)
+        refuse_stale(database, configuration.name)
         creation = create_study(
             database, configuration, site.home, listener.on_hashed, site.given_artifacts, request.data_root
         )
         study = creation.study
-        manifest = _manifest(site, manifest_path, request, listener.on_hashed)
+        manifest = read_split(site, manifest_path, request.data_root, listener.on_hashed)
         holdout = find_hold_out(manifest, site.home, _searched(database, source), listener.on_hashed)
         folder = site.absolute(request.record) or manifest_path.parent
         openings = Openings(database, folder / f"{manifest_path.stem}.openings.json")
@@ -124,16 +125,7 @@ def evaluate(
         if study.state != StudyState.DONE and earlier and not request.again:
             # This is refused now, not after hours of training.
             raise OpenedBeforeError(opened_before(earlier))
-        listener.on_created(creation, devices)
-        environment = site.environment(database)
-        workers = Workers(devices, grace=grace, data_root=request.data_root)
-        fleet.check_writable(site.home)
-        if study.state != StudyState.DONE:
-            build_features(database, study, site.home, environment, devices[0], request.data_root)
-        run_workers(database, study, site.home, workers, environment, listener)
-        study = load_study(database, study.name)
-        _refuse_holes(database, study)
-        listener.on_trained()
+        study = train_folds(database, site, creation, devices, request.data_root, listener, grace)
         index = FilmIndex(site.home.film_index)
         models = fitted_models(
             database,
@@ -148,7 +140,7 @@ def evaluate(
             database,
             models,
             holdout,
-            _visits(manifest, index),
+            visits_of(development_rows(manifest, index)),
             openings,
             site.home,
             name=request.name or source.name,
@@ -159,13 +151,61 @@ def evaluate(
         )
 
 
-def _manifest_path(site: Site, request: Request, source: Study) -> Path:
+def train_folds(
+    database: Database,
+    site: Site,
+    creation: Creation,
+    devices: Sequence[Device],
+    data_root: Path | None,
+    listener: EvaluationListener,
+    grace: float,
+) -> Study:
+    """Run workers until every fold of an evaluation is trained, and return the study as it then is.
+
+    Args:
+        database: the study's.
+        site: the home and the artifact store.
+        creation: of the study.
+        devices: on which the workers run.
+        data_root: the folder in which to look for films that are not where the manifest says; None to look nowhere.
+        listener: the callbacks that report progress.
+        grace: seconds in which an interrupted worker may finish its fold.
+
+    Raises:
+        OpenHolesError: a fold could not be trained.
+        RustOptunaError: any other of this project's errors.
+        KeyboardInterrupt: the workers were stopped.
+    """
+    study = creation.study
+    listener.on_created(creation, devices)
+    environment = site.environment(database)
+    workers = Workers(devices, grace=grace, data_root=data_root)
+    fleet.check_writable(site.home)
+    if study.state != StudyState.DONE:
+        build_features(database, study, site.home, environment, devices[0], data_root)
+    run_workers(database, study, site.home, workers, environment, listener)
+    study = load_study(database, study.name)
+    _refuse_holes(database, study)
+    listener.on_trained()
+    return study
+
+
+def named_search(database: Database, name: str | None) -> Study:
+    """Return the study that a user names; for None, the search to evaluate by default.
+
+    Raises:
+        StudyError: there is no such study, or no such default.
+    """
+    return study_to_evaluate(load_studies(database)) if name is None else load_study(database, name)
+
+
+def find_manifest(site: Site, named: Path | None, source: Study) -> Path:
     """Return the manifest that the user names, or else the one from which the search was created.
 
     Raises:
         DataError: neither is known.
     """
-    path = site.absolute(request.manifest) or known_manifest(site.home, source.name)
+    path = site.absolute(named) or known_manifest(site.home, source.name)
     if path is None:
         raise DataError(
             f"The manifest of {source.name} is not known on this machine: name it with --manifest (the database holds "
@@ -174,25 +214,26 @@ def _manifest_path(site: Site, request: Request, source: Study) -> Path:
     return path
 
 
-def _manifest(site: Site, path: Path, request: Request, progress: Progress | None) -> Manifest:
+def read_split(site: Site, path: Path, data_root: Path | None, progress: Progress | None) -> Manifest:
+    """Return a manifest that has been split, with its films looked up below ``data_root`` where they are missing."""
     manifest = read_manifest(path, require_split=True)
-    if request.data_root is None:
+    if data_root is None:
         return manifest
-    return relocated(manifest, FilmIndex(site.home.film_index), request.data_root, progress)
+    return relocated(manifest, FilmIndex(site.home.film_index), data_root, progress)
 
 
 def _searched(database: Database, source: Study) -> list[DevelopmentSet]:
-    """Return the films that a search has seen, and those of each search that it goes on from, as far as it is known."""
+    """Return the development sets of a search and of each search that it inherits from, as far as they are known."""
     chain: dict[str, Study] = {}
     study: Study | None = source
-    # A study that was deleted and made anew may go on from one that once went on from it.
+    # A study that was deleted and created anew may inherit from one that once inherited from it.
     while study is not None and study.name not in chain:
         chain[study.name] = study
         study = find_study(database, study.source.study) if study.source is not None else None
-    return [load_development(database, each) for each in chain.values()]
+    return [load_development(database, known) for known in chain.values()]
 
 
-def _refuse_stale(database: Database, name: str) -> None:
+def refuse_stale(database: Database, name: str) -> None:
     """Refuse to go on with an evaluation of a point that is no longer the best.
 
     Raises:
@@ -221,9 +262,13 @@ def _refuse_holes(database: Database, study: Study) -> None:
         )
 
 
-def _visits(manifest: Manifest, index: FilmIndex) -> dict[str, str]:
-    """Return the pseudonym of each development film's visit, by the film's content hash."""
+def development_rows(manifest: Manifest, index: FilmIndex) -> dict[str, Film]:
+    """Return the content hash of each development film, with its row."""
     films = manifest.part("development")
     hashes = index.add([film.image for film in films])
-    content = [hashes[film.image] for film in films]
-    return dict(zip(content, visit_pseudonyms(content, films), strict=True))
+    return {hashes[film.image]: film for film in films}
+
+
+def visits_of(rows: Mapping[str, Film]) -> dict[str, str]:
+    """Return the pseudonym of each film's visit, by the film's content hash."""
+    return dict(zip(rows, visit_pseudonyms([*rows], [*rows.values()]), strict=True))

@@ -17,7 +17,8 @@ from rust_optuna.search.studies import Study
 from rust_optuna.storage.database import Database
 from rust_optuna.study_file import LONGEST_STUDY_NAME
 
-SUFFIX = "-evaluation"
+SUFFIXES = {StudyKind.EVALUATION: "-evaluation", StudyKind.SOURCES: "-by-source"}
+"""What the name of a study that evaluates another ends in, after the other's name."""
 FRESH = 0x6576616C
 """The number that makes an evaluation's seed differ from that of the search, so that the two share neither folds nor
 initial weights."""
@@ -28,15 +29,39 @@ def fresh_seed(seed: int) -> int:
     return int(np.random.SeedSequence((seed, FRESH)).generate_state(1, np.uint32)[0])
 
 
-def evaluation_name(study: str) -> str:
+def evaluation_name(study: str, kind: StudyKind = StudyKind.EVALUATION) -> str:
     """Return the name of the study that evaluates another: at most as long as a study's name may be."""
-    if len(study) + len(SUFFIX) > LONGEST_STUDY_NAME:
+    suffix = SUFFIXES[kind]
+    if len(study) + len(suffix) > LONGEST_STUDY_NAME:
         digest = hashlib.sha256(study.encode()).hexdigest()[:8]
-        study = f"{study[: LONGEST_STUDY_NAME - len(SUFFIX) - len(digest) - 1]}-{digest}"
-    return f"{study}{SUFFIX}"
+        study = f"{study[: LONGEST_STUDY_NAME - len(suffix) - len(digest) - 1]}-{digest}"
+    return f"{study}{suffix}"
 
 
-def evaluation_of(database: Database, study: Study, manifest: str, *, folds: int, seeds: int) -> StudyConfiguration:
+def refuse_evaluation(study: Study) -> None:
+    """Refuse a study that is not a search: its points are folds of one model, and none of them is the best of it.
+
+    Raises:
+        StudyError: with the command that shows its numbers.
+    """
+    if study.configuration.kind != StudyKind.SEARCH:
+        search = study.configuration.from_best_of
+        by_source = " --by-source" if study.configuration.kind == StudyKind.SOURCES else ""
+        raise StudyError(
+            f"{study.name} is an evaluation of {search}, and its points are folds of one model: to see its numbers, "
+            f"run rust-optuna evaluate --study {search}{by_source}"
+        )
+
+
+def evaluation_of(
+    database: Database,
+    study: Study,
+    manifest: str,
+    *,
+    folds: int,
+    seeds: int,
+    kind: StudyKind = StudyKind.EVALUATION,
+) -> StudyConfiguration:
     """Return the configuration of the study that evaluates the best point of another.
 
     Everything that the best point was trained with is inherited except the number of epochs. That is the epoch at which
@@ -48,9 +73,11 @@ def evaluation_of(database: Database, study: Study, manifest: str, *, folds: int
         manifest: the path of the manifest of its films.
         folds: the number of folds.
         seeds: the number of heads that are trained for each fold.
+        kind: how the folds are made: as in a search, or from the sources of the films.
 
     Raises:
-        StudyError: the study is not a search, a stand-in computed its values, or none of its points is complete.
+        StudyError: the study is not a search, a stand-in computed its values, none of its points is complete, or its
+            name is so long that the evaluation cannot be named after it.
     """
     if study.configuration.kind != StudyKind.SEARCH:
         raise StudyError(f"{study.name} is an evaluation itself: name the search that it evaluates")
@@ -60,7 +87,7 @@ def evaluation_of(database: Database, study: Study, manifest: str, *, folds: int
     if best is None or best.report is None:
         raise StudyError(f"{study.name} has no complete point: there is nothing to evaluate")
     return StudyConfiguration(
-        name=evaluation_name(study.name),
+        name=evaluation_name(study.name, kind),
         manifest=manifest,
         sampler="grid",
         sampler_seed=0,
@@ -74,7 +101,7 @@ def evaluation_of(database: Database, study: Study, manifest: str, *, folds: int
         folds=folds,
         seed=fresh_seed(study.configuration.seed),
         lease_seconds=study.configuration.lease_seconds,
-        kind=StudyKind.EVALUATION,
+        kind=kind,
         source=f"the evaluation of {study.name}",
     )
 

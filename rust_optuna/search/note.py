@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rust_optuna.config import plain
+from rust_optuna.config import StudyKind, plain
 from rust_optuna.search.results import Status
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ def note_of(status: Status) -> str:
     study, caveats = status.study, status.caveats
     configuration, source = study.configuration, study.source
     lines = [f"{configuration.folds} folds, seed {configuration.seed}"]
+    if configuration.kind != StudyKind.SEARCH:
+        lines.append(f"evaluation of {configuration.from_best_of}: each point is a fold of one model, none is the best")
     if study.stand_in:
         lines.append(f"**{study.stand_in}: its values are not real scores**")
     if configuration.fixed:
@@ -37,7 +39,8 @@ def note_of(status: Status) -> str:
     if source is not None and caveats.stale:
         lines.append(f"**stale**: the best of {source.study} is no longer the one it was created from")
     if words := caveats.foreign.words():
-        lines.append(f"**{words}**: `rust-optuna best {study.name}` shows this study's own best trial")
+        best = f": `rust-optuna best {study.name}` shows this study's own best trial"
+        lines.append(f"**{words}**{best if configuration.kind == StudyKind.SEARCH else ''}")
     if words := caveats.arithmetic_words():
         lines.append(words)
     head = [HEADING, "", "*(written by rust_optuna; notes of your own go above)*", ""]

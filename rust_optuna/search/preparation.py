@@ -23,7 +23,12 @@ from rust_optuna.config import (
     plain_values,
 )
 from rust_optuna.data.check import refuse_problems
-from rust_optuna.data.development import DevelopmentSet, development_differences, development_set
+from rust_optuna.data.development import (
+    DevelopmentSet,
+    development_differences,
+    development_set,
+    development_set_by_source,
+)
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.folds import labels_missing
 from rust_optuna.data.manifest import Manifest, read_manifest
@@ -296,7 +301,10 @@ def prepare(
         )
         raise ManifestError(str(manifest.path), [Problem("image", message)])
     refuse_problems(manifest, index, progress)
-    development = development_set(manifest, index, folds=configuration.folds, seed=configuration.seed)
+    if configuration.kind == StudyKind.SOURCES:
+        development = development_set_by_source(manifest, index)
+    else:
+        development = development_set(manifest, index, folds=configuration.folds, seed=configuration.seed)
     points = load_parameters(database, known.id) if database and known else design.draw(configuration)
     similar_names = len(undecided(manifest.films))
     prepared = PreparedStudy(configuration, home, known, development, points, inheritance, alternatives, similar_names)
@@ -407,9 +415,9 @@ def _differences(prepared: PreparedStudy, best: _Best, source_set: DevelopmentSe
 def _refuse_other_data(
     prepared: PreparedStudy, source: Study, differences: Sequence[Difference]
 ) -> tuple[Difference, ...]:
-    """Return the differences of an evaluation from its source that are not meant: none, or it is refused.
+    """Return the unintended differences of an evaluation from its source, or refuse the evaluation.
 
-    Folds, seed and the number of epochs are meant to differ.
+    Its folds, seed and number of epochs differ on purpose.
 
     Raises:
         FingerprintError: the films, labels, patients or weights are not those of the search.
@@ -418,7 +426,7 @@ def _refuse_other_data(
         if difference.key in (FILMS, WEIGHTS_BYTES):
             raise FingerprintError(
                 f"{source.name} cannot be evaluated here: {difference.words(source.name)}. Restore the manifest, the "
-                "films or the weights that it was searched with",
+                "films or the weights that it was created with",
                 public=f"{source.name} cannot be evaluated: other films, labels, patients or weights",
             )
     return tuple(d for d in differences if d.key not in ("folds", "seed", "epochs"))

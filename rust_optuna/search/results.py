@@ -262,7 +262,7 @@ def status(database: Database, study: Study, *, foreign: bool = True) -> Status:
     query = query.where(point.c.study_id == study.id).group_by(point.c.state)
     rows = database.transact(lambda connection: connection.execute(query).all())
     counts = dict.fromkeys(PointState, 0) | {row[0]: row[1] for row in rows}
-    # The highest of an evaluation's folds is not the best of anything.
+    # The highest value of an evaluation's folds is not the best of anything.
     searched = study.configuration.kind == StudyKind.SEARCH
     best = best_point(database, study) if searched and counts[PointState.COMPLETE] else None
     accepted = next((int(row[2]) for row in rows if row[0] == PointState.HOLE), 0)

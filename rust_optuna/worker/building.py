@@ -67,7 +67,11 @@ def check_sample(
 
     Args:
         extractor: the extractor of this worker.
-        contents, index, pins, data_root, on_hashed: those of `fill_cache`.
+        contents: of the study's films, in order.
+        index: finds them.
+        pins: of the study; None to skip the comparison.
+        data_root: see `fill_cache`.
+        on_hashed: see `fill_cache`.
 
     Raises:
         FingerprintError: the features differ.

@@ -38,6 +38,8 @@ WRITTEN = {
     "storage/rust_optuna.db.lock",
     "storage/films.json",
     "storage/films.json.lock",
+    "storage/manifests.json",
+    "storage/manifests.json.lock",
     "storage/artifacts/rust_optuna_token",
     "storage/reports/trials.csv",
     "storage/backups/one",

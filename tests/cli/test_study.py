@@ -192,7 +192,8 @@ def test_show_is_for_people_and_begins_with_what_went_wrong(run_on, database, ho
         else:
             ledger.finish(claim, "complete", 0.5, None, None)
     text = run_on("study", "show", "regime-1").output
-    hole, others = text.index(f"Point {first.number} is a hole. Its attempts:"), text.index("Unsuccessful attempts at other points")
+    hole = text.index(f"Point {first.number} is a hole. Its attempts:")
+    others = text.index("Unsuccessful attempts at other points")
     assert f"  attempt {first.attempt}: failed (ann): no luck\n" in text[hole:others]
     assert "attempt 1: was given back (bob): the disk is full" in text[others:]
     assert text.index("Settings:") > others

@@ -19,14 +19,19 @@ def draw_film(path: Path, number: int) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def make_manifest(folder: Path, patients: int = 12, holdout: int = 2, *, split: bool = True) -> Manifest:
-    """Write a manifest of one visit with both views a patient, and its films; the last patients are held out."""
+def make_manifest(
+    folder: Path, patients: int = 12, holdout: int = 2, *, split: bool = True, first: int = 0
+) -> Manifest:
+    """Write a manifest of one visit with both views a patient, and its films; the last patients are held out.
+
+    Films of the same number are the same; ``first`` is that of the first.
+    """
     films = []
     for patient in range(patients):
         for view, shown in SHOWN.items():
             number = len(films)
             image = folder / "films" / f"{number}.png"
-            draw_film(image, number)
+            draw_film(image, first + number)
             scores = tuple((patient + c) % 4 + 1 if c in shown else None for c in range(4))
             part = "holdout" if patient >= patients - holdout else "development"
             films.append(Film(0, image, f"MRN-{patient:05d}", "visit", view, scores, part if split else ""))

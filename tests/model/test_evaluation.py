@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.manifest import read_manifest, write_manifest
 from rust_optuna.errors import DataError, InvalidValueError, ManifestError, OpenedBeforeError, StudyError
-from rust_optuna.fleet.devices import DeviceChoice
+from rust_optuna.learn.features import FeatureCache
 from rust_optuna.model import evaluation, files
 from rust_optuna.model.openings import Openings
 from rust_optuna.model.scored import ScoredFilms
@@ -27,40 +27,10 @@ from rust_optuna.search.studies import load_development, load_study
 from rust_optuna.storage import tables
 from rust_optuna.storage.artifacts import open_store
 from rust_optuna.storage.database import create_database, open_database
-from rust_optuna.storage.url import parse_url
-from rust_optuna.worker.worker import Worker
-from tests.data.films import make_manifest
-from tests.studies import Killed, configuration, random_document, run_study, site_of
+from tests.model.story import DOCUMENT, database_url, evaluate, in_this_process, work
+from tests.studies import Killed, configuration, random_document, run_study
 
 pytestmark = pytest.mark.tensorflow
-DOCUMENT = random_document(
-    2,
-    model={"weights": "random", "output": "mixed0", "image_size": 75, "hidden_units": [8, 4], "standardize": True},
-    cross_validation={"folds": 2, "epochs": 3, "seed": 5},
-)
-REQUEST = Request(study="regime-1", folds=3)
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory):
-    """A home in which a search is done and its evaluation's folds are trained; the hold-out is sealed."""
-    home = Home(tmp_path_factory.mktemp("evaluation") / "home")
-    make_manifest(home.root, patients=14, holdout=4)
-    with create_database(database_url(home), "storage/artifacts") as database:
-        create_study(database, configuration(DOCUMENT), home)
-        work(database, home, "regime-1")
-        train_folds(database, home)
-    return home
-
-
-@pytest.fixture(scope="module")
-def evaluated(searched, tmp_path_factory):
-    """An evaluation that nothing disturbed, for tests that only look, with the home in which it took place."""
-    home = Home(tmp_path_factory.mktemp("evaluated") / "home")
-    shutil.copytree(searched.root, home.root)
-    with pytest.MonkeyPatch.context() as patch:
-        in_this_process(patch)
-        return evaluate(home), home
 
 
 @pytest.fixture
@@ -73,30 +43,6 @@ def home(searched, tmp_path):
 def workers_in_this_process(monkeypatch):
     """Run what `evaluate` has workers do in this process: TensorFlow is loaded here already."""
     in_this_process(monkeypatch)
-
-
-def in_this_process(patch):
-    patch.setattr(story, "build_features", lambda *_: None)
-    patch.setattr(story, "run_workers", lambda database, study, home, *_: work(database, home, study.name))
-
-
-def database_url(home):
-    return parse_url(f"sqlite:///{home.database}", home)
-
-
-def work(database, home, name):
-    Worker(database, home, open_store(database.artifacts(), home)).run([name])
-
-
-def train_folds(database, home):
-    study = load_study(database, "regime-1")
-    folds = story.evaluation_of(database, study, str(home.root / "manifest.csv"), folds=3, seeds=1)
-    create_study(database, folds, home)
-    work(database, home, folds.name)
-
-
-def evaluate(home, request=REQUEST):
-    return story.evaluate(site_of(home, database_url(home)), request, DeviceChoice("none", 1))
 
 
 def openings(home):
@@ -159,7 +105,7 @@ def test_each_model_scores_as_its_name_says(evaluated):
     done, home = evaluated
     model = files.load_model(done.folder)
     arrays = {path.stem: ScoredFilms.load(path) for path in (done.folder / "arrays").iterdir()}
-    cache = evaluation.FeatureCache(home.holdout / "features", model.card.backbone)
+    cache = FeatureCache(home.holdout / "features", model.card.backbone)
     table = cache.load(arrays["whole"].content).table
     folds = [model.heads[f"repeat-0-fold-{fold}"] for fold in range(3)]
     each = np.array([[head.scores(table[:, flip]) for flip in range(4)] for head in folds])

@@ -43,6 +43,8 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/learn/test_feature_cache.py",
         "tests/learn/test_live_equals_cached.py",
     ),
+    "rust_optuna/learn/fitting.py": ("tests/learn/test_fitting.py",),
+    "rust_optuna/learn/fold_report.py": ("tests/learn/test_fold_report.py",),
     "rust_optuna/learn/head.py": (
         "tests/learn/test_head.py",
         "tests/learn/test_training.py",

@@ -47,20 +47,24 @@ def assert_modes(folder, umask):
 
 def prepare(person, films="films", patients=12, **changes):
     """Make films and a study of one person."""
-    good(person.run("data", "synthesize", films, "--patients", str(patients), "--seed", str(patients)))
-    good(person.run("data", "split", f"{films}/manifest.csv", "--holdout", "0.15"))
     document = random_document(3, manifest=f"{films}/manifest.csv", **changes)
     document["cross_validation"] = {"folds": 2, "epochs": 1, "seed": 5}
     line, keywords = person.command(["tee", person.shared / f"{films}.toml"])
     subprocess.run(line, input=toml(document), check=True, stdout=subprocess.DEVNULL, **keywords)
-    good(person.run("study", "create", f"{films}.toml"))
+    commands = (
+        ("data", "synthesize", films, "--patients", patients, "--seed", patients),
+        ("data", "split", f"{films}/manifest.csv", "--holdout", "0.15"),
+        ("study", "create", f"{films}.toml"),
+    )
+    for done in person.run_all(*commands):
+        good(done)
 
 
 def look(person):
     """All commands that read, each of which must work and leave nothing behind."""
     before = files(person.shared)
-    for words in READING:
-        good(person.run(*words))
+    for done in person.run_all(*READING):
+        good(done)
     assert files(person.shared) == before
 
 
@@ -143,14 +147,13 @@ def test_who_may_only_read_looks_before_during_and_after_a_run_and_is_told_what_
     with two_people(0o022) as (one, other):
         prepare(one)
         look(other)
-        for words in (
+        for denied in other.run_all(
             ("worker", "run", *GATED),
             ("worker", "start", "--gpus", "none", *GATED),
             ("study", "extend", "regime-1", "--trials", "4"),
             ("study", "create", "films.toml"),
             ("storage", "upgrade"),
         ):
-            denied = other.run(*words)
             assert (denied.returncode, "Traceback" in denied.stderr) == (1, False), denied.stderr
             (line,) = [each for each in denied.stderr.splitlines() if each.startswith("Error")]
             assert f"{one.shared}/storage/rust_optuna.db cannot be written to" in line
@@ -190,8 +193,9 @@ def test_an_artifact_store_that_may_not_be_written_to_is_named_before_anything_i
         prepare(one)
         store = one.shared / "storage/artifacts"
         store.chmod(0o2755)
-        for words in (("worker", "run"), ("worker", "run", "--forever"), ("search", "films.toml", "--gpus", "none")):
-            denied = other.run(*words)
+        for denied in other.run_all(
+            ("worker", "run"), ("worker", "run", "--forever"), ("search", "films.toml", "--gpus", "none")
+        ):
             assert (denied.returncode, "Traceback" in denied.stderr) == (1, False), denied.stderr
             assert f"{store} cannot be written to: it belongs to 61001" in denied.stderr
             assert f"chmod -R g+rwX {store}" in denied.stderr
@@ -201,8 +205,11 @@ def test_an_artifact_store_that_may_not_be_written_to_is_named_before_anything_i
 @pytest.mark.parametrize("made", ["nothing", "a folder", "a lock"])
 def test_where_no_film_can_be_remembered_none_is_hashed(made):
     with two_people(0o022) as (one, other):
-        good(one.run("data", "synthesize", "films", "--patients", "8"))
-        good(one.run("data", "split", "films/manifest.csv", "--holdout", "0.3"))
+        for done in one.run_all(
+            ("data", "synthesize", "films", "--patients", "8"),
+            ("data", "split", "films/manifest.csv", "--holdout", "0.3"),
+        ):
+            good(done)
         (one.shared / "study.toml").write_text(toml(random_document(1, manifest="films/manifest.csv")))
         lacking = one.shared
         if made == "nothing":
@@ -214,8 +221,7 @@ def test_where_no_film_can_be_remembered_none_is_hashed(made):
             lacking.chmod(0o777)
             lacking = lacking / "films.json.lock"
             lacking.touch(0o644)
-        for words in (("features", "build", "study.toml"), ("search", "study.toml", "--dry-run")):
-            denied = other.run(*words)
+        for denied in other.run_all(("features", "build", "study.toml"), ("search", "study.toml", "--dry-run")):
             assert (denied.returncode, "Traceback" in denied.stderr) == (1, False), denied.stderr
             assert f"{lacking} cannot be written to" in denied.stderr
             assert "Hashing films" not in denied.stderr

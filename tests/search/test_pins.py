@@ -92,7 +92,7 @@ def study(sqlite, home):
 
 
 @pytest.fixture
-def prepare(sqlite, home, study):
+def prepare(sqlite, home, study, compiled_once):
     def run(root=home, features="cached"):
         development = load_development(sqlite, study)
         pins = FeaturePins(sqlite, study)

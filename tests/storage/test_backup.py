@@ -198,9 +198,7 @@ def test_a_restoration_tells_of_the_scores_that_the_store_lacks(sqlite, home):
         store.remove(name)
     done = invoke(*place, "storage", "restore", "file", "--force")
     assert done.exit_code == 0, done.output
-    assert (
-        f"the scores of 2 of 3 complete trials are not in {home.root}/storage/artifacts: copy them back" in done.output
-    )
+    assert f"the scores of 2 of 3 complete trials are not in {home.root}/storage/artifacts: restore them" in done.output
 
 
 def test_a_database_with_empty_tables_may_be_restored_into(database, home, elsewhere, tmp_path):

@@ -1,5 +1,7 @@
 """Databases that were made with another encoding than UTF-8: whatever an error says is recorded."""
 
+import functools
+
 import pytest
 import sqlalchemy as sa
 
@@ -43,12 +45,18 @@ def made(request, tmp_path):
         yield url, kept
 
 
-def every_encoding(test):
-    cases = [pytest.param(tuple(each.values), id=each.id, marks=each.marks) for each in ENCODINGS]
+def every_encoding(test, in_short=tuple(each.id for each in ENCODINGS)):
+    """Run a test in a database of each encoding; in those that are not ``in_short``, under `make test-long` alone."""
+    cases = [
+        pytest.param(
+            tuple(each.values), id=each.id, marks=[*each.marks, *([] if each.id in in_short else [pytest.mark.long])]
+        )
+        for each in ENCODINGS
+    ]
     return pytest.mark.parametrize("made", cases, indirect=True)(test)
 
 
-@every_encoding
+@functools.partial(every_encoding, in_short=("sqlite", "SQL_ASCII", "UTF8", "latin1"))
 def test_whatever_an_error_says_is_recorded_through_the_commands(made, home, monkeypatch):
     monkeypatch.setattr("rust_optuna.worker.stopping.stop_on_signals", lambda stop: None)
     url, kept = made
