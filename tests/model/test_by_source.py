@@ -1,6 +1,5 @@
 """Cross-validation that leaves out one hospital at a time: its folds, its numbers, and how its studies are shown."""
 
-import dataclasses
 import json
 import shutil
 
@@ -23,7 +22,7 @@ from rust_optuna.run import by_source
 from rust_optuna.run import evaluation as story
 from rust_optuna.run.by_source import SourcesRequest
 from rust_optuna.search.creation import create_study
-from rust_optuna.search.evaluation import evaluation_of, fold_points, refuse_evaluation
+from rust_optuna.search.evaluation import fold_points, refuse_evaluation
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.note import note_of
 from rust_optuna.search.results import complete_points, status
@@ -216,16 +215,6 @@ def test_a_source_for_which_the_model_is_no_better_than_its_baseline_is_named():
     assert "than a baseline that sees only the view" in words
 
 
-def test_a_study_whose_evaluation_could_not_be_named_is_refused(home):
-    with open_database(database_url(home)) as database:
-        study = load_study(database, "regime-1")
-        for length, kind in ((90, StudyKind.EVALUATION), (91, StudyKind.SOURCES)):
-            longer = dataclasses.replace(study, name="x" * length)
-            with pytest.raises(StudyError, match="longer than 100 characters"):
-                evaluation_of(database, longer, "manifest.csv", folds=2, seeds=1, kind=kind)
-
-
-@pytest.fixture(scope="module")
 def both(scored, tmp_path_factory):
     """A home with a search, its evaluation's folds and its cross-validation by source, all done."""
     home = Home(tmp_path_factory.mktemp("both") / "home")
