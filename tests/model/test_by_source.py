@@ -215,6 +215,7 @@ def test_a_source_for_which_the_model_is_no_better_than_its_baseline_is_named():
     assert "than a baseline that sees only the view" in words
 
 
+@pytest.fixture(scope="module")
 def both(scored, tmp_path_factory):
     """A home with a search, its evaluation's folds and its cross-validation by source, all done."""
     home = Home(tmp_path_factory.mktemp("both") / "home")
