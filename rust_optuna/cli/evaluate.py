@@ -247,13 +247,13 @@ def _print_by_source(done: SourceEvaluation, as_json: bool) -> None:
     rows = [(name, f"{each['films']:,}", f"{each['patients']:,}", *_lift(each)) for name, each in groups.items()]
     mean = numbers["mean_over_sources"]
     print_table(columns, [*rows, ("mean", f"{numbers['films']:,}", f"{numbers['patients']:,}", *_lift(mean))], indent=2)
-    click.echo("  The lift is over the baseline with its ties broken at random. The hold-out was not opened.")
+    click.echo("  The baseline's ties are broken at random; the lift is over it. The hold-out was not opened.")
     _print_words(numbers["words"])
     click.echo(f"Report: {done.folder}")
 
 
 def _lift(group: Mapping[str, Any]) -> tuple[str, str, str]:
-    model, baseline = (group[scorer]["average_precision"] for scorer in ("model", "view_only"))
+    model, baseline = (group[scorer]["average_precision"] for scorer in ("model", "view_only_untied"))
     return _estimate(model), _estimate(baseline), _estimate(group["lift"])
 
 

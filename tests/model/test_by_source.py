@@ -311,6 +311,9 @@ def test_the_command_prints_each_source_and_what_comes_next(call, both, scored):
         cells = rows[name].split()
         assert cells[1:3] == [str(group["films"]), str(group["patients"])]
         assert cells[3] == f"{group['model']['average_precision']['value']:.4f}"
+        # What is printed of the baseline is what the lift is over.
+        baseline = group["view_only_untied"]["average_precision"]
+        assert f"{baseline['value']:.4f} [{baseline['low']:.4f}" in rows[name]
         assert f"{group['lift']['value']:.4f} [{group['lift']['low']:.4f}" in rows[name]
     assert f"{done.numbers['mean_over_sources']['lift']['value']:.4f}" in rows["mean"]
     for words in done.numbers["words"]:
