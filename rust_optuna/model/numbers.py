@@ -17,6 +17,10 @@ from rust_optuna.model.reader_numbers import reader_numbers
 from rust_optuna.model.scored import ScoredFilms, plain
 
 
+FEW_PATIENTS = 20
+"""The number of patients below which intervals by resampling patients are clearly too narrow."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What is fitted on out-of-fold scores, for the model and each baseline (`ScoredFilms.by_scorer`) on its own.
@@ -116,4 +120,9 @@ def words(document: Mapping[str, Any]) -> list[str]:
     Args:
         document: of `measure`.
     """
-    return label_words(document["labels"]) + fracture_words(document["fractures"])
+    patients = document["patients"]
+    few = []
+    if patients < FEW_PATIENTS:
+        counted = "1 patient" if patients == 1 else f"{patients} patients"
+        few.append(f"The intervals rest on {counted}: resampling so few gives intervals that are too narrow.")
+    return few + label_words(document["labels"]) + fracture_words(document["fractures"])

@@ -75,6 +75,14 @@ def test_films_of_a_few_patients_without_fractures_are_measured_too(calibration)
     assert any("nothing can be said of totals" in sentence for sentence in words(document))
 
 
+@pytest.mark.parametrize(("patients", "warned"), [(1, "1 patient:"), (19, "19 patients:"), (20, None)])
+def test_intervals_over_few_patients_are_said_to_be_too_narrow(calibration, patients, warned):
+    said = words(measure(draw_films(3, patients), calibration, resamples=20))
+    few = [sentence for sentence in said if "too narrow" in sentence]
+    assert len(few) == (warned is not None)
+    assert all(warned in sentence for sentence in few)
+
+
 def test_one_film_is_measured(calibration):
     document = measure(draw_films(3, 2).take([0]), calibration, resamples=10)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
