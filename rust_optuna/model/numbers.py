@@ -16,7 +16,6 @@ from rust_optuna.model.label_numbers import words as label_words
 from rust_optuna.model.reader_numbers import reader_numbers
 from rust_optuna.model.scored import ScoredFilms, plain
 
-
 FEW_PATIENTS = 20
 """The number of patients below which intervals by resampling patients are clearly too narrow."""
 
