@@ -146,8 +146,7 @@ def evaluate(
         found = _run_by_source(site, SourcesRequest(study, manifest, root), choice)
         _print_by_source(found, as_json)
         if not as_json:
-            with site.open_to_read() as database:
-                print_after_by_source(database, found.numbers["study"])
+            print_after_by_source(found.numbers["study"])
         return
     done = run_evaluation(site, Request(study, folds, seeds, manifest, name, again, record, united_from, root), choice)
     if as_json:
@@ -248,13 +247,13 @@ def _print_by_source(done: SourceEvaluation, as_json: bool) -> None:
     rows = [(name, f"{each['films']:,}", f"{each['patients']:,}", *_lift(each)) for name, each in groups.items()]
     mean = numbers["mean_over_sources"]
     print_table(columns, [*rows, ("mean", f"{numbers['films']:,}", f"{numbers['patients']:,}", *_lift(mean))], indent=2)
-    click.echo("  The lift is over the baseline with its ties broken at random. The hold-out was not opened.")
+    click.echo("  The baseline's ties are broken at random; the lift is over it. The hold-out was not opened.")
     _print_words(numbers["words"])
     click.echo(f"Report: {done.folder}")
 
 
 def _lift(group: Mapping[str, Any]) -> tuple[str, str, str]:
-    model, baseline = (group[scorer]["average_precision"] for scorer in ("model", "view_only"))
+    model, baseline = (group[scorer]["average_precision"] for scorer in ("model", "view_only_untied"))
     return _estimate(model), _estimate(baseline), _estimate(group["lift"])
 
 
@@ -368,4 +367,5 @@ def _estimate(document: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    # Plus zero, for a number that is minus nothing.
+    return "–" if value is None else f"{round(value, 4) + 0.0:.4f}"

@@ -94,16 +94,12 @@ def print_after_evaluation(model: str) -> None:
     print_next("evaluate", "--external", MANIFEST, "--model", model, when="with films of another hospital")
 
 
-def print_after_by_source(database: Database, search: str) -> None:
-    """Print the command to run next after a search was cross-validated by source: its evaluation on the hold-out."""
-    from rust_optuna.search.evaluation import evaluation_name
-    from rust_optuna.search.studies import find_study
-
-    evaluation = find_study(database, evaluation_name(search))
-    if evaluation is None or evaluation.state != StudyState.DONE:
-        print_next("evaluate", "--study", search)
-    else:
+def print_after_by_source(search: str) -> None:
+    """Print the command to run next after a cross-validation by source: the evaluation, or what follows that."""
+    if (current_site().home.models / search).is_dir():
         print_after_evaluation(search)
+    else:
+        print_next("evaluate", "--study", search)
 
 
 def nothing_to_run(database: Database, names: Sequence[str] = ()) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rust_optuna.errors import DataError
+from rust_optuna.locks import locked
 from rust_optuna.model import files
 from rust_optuna.model.scored import ScoredFilms
 
@@ -47,8 +48,14 @@ def write_report(
     Raises:
         DataError: the folder holds something else.
     """
-    refuse_other_report(folder, subject)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.parent / ".lock"):
+        refuse_other_report(folder, subject)
+        _write(folder, {**subject, **numbers}, arrays)
+
+
+def _write(folder: Path, numbers: Mapping[str, Any], arrays: Mapping[str, ScoredFilms]) -> None:
     with files.new_directory(folder, replace=True) as temporary:
-        files.write_json(temporary / NUMBERS, {**subject, **numbers})
+        files.write_json(temporary / NUMBERS, numbers)
         for name, films in arrays.items():
             films.save(temporary / f"{name}.npz")

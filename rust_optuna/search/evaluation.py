@@ -76,8 +76,7 @@ def evaluation_of(
         kind: how the folds are made: as in a search, or from the sources of the films.
 
     Raises:
-        StudyError: the study is not a search, a stand-in computed its values, none of its points is complete, or its
-            name is so long that the evaluation cannot be named after it.
+        StudyError: the study is not a search, a stand-in computed its values, or none of its points is complete.
     """
     if study.configuration.kind != StudyKind.SEARCH:
         raise StudyError(f"{study.name} is an evaluation itself: name the search that it evaluates")

@@ -311,10 +311,17 @@ class _Run:
             self.process.wait(RUN_SECONDS)
         code = self.process.poll()
         if code is None:
-            for pid in [self.process.pid, *children(self.process.pid)]:
-                _kill(pid)
+            self.kill()
         lines = self._log.read_text(errors="replace").splitlines()
         return code, (lines or ["nothing said"])[-1]
+
+    def kill(self) -> None:
+        """Leave no process behind."""
+        if self.process.poll() is None:
+            self.family |= {self.process.pid, *children(self.process.pid)}
+        for pid in filter(runs, self.family):
+            _kill(pid)
+        self.process.wait()
 
     def _sleep_until(self, condition: Callable[[], bool]) -> None:
         while not condition() and self.process.poll() is None and time.monotonic() - self._began < RUN_SECONDS:
@@ -350,32 +357,30 @@ def run_round(seed: int, templates: Templates, expected: Undisturbed) -> Round:
     script = draw(seed)
     place = templates.copy("trained" if script.trained else "searched", f"round_{seed}")
     done = Round(seed, trained=script.trained)
-    family: set[int] = set()
-    code, said = None, ""
-    for kill in script.kills:
-        run = _Run(place)
-        done.runs += 1
-        killed = run.strike(kill, expected.seconds)
-        done.killed[f"{killed} at {kill.moment}"] += 1
-        family |= run.family
-        if killed in ("nothing", "worker"):
-            code, said = run.wait()
-            done.findings += _ended(code, said)
-    for _ in range(UNDISTURBED_RUNS):
-        run = _Run(place)
-        done.runs += 1
-        code, said = run.wait()
-        if code == 0:
-            break
-    done.findings += _ended(code, said)
-    deadline = time.monotonic() + 60
-    while any(map(runs, family)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for pid in filter(runs, family):
-        done.findings.append(Finding(HANGS, f"process {pid} has outlived its command by a minute"))
-        _kill(pid)
+    started: list[_Run] = []
+    try:
+        for kill in script.kills:
+            started.append(_Run(place))
+            killed = started[-1].strike(kill, expected.seconds)
+            done.killed[f"{killed} at {kill.moment}"] += 1
+            if killed in ("nothing", "worker"):
+                done.findings += _ended(*started[-1].wait())
+        for _ in range(UNDISTURBED_RUNS):
+            started.append(_Run(place))
+            code, said = started[-1].wait()
+            if code == 0:
+                break
+        done.findings += _ended(code, said)
+        family = set().union(*(run.family for run in started))
+        deadline = time.monotonic() + 60
+        while any(map(runs, family)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        done.findings += [Finding(HANGS, f"process {pid} outlives its command") for pid in filter(runs, family)]
+    finally:
+        for run in started:
+            run.kill()
     done.findings += check_round(place, expected)
-    done.seconds = time.monotonic() - began
+    done.runs, done.seconds = len(started), time.monotonic() - began
     templates.remove(f"round_{seed}")
     return done
 
@@ -492,7 +497,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first round; the others follow")
     parser.add_argument("--results", type=Path, help="a JSON line for each round; seeds that stand in it are not run")
     options = parser.parse_args()
-    # Asked to stop, it still ends its server, and gives its disk back.
+    # Asked to stop, it still ends its processes and its server, and gives its disk back.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if reason := missing(options.backend):
         print(f"NOT RUN: {reason}")

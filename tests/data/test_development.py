@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rust_optuna.data.development import DevelopmentSet, development_set, pseudonyms
+from rust_optuna.data.development import DevelopmentSet, development_set, development_set_by_source, pseudonyms
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.errors import DataError, ManifestError
 from tests.data.films import make_manifest, rewrite
@@ -38,6 +38,25 @@ def test_holdout_films_are_neither_opened_nor_indexed(tmp_path, index):
     assert len(development_set(manifest, index, folds=3, seed=1).content) == 20
     stored = index.path.read_text()
     assert all(str(film.image) not in stored for film in manifest.part("holdout"))
+
+
+def test_by_source_each_source_is_a_fold_and_all_else_is_as_ever(tmp_path, index, films):
+    manifest = make_manifest(tmp_path)
+    names = {film.row: "BAC"[film.row // 2 % 3] for film in manifest.films}
+    found = development_set_by_source(rewrite(manifest, source=names), index)
+    for name in ("content", "patients", "views"):
+        assert getattr(found, name) == getattr(films, name)
+    row = {index.content_of(film.image): film.row for film in manifest.part("development")}
+    assert found.folds.tolist() == ["ABC".index(names[row[content]]) for content in found.content]
+
+
+def test_by_source_one_film_in_two_rows_is_refused(tmp_path, index):
+    manifest = make_manifest(tmp_path)
+    first, other = manifest.films[0], manifest.films[2]
+    other.image.write_bytes(first.image.read_bytes())
+    manifest = rewrite(manifest, source={film.row: "AB"[film.row // 2 % 2] for film in manifest.films})
+    with pytest.raises(ManifestError, match="rows 2, 4  are the same film"):
+        development_set_by_source(manifest, index)
 
 
 def test_no_name_of_the_clinics_is_in_it(films):

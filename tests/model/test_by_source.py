@@ -215,6 +215,7 @@ def test_a_source_for_which_the_model_is_no_better_than_its_baseline_is_named():
     assert "than a baseline that sees only the view" in words
 
 
+@pytest.fixture(scope="module")
 def both(scored, tmp_path_factory):
     """A home with a search, its evaluation's folds and its cross-validation by source, all done."""
     home = Home(tmp_path_factory.mktemp("both") / "home")
@@ -302,7 +303,7 @@ def test_a_search_with_a_hole_that_nobody_accepted_is_not_sent_on_to_its_evaluat
     assert "Next: rust-optuna evaluate" in invoke("best", "regime-1", "--home", home.root).stdout
 
 
-def test_the_command_prints_each_source_and_what_comes_next(call, scored):
+def test_the_command_prints_each_source_and_what_comes_next(call, both, scored):
     done, _ = scored
     output = call("evaluate", "--by-source", "--study", "regime-1")
     rows = {line.split()[0]: line for line in output.splitlines() if line.startswith("  ")}
@@ -310,11 +311,17 @@ def test_the_command_prints_each_source_and_what_comes_next(call, scored):
         cells = rows[name].split()
         assert cells[1:3] == [str(group["films"]), str(group["patients"])]
         assert cells[3] == f"{group['model']['average_precision']['value']:.4f}"
+        # What is printed of the baseline is what the lift is over.
+        baseline = group["view_only_untied"]["average_precision"]
+        assert f"{baseline['value']:.4f} [{baseline['low']:.4f}" in rows[name]
         assert f"{group['lift']['value']:.4f} [{group['lift']['low']:.4f}" in rows[name]
     assert f"{done.numbers['mean_over_sources']['lift']['value']:.4f}" in rows["mean"]
     for words in done.numbers["words"]:
         assert f"WARNING: {words}" in output
     assert done.numbers["words"]
+    assert next_words(output)[:3] == ["evaluate", "--study", "regime-1"]
+    (both.models / "regime-1").mkdir(parents=True)
+    output = call("evaluate", "--by-source", "--study", "regime-1")
     assert "with films of another hospital" in output.splitlines()[-1]
     assert next_words(output)[:5] == ["evaluate", "--external", "MANIFEST.csv", "--model", "regime-1"]
     document = json.loads(call("evaluate", "--by-source", "--study", "regime-1", "--json"))

@@ -27,6 +27,8 @@ from rust_optuna.search.studies import load_development, load_study
 from rust_optuna.storage import tables
 from rust_optuna.storage.artifacts import open_store
 from rust_optuna.storage.database import create_database, open_database
+from tests.cli.test_main import invoke
+from tests.cli.test_next_step import next_words
 from tests.model.story import DOCUMENT, database_url, evaluate, in_this_process, work
 from tests.studies import Killed, configuration, random_document, run_study
 
@@ -285,6 +287,15 @@ def test_a_record_goes_where_it_can_be_written(home, tmp_path):
     assert done.record == Path(tmp_path / "records" / "manifest.openings.json")
     assert done.record.is_file()
     assert not openings_file(home).exists()
+
+
+def test_the_command_ends_with_what_comes_next(evaluated, tmp_path):
+    done, source = evaluated
+    shutil.copytree(source.root, tmp_path / "home")
+    output = invoke("evaluate", "--study", "regime-1", "--folds", "3", "--home", tmp_path / "home").stdout
+    estimate = done.metrics["holdout"]["best_fold"]["labels"]["macro_16"]["model"]["average_precision"]
+    assert f"best fold's model (primary)          {estimate['value']:.4f} [{estimate['low']:.4f}" in output
+    assert next_words(output)[:5] == ["evaluate", "--external", "MANIFEST.csv", "--model", "regime-1"]
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "x" * 101])

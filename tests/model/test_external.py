@@ -16,7 +16,8 @@ from rust_optuna.data.manifest import read_manifest, write_manifest
 from rust_optuna.errors import DataError, ManifestError, MissingWeightsError
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.model import files
-from rust_optuna.model.external import find_external, find_model, refuse_other_features
+from rust_optuna.model.external import find_external, find_model, meet_external, refuse_other_features
+from rust_optuna.model.films import UnseenFilms
 from rust_optuna.model.scored import ScoredFilms
 from rust_optuna.paths import Home
 from rust_optuna.run import external as story
@@ -116,6 +117,21 @@ def test_the_report_holds_what_was_found_and_no_name(home, scored):
     assert json.loads(text) == scored.numbers
     assert "MRN" not in text
     assert not any(b"MRN" in path.read_bytes() for path in scored.folder.iterdir())
+
+
+def test_the_hold_out_would_get_the_numbers_of_the_evaluation(evaluated, home, model, tmp_path):
+    done, _ = evaluated
+    rows = read_manifest(home.root / "manifest.csv").part("holdout")
+    index = FilmIndex(tmp_path / "films.json")
+    hashes = index.add([film.image for film in rows])
+    # `find_external` refuses these films, so they come by another way.
+    films = UnseenFilms.of({hashes[film.image]: film for film in rows}, index)
+    found = meet_external(model, films, model.card.backbone, Home(tmp_path), tmp_path / "report")
+    assert found.numbers["external"] == done.metrics["holdout"]
+    assert found.numbers["words"] == done.metrics["words"]
+    for name, films_of in arrays_of(found.folder).items():
+        met = ScoredFilms.load(model.folder / "arrays" / f"{name}.npz")
+        np.testing.assert_array_equal(films_of.scores, met.scores)
 
 
 def test_the_script_recomputes_the_numbers(scored, model):
@@ -227,7 +243,7 @@ def test_killed_while_it_writes_the_earlier_report_stays(home, scored, monkeypat
         with pytest.raises(Killed):
             evaluate_external(home)
     files.check_directory(scored.folder)
-    assert [path.name for path in home.reports.iterdir()] == [scored.folder.name]
+    assert {path.name for path in home.reports.iterdir()} - {".lock"} == {scored.folder.name}
 
 
 def test_a_model_is_named_unless_it_is_the_only_one(home, tmp_path):

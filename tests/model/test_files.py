@@ -106,6 +106,21 @@ def test_a_directory_is_there_whole_or_not_at_all(tmp_path, folder):
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["m"]
 
 
+def test_a_directory_that_may_be_replaced_is_there_until_the_new_one_is_whole(tmp_path):
+    def write(content):
+        with files.new_directory(tmp_path / "report", replace=True) as temporary:
+            files.write_json(temporary / "numbers.json", content)
+
+    write(1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write(math.nan)
+    assert files.read_json(tmp_path / "report" / "numbers.json") == 1
+    write(2)
+    files.check_directory(tmp_path / "report")
+    assert files.read_json(tmp_path / "report" / "numbers.json") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
 def test_what_a_killed_process_left_of_a_directory_is_removed_by_the_next(tmp_path):
     models = tmp_path / "models"
     with files.new_directory(models / "m") as temporary:

@@ -119,6 +119,23 @@ def test_numbers_and_intervals_are_those_of_films_that_are_really_repeated(seed,
         assert (estimate.low, estimate.high) == pytest.approx(bounds, abs=1e-9), name
 
 
+def test_without_thresholds_only_the_numbers_at_thresholds_are_missing():
+    films = draw_films(5, 12)
+    weights = patient_weights(films.patients, 20)
+    whole = dict(flat_names(plain(label_numbers(films, fit_thresholds(films), weights))))
+    without = dict(flat_names(plain(label_numbers(films, None, weights))))
+    assert without == {name: value for name, value in whole.items() if not any("at_threshold" in n for n in name)}
+    assert len(without) < len(whole)
+
+
+def flat_names(document, prefix=()):
+    for name, value in document.items():
+        if isinstance(value, dict):
+            yield from flat_names(value, (*prefix, name))
+        else:
+            yield (*prefix, name), value
+
+
 def test_the_document_counts_films_and_is_json_without_nan():
     films = draw_films(3, 12)
     document = plain(label_numbers(films, fit_thresholds(films), patient_weights(films.patients, 20)))

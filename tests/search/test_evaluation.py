@@ -1,3 +1,4 @@
+from rust_optuna.config import StudyKind
 from rust_optuna.search.evaluation import evaluation_name
 from rust_optuna.study_file import NAME
 
@@ -9,3 +10,6 @@ def test_the_name_of_an_evaluation_is_no_longer_than_a_study_may_have():
     for name in (*names, evaluation_name("x" * 89)):
         assert NAME.fullmatch(name)
         assert name.endswith("-evaluation")
+    by_source = evaluation_name("x" * 100, StudyKind.SOURCES)
+    assert NAME.fullmatch(by_source)
+    assert by_source.endswith("-by-source")
