@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import importlib.util
 import multiprocessing
@@ -21,15 +20,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from rust_optuna.config import BackboneConfiguration
-from rust_optuna.learn import extraction
-from rust_optuna.learn.backbone import build_backbone
-from rust_optuna.learn.extraction import _compile as compile_backbone
 from rust_optuna.learn.runtime import load_tensorflow
 from rust_optuna.paths import Home
 from rust_optuna.storage.database import Database, create_database, open_database
 from rust_optuna.storage.url import parse_url
 from tests import mariadb as servers
+from tests.compiled import compile_once
 from tests.data.films import make_manifest
 from tests.s3 import s3_server
 
@@ -99,21 +95,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             gc.freeze()
 
 
-@functools.cache
-def _backbone(configuration: BackboneConfiguration) -> Any:
-    return build_backbone(configuration)
-
-
-@functools.cache
-def _compiled(configuration: BackboneConfiguration) -> Any:
-    return compile_backbone(_backbone(configuration), configuration)
-
-
 @pytest.fixture
 def compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compile each backbone of random weights once for all tests of a process, which takes two seconds each."""
-    monkeypatch.setattr(extraction, "build_backbone", _backbone)
-    monkeypatch.setattr(extraction, "_compile", lambda model, configuration: _compiled(configuration))
+    """Compile each backbone once for all tests of a process."""
+    compile_once(monkeypatch)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from rust_optuna.signals import ASKING
 from tests.cli.test_main import invoke
 from tests.studies import make_study, random_document, write_study
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("compiled_once")]
 
 
 @pytest.fixture

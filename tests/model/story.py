@@ -8,6 +8,7 @@ from rust_optuna.search.studies import load_study
 from rust_optuna.storage.artifacts import open_store
 from rust_optuna.storage.url import parse_url
 from rust_optuna.worker.worker import Worker
+from tests.compiled import compile_once
 from tests.studies import random_document, site_of
 
 DOCUMENT = random_document(
@@ -19,6 +20,7 @@ REQUEST = Request(study="regime-1", folds=3)
 
 
 def in_this_process(patch):
+    compile_once(patch)
     patch.setattr(story, "build_features", lambda *_: None)
     patch.setattr(story, "run_workers", lambda database, study, home, *_: work(database, home, study.name))
 
