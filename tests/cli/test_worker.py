@@ -158,9 +158,9 @@ def test_what_keeps_all_workers_from_serving_is_said_once(sqlite, home):
         ("start", 0, "SIGUSR1"),
         ("search", 130, "SIGUSR2"),
         ("start", 0, "SIGXCPU"),
-        pytest.param("search", 130, "SIGUSR1", marks=pytest.mark.long),
-        pytest.param("start", 0, "SIGUSR2", marks=pytest.mark.long),
-        pytest.param("search", 130, "SIGXCPU", marks=pytest.mark.long),
+        ("search", 130, "SIGUSR1"),
+        ("start", 0, "SIGUSR2"),
+        ("search", 130, "SIGXCPU"),
     ],
 )
 def test_what_schedulers_send_before_time_is_over_stops_in_good_order(sqlite, home, tmp_path, command, code, number):

@@ -45,7 +45,7 @@ def inside(sqlite, home, url, tmp_path):
         shell.communicate()
 
 
-@pytest.mark.parametrize("host", [None, pytest.param("renamed", marks=pytest.mark.long)])
+@pytest.mark.parametrize("host", [None, "renamed"])
 def test_a_daemon_of_another_container_is_named_and_its_number_here_is_left_alone(sqlite, home, url, inside, host):
     study, there = inside
     for arguments in ((), ("--all",), (str(there.pid),)):

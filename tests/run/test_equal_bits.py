@@ -28,15 +28,16 @@ BY_ITSELF = "a worker by itself, its own features"
 WAYS = {
     BY_ITSELF: [["study", "create", "FILE"], ["study", "create", "LIVE"], ["worker", "run"]],
     "two workers of a search": [["search", "FILE", *ON_CPU, "--workers", "2"]],
-    "one worker of a search": [["search", "FILE", *ON_CPU, "--workers", "1"]],
-    "two workers of a search, live features": [["search", "LIVE", *ON_CPU, "--workers", "2"]],
     "three workers of a fleet, features ahead": [
         ["features", "build", "FILE"],
         ["study", "create", "FILE"],
         ["worker", "start", *ON_CPU, "--workers", "3"],
     ],
+    "one worker of a search": [["search", "FILE", *ON_CPU, "--workers", "1"]],
+    "two workers of a search, live features": [["search", "LIVE", *ON_CPU, "--workers", "2"]],
 }
-"""`make test` takes the first two: alone on all cores with cached and live features, and two on half of them each."""
+"""`make test` takes the first three, which are one, two and three workers, with features that a worker, a search and
+`features build` compute."""
 STUDIES = {"FILE": "regime-1", "LIVE": "live"}
 
 
@@ -75,8 +76,8 @@ def run_way(home, url, commands):
 @pytest.mark.parametrize(
     "names",
     [
-        pytest.param(["two workers of a search"], id="two workers"),
-        pytest.param(list(WAYS)[2:], id="every other way", marks=pytest.mark.long),
+        pytest.param(list(WAYS)[1:3], id="two and three workers"),
+        pytest.param(list(WAYS)[3:], id="every other way", marks=pytest.mark.long),
     ],
 )
 def test_every_way_to_run_a_study_gives_the_same_bits(request, tmp_path, names):
