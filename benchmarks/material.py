@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -64,10 +66,19 @@ def trial(batch_size: int, **changes: object) -> TrialConfiguration:
 
 def create_study(database: Database, films: DevelopmentSet, document: dict[str, Any], home: Home) -> None:
     """Enter a study of made-up films, as one of a manifest is."""
-    with patch.multiple(
-        preparation,
-        read_manifest=lambda *_, **__: None,
-        development_set=lambda *_, **__: films,
-        refuse_problems=lambda *_: None,
+    film = SimpleNamespace(image=Path(__file__))  # one that is there
+    manifest = SimpleNamespace(path=Path("none"), films=(film,))
+    configuration = parse_study({**document, "manifest": "."}, "benchmark")
+    with (
+        patch.multiple(
+            preparation,
+            read_manifest=lambda *_, **__: manifest,
+            development_set=lambda *_, **__: films,
+            missing_files=lambda *_, **__: [],
+            refuse_problems=lambda *_: None,
+            too_many_folds=lambda *_: [],
+            undecided=lambda _: [],
+        ),
+        patch.object(creation, "remember_manifest", lambda *_: None),
     ):
-        creation.create_study(database, parse_study(document, "benchmark"), home)
+        creation.create_study(database, configuration, home)
