@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from rust_optuna.config import BackboneConfiguration
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.manifest import VIEWS, Film, Manifest, split_problems
@@ -25,7 +24,6 @@ from rust_optuna.data.threads import Progress
 from rust_optuna.errors import DataError, ManifestError, StudyError
 from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.extraction import extraction_identity, extraction_versions
-from rust_optuna.learn.features import Features
 from rust_optuna.learn.runtime import versions
 from rust_optuna.locks import locked
 from rust_optuna.model import files
@@ -176,7 +174,8 @@ def meet_hold_out(
         _refuse_taken(folder, opening, calibration if threshold is not None else None)
         opening = openings.begin(opening, again=again)
         if not folder.exists():
-            features = _features_of(holdout, models.trial.backbone, home, progress)
+            # A cache apart from the one that search reads.
+            features = holdout.features(models.trial.backbone, home.holdout / "features", progress)
             scored = {
                 model: scored_hold_out(models, holdout, scores)
                 for model, scores in models.scores(features.table).items()
@@ -249,11 +248,6 @@ def _refuse_taken(folder: Path, opening: Opening, calibration: Calibration | Non
             f"{folder} counts a fracture as united from a total of {there:g}, not {asked:g}: give the model with "
             "--united-from another name with --name"
         )
-
-
-def _features_of(holdout: HoldOut, backbone: BackboneConfiguration, home: Home, progress: Progress | None) -> Features:
-    """Return the features of hold-out films, from a cache apart from the one that search reads."""
-    return holdout.features(backbone, home.holdout / "features", progress)
 
 
 def _selection(database: Database, models: FittedModels) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from rust_optuna.data.manifest import read_manifest, write_manifest
 from rust_optuna.errors import DataError, InvalidValueError, ManifestError, OpenedBeforeError, StudyError
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.model import evaluation, files
+from rust_optuna.model import openings as openings_module
 from rust_optuna.model.openings import Openings
 from rust_optuna.model.scored import ScoredFilms
 from rust_optuna.paths import Home
@@ -138,8 +140,8 @@ def test_baselines_know_the_training_films_alone(evaluated):
 
 
 STAGES = {
-    "after the record's file": (Openings, "_in_database"),
-    "after the record": (evaluation, "_features_of"),
+    "after the record's file": (openings_module, "atomic_write"),
+    "after the record": (evaluation.HoldOut, "features"),
     "after scoring": (evaluation, "measure"),
     "in the middle of the directory": (files, "save_head"),
     "after the directory": (Openings, "complete"),
@@ -153,13 +155,18 @@ def test_killed_anywhere_it_is_the_same_opening_with_the_same_numbers(home, eval
     owner, name = STAGES[stage]
     calls = 0
 
+    @contextmanager
+    def dies_after_writing(path):
+        with real(path) as temporary:
+            yield temporary
+        raise Killed
+
     def dies(*arguments, **keywords):
         nonlocal calls
         calls += 1
-        # The record is read once before anything is written to it.
-        if stage != "after the record's file" or openings_file(home).exists():
-            raise Killed
-        return real(*arguments, **keywords)
+        if stage == "after the record's file":
+            return dies_after_writing(*arguments)
+        raise Killed
 
     real = getattr(owner, name)
     with monkeypatch.context() as patch:
@@ -167,6 +174,9 @@ def test_killed_anywhere_it_is_the_same_opening_with_the_same_numbers(home, eval
         with pytest.raises(Killed):
             evaluate(home)
     assert calls
+    # Whatever was scored by then, the record came first.
+    (begun,) = openings(home)
+    assert (begun.numbers is None) == (stage != "after the numbers")
     done = evaluate(home)
     assert len(openings(home)) == 1
     assert done.opening.id == undisturbed.opening.id
