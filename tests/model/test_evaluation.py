@@ -292,6 +292,23 @@ def test_an_evaluation_needs_a_search_that_is_done_and_real(home, monkeypatch):
     assert openings(home) == []
 
 
+def test_films_that_were_moved_are_found_below_the_data_root(home, evaluated, tmp_path):
+    (home.root / "films").rename(tmp_path / "disk2")
+    done = evaluate(home, Request(study="regime-1", folds=3, data_root=tmp_path / "disk2"))
+    undisturbed, _ = evaluated
+    assert json.dumps(done.metrics) == json.dumps(undisturbed.metrics)
+
+
+def test_a_manifest_that_is_not_known_here_is_named(home):
+    home.manifests.unlink()
+    with pytest.raises(DataError, match=r"not known on this machine: name it with --manifest"):
+        evaluate(home)
+    manifest = home.root / "manifest.csv"
+    moved = manifest.rename(home.root / "renamed.csv")
+    done = evaluate(home, Request(study="regime-1", folds=3, manifest=moved))
+    assert done.record == home.root / "renamed.openings.json"
+
+
 def test_a_record_goes_where_it_can_be_written(home, tmp_path):
     done = evaluate(home, Request(study="regime-1", folds=3, record=tmp_path / "records"))
     assert done.record == Path(tmp_path / "records" / "manifest.openings.json")
