@@ -148,7 +148,18 @@ def evaluate(
         if not as_json:
             print_after_by_source(found.numbers["study"])
         return
-    done = run_evaluation(site, Request(study, folds, seeds, manifest, name, again, record, united_from, root), choice)
+    request = Request(
+        study=study,
+        folds=folds,
+        seeds=seeds,
+        manifest=manifest,
+        name=name,
+        again=again,
+        record=record,
+        threshold=united_from,
+        data_root=root,
+    )
+    done = run_evaluation(site, request, choice)
     if as_json:
         print_json({"model": str(done.folder), "openings": [o.to_json() for o in done.openings], **done.metrics})
         return
@@ -266,7 +277,7 @@ def run_evaluation(site: Site, request: Request, choice: DeviceChoice) -> Evalua
     with (
         progress_bar("Hashing films") as hashed,
         progress_bar("Fitting the whole development set") as fitted,
-        progress_bar("Extracting hold-out features") as extracted,
+        progress_bar("Extracting features") as extracted,
         LiveTable(hashed) as table,
     ):
         listener = EvaluationListener(
@@ -317,9 +328,9 @@ def _print_words(sentences: Sequence[str]) -> None:
         click.echo(f"WARNING: {words}")
 
 
-def _print_scores(title: str, by_model: Mapping[str, Any]) -> None:
-    """Print the average precision of each model, and of the baselines, on the films that ``title`` names."""
-    click.echo(f"{title}, average precision over the 16 subscores, with its 95% interval over patients:")
+def _print_scores(films: str, by_model: Mapping[str, Any]) -> None:
+    """Print the average precision of each model, and of the baselines, on the films so named."""
+    click.echo(f"{films}, average precision over the 16 subscores, with its 95% interval over patients:")
     for name, title in (
         ("best_fold", "best fold's model (primary)"),
         ("mean", "mean of all folds' models"),

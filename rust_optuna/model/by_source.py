@@ -45,9 +45,7 @@ def measure_by_source(films: ScoredFilms, *, resamples: int = RESAMPLES, seed: i
     """
     weights = patient_weights(films.patients, resamples, seed)
     numbers = {
-        "films": len(films),
-        "patients": len(set(films.patients)),
-        "visits": len(set(films.visits)),
+        **films.counts,
         "bootstrap": {"resamples": resamples, "seed": seed},
         "subgroups": subgroups(films, weights),
         "mean_over_sources": mean_over_sources(films, weights),

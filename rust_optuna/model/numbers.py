@@ -97,9 +97,7 @@ def measure(
     """
     weights = patient_weights(films.patients, resamples, seed)
     numbers = {
-        "films": len(films),
-        "patients": len(set(films.patients)),
-        "visits": len(set(films.visits)),
+        **films.counts,
         "bootstrap": {"resamples": resamples, "seed": seed},
         "labels": label_numbers(films, calibration.thresholds, weights),
         "subgroups": subgroups(films, weights),

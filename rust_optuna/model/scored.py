@@ -82,6 +82,11 @@ class ScoredFilms:
         return {"model": self.scores, "frequencies": self.frequencies, "view_only": self.view_only}
 
     @property
+    def counts(self) -> dict[str, int]:
+        """How many films, patients and visits there are."""
+        return {"films": len(self), "patients": len(set(self.patients)), "visits": len(set(self.visits))}
+
+    @property
     def views(self) -> np.ndarray:
         """The view of each film, (n,) int: its position in `VIEWS`."""
         return np.asarray(self.labels[:, : len(VIEWS)].argmax(axis=1))
