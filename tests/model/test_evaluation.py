@@ -309,6 +309,16 @@ def test_a_manifest_that_is_not_known_here_is_named(home):
     assert done.record == home.root / "renamed.openings.json"
 
 
+def test_a_head_that_is_not_the_one_reported_keeps_the_hold_out_shut(home):
+    with open_database(database_url(home)) as database:
+        first, second, _ = fold_points(database, load_study(database, "regime-1-evaluation"))
+    store = home.storage / "artifacts"
+    shutil.copy(store / second.report.artifact, store / first.report.artifact)
+    with pytest.raises(DataError, match="does not hold the head that its worker reported"):
+        evaluate(home)
+    assert openings(home) == []
+
+
 def test_a_record_goes_where_it_can_be_written(home, tmp_path):
     done = evaluate(home, Request(study="regime-1", folds=3, record=tmp_path / "records"))
     assert done.record == Path(tmp_path / "records" / "manifest.openings.json")
