@@ -41,7 +41,8 @@ def demo(seed: int, workers: int | None, weights: str | None, shuffle_scores: bo
     It draws films, searches both regimes on them, shows the best trials beside their baselines, and evaluates the final
     models on the hold-out. Everything is written below storage/. If it is interrupted, run it again to go on.
     """
-    from rust_optuna.cli.evaluate import print_evaluation, run_evaluation
+    from rust_optuna.cli.evaluate import run_evaluation
+    from rust_optuna.cli.evaluation_output import print_evaluation
     from rust_optuna.cli.live import LiveTable
     from rust_optuna.cli.results import print_best
     from rust_optuna.fleet.devices import DeviceChoice

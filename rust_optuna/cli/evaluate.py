@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
+from rust_optuna.cli.evaluation_output import print_by_source, print_evaluation, print_external
 from rust_optuna.cli.next_step import print_after_by_source, print_after_evaluation
 from rust_optuna.cli.options import (
     GOES_ON,
@@ -23,8 +23,7 @@ from rust_optuna.cli.options import (
     json_option,
     terminate_as_interrupt,
 )
-from rust_optuna.cli.output import counted, print_json, progress_bar
-from rust_optuna.cli.tables import Side, print_table
+from rust_optuna.cli.output import print_json, progress_bar
 
 if TYPE_CHECKING:
     from rust_optuna.fleet.devices import DeviceChoice
@@ -139,13 +138,19 @@ def evaluate(
     _refuse_mixed(context)
     site, root = current_site(), current_site().data_root(data_root)
     if external is not None:
-        _print_external(_run_external(site, external, model, weights, root), as_json)
+        scored = _run_external(site, external, model, weights, root)
+        if as_json:
+            print_json({"report": str(scored.folder), **scored.numbers})
+        else:
+            print_external(scored)
         return
     choice = DeviceChoice(gpus, workers, per_gpu)
     if by_source:
         found = _run_by_source(site, SourcesRequest(study, manifest, root), choice)
-        _print_by_source(found, as_json)
-        if not as_json:
+        if as_json:
+            print_json({"report": str(found.folder), **found.numbers})
+        else:
+            print_by_source(found)
             print_after_by_source(found.numbers["study"])
         return
     request = Request(
@@ -227,47 +232,6 @@ def _run_by_source(site: Site, request: SourcesRequest, choice: DeviceChoice) ->
         return evaluate_by_source(site, request, choice, listener)
 
 
-def _print_external(done: ExternalEvaluation, as_json: bool) -> None:
-    """Print the results on a second data set."""
-    if as_json:
-        print_json({"report": str(done.folder), **done.numbers})
-        return
-    numbers = done.numbers["external"]["best_fold"]
-    click.echo(f"{done.model}: {counted(numbers['films'], 'film')} of {counted(numbers['patients'], 'patient')}")
-    _print_scores("Second data set", done.numbers["external"])
-    _print_readings(numbers, "the second data set")
-    _print_words(done.numbers["words"])
-    click.echo(f"Report: {done.folder}")
-
-
-def _print_by_source(done: SourceEvaluation, as_json: bool) -> None:
-    """Print the results of each source, and their means."""
-    numbers = done.numbers
-    if as_json:
-        print_json({"report": str(done.folder), **numbers})
-        return
-    groups = numbers["subgroups"]["source"]
-    click.echo(f"{numbers['study']}, each of {counted(len(groups), 'source')} left out once")
-    click.echo("Average precision over the 16 subscores, with its 95% interval over patients:")
-    columns: dict[str, Side] = {
-        "source": "left",
-        "films": "right",
-        "patients": "right",
-        **dict.fromkeys(("model", "view-only baseline", "lift"), "left"),
-    }
-    rows = [(name, f"{each['films']:,}", f"{each['patients']:,}", *_lift(each)) for name, each in groups.items()]
-    mean = numbers["mean_over_sources"]
-    print_table(columns, [*rows, ("mean", f"{numbers['films']:,}", f"{numbers['patients']:,}", *_lift(mean))], indent=2)
-    click.echo("  The baseline's ties are broken at random; the lift is over it. The hold-out was not opened.")
-    _print_words(numbers["words"])
-    click.echo(f"Report: {done.folder}")
-
-
-def _lift(group: Mapping[str, Any]) -> tuple[str, str, str]:
-    model, baseline = (group[scorer]["average_precision"] for scorer in ("model", "view_only_untied"))
-    return _estimate(model), _estimate(baseline), _estimate(group["lift"])
-
-
 def run_evaluation(site: Site, request: Request, choice: DeviceChoice) -> Evaluation:
     """Evaluate a search, and show its progress on stderr."""
     from rust_optuna.cli.live import LiveTable
@@ -289,94 +253,3 @@ def run_evaluation(site: Site, request: Request, choice: DeviceChoice) -> Evalua
             on_trained=table.stop,
         )
         return run(site, request, choice, listener)
-
-
-def print_evaluation(done: Evaluation) -> None:
-    """Print the results of an evaluation: the scores side by side, the primary number, and any warnings."""
-    metrics = done.metrics
-    _print_cross_validation(metrics)
-    _print_scores("Hold-out", metrics["holdout"])
-    _print_readings(metrics["holdout"]["best_fold"], "the hold-out")
-    _print_words(metrics["words"])
-    if len(done.openings) > 1:
-        click.echo(f"The hold-out has been opened {len(done.openings)} times. These are the results of each opening:")
-        for opening in done.openings:
-            day = time.strftime("%Y-%m-%d %H:%M", time.localtime(opening.opened_at))
-            numbers = opening.numbers
-            found = "no numbers: it was interrupted" if numbers is None else _estimate(numbers["average_precision_16"])
-            click.echo(f"  {day}  {opening.study}: {found}")
-    click.echo(f"Model: {done.folder}")
-    click.echo(f"Record of the opening: {done.record}")
-
-
-def _print_cross_validation(metrics: Mapping[str, Any]) -> None:
-    selection, fresh = metrics["selection"], metrics["fresh"]
-    click.echo(f"{metrics['study']}, trial {selection['trial']}, {counted(fresh['epochs'], 'epoch')}")
-    for title, key in (("18 labels", "average_precision"), ("16 subscores", "average_precision_16")):
-        click.echo(
-            f"  average precision, {title}: selection score {_number(selection[key])}, "
-            f"fresh cross-validation {_number(fresh[key])}"
-        )
-    click.echo(
-        f"  The fresh score is of {counted(fresh['folds'], 'new fold')} and {counted(fresh['seeds'], 'new seed')}, "
-        "but of the same patients: only the hold-out is independent."
-    )
-
-
-def _print_words(sentences: Sequence[str]) -> None:
-    for words in sentences:
-        click.echo(f"WARNING: {words}")
-
-
-def _print_scores(films: str, by_model: Mapping[str, Any]) -> None:
-    """Print the average precision of each model, and of the baselines, on the films so named."""
-    click.echo(f"{films}, average precision over the 16 subscores, with its 95% interval over patients:")
-    for name, title in (
-        ("best_fold", "best fold's model (primary)"),
-        ("mean", "mean of all folds' models"),
-        ("mean_flips", "the same, mean over the four flips"),
-        ("whole", "model of the whole development set"),
-    ):
-        macro = by_model[name]["labels"]["macro_16"]
-        click.echo(f"  {title:<36} {_estimate(macro['model']['average_precision'])}")
-    macro = by_model["best_fold"]["labels"]["macro_16"]
-    click.echo(f"  {'baseline: sees only the view':<36} {_estimate(macro['view_only']['average_precision'])}")
-    click.echo(f"  {'baseline: label frequencies':<36} {_estimate(macro['frequencies']['average_precision'])}")
-
-
-def _print_readings(numbers: Mapping[str, Any], films: str) -> None:
-    """Print the primary model's scores as readings of cortices and fractures, of the films so named."""
-    cortices, sets = numbers["subscores"]["mean"], numbers["sets"]["mean"]["model"]
-    ours, baseline = cortices["model"], cortices["view_only"]
-    click.echo(f"Readings of {films} (the 95% interval is in brackets, followed by the view-only baseline):")
-    _print_pair("subscore, exact", ours["exact"], baseline["exact"])
-    _print_pair("subscore, within one", ours["within_one"], baseline["within_one"])
-    _print_pair("quadratic-weighted kappa", ours["quadratic_kappa"], baseline["quadratic_kappa"])
-    click.echo(
-        f"  {'sets of subscores, aimed at 90%':<36} {_estimate(sets['coverage'])} covered, "
-        f"{_number(sets['mean_size']['value'])} subscores in a set"
-    )
-    fractures = numbers["fractures"]
-    if not fractures["fractures"]:
-        return
-    total, united = fractures["total"], fractures["united"]
-    scale = {"rust": "RUST", "modified_rust": "modified RUST"}[fractures["scale"]]
-    click.echo(f"  {scale} of {counted(fractures['fractures'], 'fracture')}:")
-    for title, key in (("total, mean absolute error", "mean_absolute_error"), ("total, ICC(2,1)", "icc")):
-        _print_pair(title, total["model"][key], total["view_only"][key])
-    threshold = f"{fractures['threshold']:g}"
-    _print_pair(f"united from {threshold}, ROC-AUC", united["model"]["roc_auc"], united["view_only"]["roc_auc"])
-    _print_pair(f"united from {threshold}, Brier score", united["model"]["brier"], united["view_only"]["brier"])
-
-
-def _print_pair(title: str, ours: Mapping[str, Any], baseline: Mapping[str, Any]) -> None:
-    click.echo(f"  {title:<36} {_estimate(ours)}  {_number(baseline['value'])}")
-
-
-def _estimate(document: Mapping[str, Any]) -> str:
-    return f"{_number(document['value'])} [{_number(document['low'])}, {_number(document['high'])}]"
-
-
-def _number(value: float | None) -> str:
-    # Plus zero, for a number that is minus nothing.
-    return "–" if value is None else f"{round(value, 4) + 0.0:.4f}"

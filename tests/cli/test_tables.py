@@ -35,6 +35,11 @@ LONG = "a.study-" * 12
 COLUMNS = {"study": "left", "path": "left", "points": "right", "value": "right"}
 
 
+def cells_of(output):
+    """Return the cells of each line of printed tables."""
+    return [re.split(" {2,}", line.strip()) for line in output.splitlines()]
+
+
 class Terminal(io.StringIO):
     """A standard output that says it is a terminal."""
 

@@ -31,6 +31,7 @@ from rust_optuna.storage.artifacts import open_store
 from rust_optuna.storage.database import create_database, open_database
 from tests.cli.test_main import invoke
 from tests.cli.test_next_step import next_words
+from tests.cli.test_tables import cells_of
 from tests.model.story import DOCUMENT, database_url, evaluate, in_this_process, work
 from tests.studies import Killed, configuration, random_document, run_study
 
@@ -282,7 +283,7 @@ def test_a_patient_on_both_sides_is_refused(home):
 
 def test_an_evaluation_needs_a_search_that_is_done_and_real(home, monkeypatch):
     with open_database(database_url(home)) as database:
-        with pytest.raises(StudyError, match="an evaluation itself"):
+        with pytest.raises(StudyError, match="points are folds of one model"):
             evaluate(home, Request(study="regime-1-evaluation"))
         run_study(database, home, random_document(1, name="pretended"))
         with pytest.raises(StudyError, match="STAND-IN"):
@@ -331,7 +332,8 @@ def test_the_command_ends_with_what_comes_next(evaluated, tmp_path):
     shutil.copytree(source.root, tmp_path / "home")
     output = invoke("evaluate", "--study", "regime-1", "--folds", "3", "--home", tmp_path / "home").stdout
     estimate = done.metrics["holdout"]["best_fold"]["labels"]["macro_16"]["model"]["average_precision"]
-    assert f"best fold's model (primary)          {estimate['value']:.4f} [{estimate['low']:.4f}" in output
+    interval = f"[{estimate['low']:.4f}, {estimate['high']:.4f}]"
+    assert ["best fold's model (primary)", f"{estimate['value']:.4f}", interval] in cells_of(output)
     assert next_words(output)[:5] == ["evaluate", "--external", "MANIFEST.csv", "--model", "regime-1"]
 
 

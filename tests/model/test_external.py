@@ -24,6 +24,7 @@ from rust_optuna.run import external as story
 from rust_optuna.storage import tables
 from rust_optuna.storage.database import open_database
 from tests.cli.test_main import invoke
+from tests.cli.test_tables import cells_of
 from tests.data.films import draw_film, make_manifest, rewrite
 from tests.model.story import database_url
 from tests.model.test_evaluation import average_precision_16
@@ -269,7 +270,7 @@ def test_the_command_prints_what_it_prints_of_a_hold_out_and_needs_no_database(h
     assert "regime-1: 12 films of 6 patients" in done.stdout
     assert "Second data set, average precision over the 16 subscores" in done.stdout
     value = scored.numbers["external"]["best_fold"]["labels"]["macro_16"]["model"]["average_precision"]["value"]
-    assert f"best fold's model (primary)          {value:.4f} [" in done.stdout
+    assert ["best fold's model (primary)", f"{value:.4f}"] in [cells[:2] for cells in cells_of(done.stdout)]
     assert "Readings of the second data set" in done.stdout
     assert all(f"WARNING: {words}" in done.stdout for words in scored.numbers["words"])
     assert f"Report: {tmp_path / 'storage' / 'reports' / 'regime-1-external-manifest'}" in done.stdout
