@@ -72,11 +72,7 @@ def evaluation_step(database: Database, names: Sequence[str]) -> tuple[str, ...]
     from rust_optuna.search.results import status
     from rust_optuna.search.studies import load_studies
 
-    studies = [
-        study
-        for study in load_studies(database)
-        if study.configuration.kind == StudyKind.SEARCH and (not names or study.name in names)
-    ]
+    studies = [study for study in load_studies(database) if study.is_search and (not names or study.name in names)]
     if any(study.state != StudyState.DONE or study.stand_in for study in studies):
         return None
     if any(
@@ -201,7 +197,7 @@ def _next_step(database: Database, names: Sequence[str]) -> tuple[str | Path, ..
     studies = [study for study in load_studies(database) if not names or study.name in names]
     if any(study.state == StudyState.OPEN for study in studies):
         return "worker", "run", *names
-    searches = [study for study in studies if study.configuration.kind == StudyKind.SEARCH]
+    searches = [study for study in studies if study.is_search]
     if any(best_point(database, study) for study in searches):
         return "best", *(names if len(names) == 1 else ())
     if studies and not searches:

@@ -10,7 +10,7 @@ from rust_optuna.cli.next_step import NO_STUDIES, evaluation_step, no_complete_t
 from rust_optuna.cli.options import NOTHING_WRITTEN, common_options, current_site, examples, if_interrupted, json_option
 from rust_optuna.cli.output import print_json
 from rust_optuna.cli.tables import Side, print_table
-from rust_optuna.config import HYPERPARAMETERS, KEYS, StudyKind, plain, plain_values
+from rust_optuna.config import HYPERPARAMETERS, KEYS, plain, plain_values
 from rust_optuna.processes import ExitCode
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def best(name: str | None, as_json: bool) -> None:
         studies = [load_study(database, name)] if name else load_studies(database)
         if name:
             refuse_evaluation(studies[0])
-        searches = [study for study in studies if study.configuration.kind == StudyKind.SEARCH]
+        searches = [study for study in studies if study.is_search]
         found = [trial for study in searches if (trial := best_trial(database, study))]
         if name and not found:
             raise no_complete_trial(database, name)

@@ -44,7 +44,7 @@ def refuse_evaluation(study: Study) -> None:
     Raises:
         StudyError: with the command that shows its numbers.
     """
-    if study.configuration.kind != StudyKind.SEARCH:
+    if not study.is_search:
         search = study.configuration.from_best_of
         by_source = " --by-source" if study.configuration.kind == StudyKind.SOURCES else ""
         raise StudyError(
@@ -78,8 +78,7 @@ def evaluation_of(
     Raises:
         StudyError: the study is not a search, a stand-in computed its values, or none of its points is complete.
     """
-    if study.configuration.kind != StudyKind.SEARCH:
-        raise StudyError(f"{study.name} is an evaluation itself: name the search that it evaluates")
+    refuse_evaluation(study)
     if study.stand_in:
         raise StudyError(f"{study.name} was run by {study.stand_in}: there is no model to evaluate")
     best = best_point(database, study)
@@ -111,7 +110,7 @@ def study_to_evaluate(studies: Sequence[Study]) -> Study:
     Raises:
         StudyError: there is no such search, or there are several.
     """
-    searches = [study for study in studies if study.configuration.kind == StudyKind.SEARCH]
+    searches = [study for study in studies if study.is_search]
     sources = {study.source.study for study in searches if study.source is not None}
     final = [study.name for study in searches if study.name not in sources]
     if not final:

@@ -358,7 +358,7 @@ def _best_of(database: Database | None, configuration: StudyConfiguration) -> _B
     if study is None:
         names = ", ".join(other.name for other in load_studies(database)) or "none yet"
         raise StudyError(f"{purpose}, which is not in {database} (its studies: {names}): run {name} first")
-    if study.configuration.kind != StudyKind.SEARCH:
+    if not study.is_search:
         raise StudyError(f"{purpose}, which is not a search: its points are folds, not hyperparameters")
     if study.state != StudyState.DONE:
         raise StudyError(f"{purpose}, which is not done yet: finish it with rust-optuna worker run {name}")

@@ -14,6 +14,7 @@ from rust_optuna.config import (
     HYPERPARAMETERS,
     BackboneConfiguration,
     StudyConfiguration,
+    StudyKind,
     TrialConfiguration,
     Value,
 )
@@ -59,6 +60,11 @@ class Study:
     def key(self) -> StudyKey:
         """The key that distinguishes this study from a later one with the same name or in the same row."""
         return StudyKey(self.id, self.created_at)
+
+    @property
+    def is_search(self) -> bool:
+        """Whether its points are trials to choose from, not the folds of one model."""
+        return self.configuration.kind == StudyKind.SEARCH
 
     @property
     def objective(self) -> str | None:

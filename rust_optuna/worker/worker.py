@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rust_optuna.config import StudyKind
 from rust_optuna.errors import (
     FingerprintError,
     RustOptunaError,
@@ -262,7 +261,7 @@ class Worker:
 
             return progress
 
-        points_are_folds = study.configuration.kind != StudyKind.SEARCH
+        points_are_folds = not study.is_search
         make = FoldObjective if points_are_folds else CrossValidationObjective
         return make(
             study,
