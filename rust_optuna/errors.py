@@ -204,8 +204,8 @@ class MissingFilmsError(DataError):
         names = ", ".join(content[:12] for content in self._missing[: self.SHOWN])
         more = ", …" if len(self._missing) > self.SHOWN else ""
         return (
-            f"{len(self._missing):,} of {self._wanted:,} films are not {place} with the bytes that they had when the "
-            f"study was created: {names}{more}"
+            f"{len(self._missing):,} of {self._wanted:,} films cannot be found {place} with the same bytes as when "
+            f"the study was created: {names}{more}"
         )
 
 
@@ -229,7 +229,7 @@ class AbsentFilmsError(DataError):
 
     def _message(self, former_path: str) -> str:
         return (
-            f"{len(self._absent):,} of {self._wanted:,} films are no longer on this machine, or never were (the first: "
+            f"{len(self._absent):,} of {self._wanted:,} films cannot be found on this machine (the first: "
             f"film {self._absent[0][:12]}{former_path}). Name the folder where they are now with --data-root. A "
             "machine without films needs their features: run rust-optuna features build on a machine that has the "
             "films and shares storage/features"

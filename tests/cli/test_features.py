@@ -25,7 +25,7 @@ def test_films_that_the_data_root_lacks_are_counted_and_named(home, build):
     (home.root / "elsewhere" / "0.png").unlink()
     done = run(study.name, "--data-root", "elsewhere")
     assert done.exit_code == 1
-    assert f"1 of 20 films are not below {home.root / 'elsewhere'} with the bytes" in done.output
+    assert f"1 of 20 films cannot be found below {home.root / 'elsewhere'} with the same bytes" in done.output
     assert not home.features.exists()
 
 

@@ -131,7 +131,7 @@ def test_a_worker_without_films_ends_at_once_and_says_what_helps(sqlite, home, c
     done = run_command(home, sqlite.url.render_as_string(), "worker", *command)
     assert done.returncode == 1, done.stderr
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert "20 of 20 films are no longer on this machine" in said
+    assert "20 of 20 films cannot be found on this machine" in said
     assert "--data-root" in said
     assert "rust-optuna features build" in said
     assert done.stderr.count(" started on cpu") <= 1

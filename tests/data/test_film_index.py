@@ -265,7 +265,7 @@ def test_films_that_a_folder_lacks_are_counted_and_named_and_the_others_kept(tmp
     (folder / "broken.png").symlink_to(tmp_path / "nowhere")
     with pytest.raises(MissingFilmsError) as caught:
         FilmIndex(tmp_path / "films.json").scan(folder, [*contents, *absent])
-    assert f"7 of 10 films are not below {folder} with the bytes" in str(caught.value)
+    assert f"7 of 10 films cannot be found below {folder} with the same bytes" in str(caught.value)
     assert f"{'000000000000, ' * 5}…" in str(caught.value)
     assert f"1 files or folders there cannot be read, the first: {folder / 'broken.png'}" in str(caught.value)
     assert str(folder) not in caught.value.public

@@ -63,7 +63,7 @@ def elsewhere(sqlite, home, tmp_path):
 @pytest.mark.tensorflow
 def test_films_are_looked_for_below_the_data_root(elsewhere, home):
     root, prepare = elsewhere
-    with pytest.raises(AbsentFilmsError, match=r"20 of 20 films are no longer on this machine.*--data-root"):
+    with pytest.raises(AbsentFilmsError, match=r"20 of 20 films cannot be found on this machine.*--data-root"):
         prepare(None)
     done = {"on_hashed": [], "progress": []}
     prepared = prepare(root, **{name: lambda *films, to=to: to.append(films) for name, to in done.items()})
@@ -79,7 +79,7 @@ def test_films_are_looked_for_below_the_data_root(elsewhere, home):
 def test_a_film_that_is_not_the_manifests_is_refused_before_a_point_is_claimed(elsewhere):
     root, prepare = elsewhere
     (root / "0.png").write_bytes((root / "1.png").read_bytes())
-    with pytest.raises(MissingFilmsError, match=r"1 of 20 films are not below"):
+    with pytest.raises(MissingFilmsError, match=r"1 of 20 films cannot be found below"):
         prepare(root)
 
 
