@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -31,8 +31,9 @@ from rust_optuna.config import StudyKind
 from rust_optuna.storage.states import AttemptState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from rust_optuna.search.results import FailedAttempt
     from rust_optuna.search.studies import Study
     from rust_optuna.storage.database import Database
 
@@ -115,7 +116,7 @@ def _remark(study: Study) -> str:
 
 def _listed(study: Study) -> dict[str, str]:
     document = {"study": study.name, "sampler": study.configuration.sampler, "state": study.state}
-    if study.configuration.kind != StudyKind.SEARCH:
+    if not study.is_search:
         document["kind"] = study.configuration.kind
     return document | ({"objective": study.stand_in} if study.stand_in else {})
 
@@ -147,7 +148,7 @@ def show(name: str, as_json: bool) -> None:
         "fingerprint": study.fingerprint.to_json(),
         "runtime": study.runtime,
         "notes": list(study.notes),
-        "failed_attempts": failed,
+        "failed_attempts": [attempt.to_json() for attempt in failed],
     }
     if as_json:
         print_json(document)
@@ -160,25 +161,24 @@ def show(name: str, as_json: bool) -> None:
     _print_settings(study)
 
 
-def _print_failed(failed: Sequence[Mapping[str, Any]], holes: Sequence[int]) -> None:
+def _print_failed(failed: Sequence[FailedAttempt], holes: Sequence[int]) -> None:
     """Print all attempts at each hole, and then the first unsuccessful attempts at other points."""
     for hole in holes:
         click.echo(f"Point {hole} is a hole. Its attempts:")
         for attempt in failed:
-            if attempt["point"] == hole:
+            if attempt.point == hole:
                 click.echo(f"  {_attempt(attempt)}")
-    others = [attempt for attempt in failed if attempt["point"] not in holes]
+    others = [attempt for attempt in failed if attempt.point not in holes]
     if others:
         click.echo("Unsuccessful attempts at other points:")
         for attempt in others[:SHOWN_ATTEMPTS]:
-            click.echo(f"  point {attempt['point']}, {_attempt(attempt)}")
+            click.echo(f"  point {attempt.point}, {_attempt(attempt)}")
         if len(others) > SHOWN_ATTEMPTS:
             click.echo(f"  … and {len(others) - SHOWN_ATTEMPTS:,} more, which --json lists")
 
 
-def _attempt(attempt: Mapping[str, Any]) -> str:
-    outcome = OUTCOMES[attempt["outcome"]]
-    return f"attempt {attempt['attempt']}: {outcome} ({attempt['worker']}): {attempt['reason']}"
+def _attempt(attempt: FailedAttempt) -> str:
+    return f"attempt {attempt.attempt}: {OUTCOMES[attempt.outcome]} ({attempt.worker}): {attempt.reason}"
 
 
 def _print_settings(study: Study) -> None:

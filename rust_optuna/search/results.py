@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
-from rust_optuna.config import StudyKind, plain_values
+from rust_optuna.config import plain_values
 from rust_optuna.learn.trial_report import TrialReport
 from rust_optuna.search.foreign import ForeignTrials, foreign_trials
 from rust_optuna.search.studies import Study, find_study
 from rust_optuna.storage.database import Database
-from rust_optuna.storage.states import AttemptState, PointState
+from rust_optuna.storage.states import AttemptState, FaultKind, PointState
 from rust_optuna.storage.tables import attempt, point
 
 
@@ -81,6 +81,31 @@ class Point:
                     "in which films are ranked, as happens if the learning rate is far too high or far too low"
                 )
         return reasons
+
+
+@dataclass(frozen=True)
+class FailedAttempt:
+    """An attempt that ended without a result.
+
+    Args:
+        point: the number of its point.
+        attempt: its own number among the attempts at that point.
+        outcome: how it ended.
+        fault: the kind of trouble that ended it, or None where nobody could say.
+        reason: the same in words.
+        worker: the worker that ran it.
+    """
+
+    point: int
+    attempt: int
+    outcome: AttemptState
+    fault: FaultKind | None
+    reason: str | None
+    worker: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the attempt as ``study show --json`` prints it."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -263,7 +288,7 @@ def status(database: Database, study: Study, *, foreign: bool = True) -> Status:
     rows = database.transact(lambda connection: connection.execute(query).all())
     counts = dict.fromkeys(PointState, 0) | {row[0]: row[1] for row in rows}
     # The highest value of an evaluation's folds is not the best of anything.
-    searched = study.configuration.kind == StudyKind.SEARCH
+    searched = study.is_search
     best = best_point(database, study) if searched and counts[PointState.COMPLETE] else None
     accepted = next((int(row[2]) for row in rows if row[0] == PointState.HOLE), 0)
     study_caveats = caveats(database, study) if foreign else Caveats(study, is_stale(database, study))
@@ -299,8 +324,8 @@ def complete_points(database: Database, study: Study) -> list[Point]:
     return [_point(row) for row in rows]
 
 
-def failed_attempts(database: Database, study: Study) -> list[dict[str, Any]]:
-    """Return each attempt that ended without a result: its point, number, outcome, fault, reason and worker."""
+def failed_attempts(database: Database, study: Study) -> list[FailedAttempt]:
+    """Return each attempt that ended without a result, by point and number."""
     ended = attempt.c.outcome.in_((AttemptState.FAILED, AttemptState.LOST, AttemptState.RELEASED))
     query = (
         sa.select(point.c.number.label("point"), attempt.c.number.label("attempt"), attempt.c.outcome)
@@ -310,7 +335,7 @@ def failed_attempts(database: Database, study: Study) -> list[dict[str, Any]]:
         .order_by(point.c.number, attempt.c.number)
     )
     rows = database.transact(lambda connection: connection.execute(query).all())
-    return [dict(row._mapping) for row in rows]
+    return [FailedAttempt(**row._mapping) for row in rows]
 
 
 def hole_numbers(database: Database, study: Study) -> list[int]:

@@ -66,7 +66,7 @@ def test_whatever_an_error_says_is_recorded_through_the_commands(made, home, mon
     done = invoke(*place, "worker", "run", "--objective", "tests.stand_ins:raising_in_any_script")
     assert done.exit_code == 0, done.output
     with open_database(parse_url(url, home), read_only=True) as database:
-        reasons = {each["reason"] for each in failed_attempts(database, load_study(database, "regime-1"))}
+        reasons = {each.reason for each in failed_attempts(database, load_study(database, "regime-1"))}
     assert reasons == {kept}
     assert invoke(*place, "study", "show", "regime-1").exit_code == 0
 
@@ -119,7 +119,7 @@ def test_an_error_of_a_megabyte_is_kept_in_part(sqlite, home):
     ledger = Ledger(sqlite)
     ledger.fail(ledger.claim([study.id], "ann"), 1_000_000 * "ö")
     (failed,) = failed_attempts(sqlite, study)
-    assert failed["reason"] == LONGEST_REASON * "ö"
+    assert failed.reason == LONGEST_REASON * "ö"
 
 
 def test_a_location_that_is_no_unicode_is_refused(home):
