@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import optuna
-from optuna.artifacts import upload_artifact
 
 from rust_optuna.config import BackboneConfiguration
 from rust_optuna.data.development import DevelopmentSet
@@ -197,6 +196,9 @@ class CrossValidationObjective:
 
     def _upload(self, save: Callable[[Path], None], claim: Claim, trial: optuna.Trial) -> str:
         """Store the file that ``save`` writes as an artifact of the Optuna trial; return the artifact's identifier."""
+        # It imports boto3 wherever that is installed, so not before it is needed.
+        from optuna.artifacts import upload_artifact
+
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"point-{claim.number}-attempt-{claim.attempt}.npz"
             save(path)

@@ -1,5 +1,6 @@
 import io
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from rust_optuna.storage.artifacts import TOKEN, adopt, check_owner, download, o
 from rust_optuna.storage.database import create_database
 from rust_optuna.storage.url import parse_url
 from tests.s3 import BUCKET, SECRET, keys
-from tests.studies import make_study, random_document, run_command, write_study
+from tests.studies import REPOSITORY, make_study, random_document, run_command, write_study
 
 
 @pytest.fixture(params=["folder", "s3", "s3 without a prefix"])
@@ -50,6 +51,24 @@ def test_what_was_stored_comes_back_until_it_is_removed(store, tmp_path):
         download(store, "scores", tmp_path / "gone.npz")
     assert str(store) in str(raised.value)
     assert not (tmp_path / "gone.npz").exists()
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..", ".", ""])
+def test_nothing_outside_a_folder_is_an_artifact(home, name):
+    store = open_store("storage/artifacts", home)
+    store.write("scores", io.BytesIO(b"scores"))
+    (store.folder.parent / "secret").write_text("secret")
+    with pytest.raises(ArtifactNotFound):
+        store.open_reader(name)
+    with pytest.raises(ArtifactNotFound):
+        store.remove(name)
+    assert (store.folder.parent / "secret").read_text() == "secret"
+
+
+def test_a_worker_starts_without_loading_boto3():
+    code = "import sys, rust_optuna.worker.worker; print('boto3' in sys.modules, 'optuna' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_a_store_becomes_a_storages_and_stays_its(store, sqlite, home):
