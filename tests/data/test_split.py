@@ -54,6 +54,16 @@ def test_a_share_out_of_range_is_refused(manifest, holdout):
         split_manifest(manifest.path, holdout=holdout, seed=1)
 
 
+@pytest.mark.parametrize(
+    ("holdout", "hint"),
+    [(15, "; for 15%, give --holdout 0.15"), (99.5, "; for 99.5%, give --holdout 0.995"), (100, "")],
+)
+def test_a_percentage_is_answered_by_the_share_that_it_is(manifest, holdout, hint):
+    with pytest.raises(DataError) as caught:
+        split_manifest(manifest.path, holdout=holdout, seed=1)
+    assert str(caught.value) == f"--holdout is a share between 0 and 1, not {holdout:g}{hint}"
+
+
 def test_a_single_patient_cannot_be_split(tmp_path):
     manifest = make_manifest(tmp_path, patients=1, split=False)
     with pytest.raises(DataError, match="1 patients cannot be divided into 2 parts"):

@@ -42,10 +42,10 @@ def test_a_value_that_is_not_finite_is_an_error(name):
         StandInObjective.load(f"tests.stand_ins:{name}")(None, None, None, None)
 
 
-@pytest.fixture
-def elsewhere(sqlite, home, tmp_path):
+@pytest.fixture(params=["cached"])
+def elsewhere(request, sqlite, home, tmp_path):
     """A study whose films lie in another folder than at its creation: that folder, and how its points are prepared."""
-    model = {"weights": "random", "output": "mixed2", "image_size": 75}
+    model = {"weights": "random", "output": "mixed2", "image_size": 75, "features": request.param}
     study = make_study(sqlite, home, random_document(1, model=model))
     root = tmp_path / "elsewhere"
     shutil.move(home.root / "films", root)
@@ -73,6 +73,18 @@ def test_films_are_looked_for_below_the_data_root(elsewhere, home):
     # With all features in the cache no film is needed, and none looked for.
     shutil.rmtree(root)
     prepare(root)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("elsewhere", ["live"], indirect=True)
+def test_films_of_live_features_are_looked_for_below_the_data_root(elsewhere):
+    root, prepare = elsewhere
+    with pytest.raises(AbsentFilmsError, match=r"20 of 20 films cannot be found on this machine.*--data-root"):
+        prepare(None)
+    prepare(root)
+    shutil.rmtree(root)
+    with pytest.raises(AbsentFilmsError):  # there is no cache to train from
+        prepare(None)
 
 
 @pytest.mark.tensorflow
