@@ -32,7 +32,7 @@ import numpy as np
 
 from rust_optuna.data.manifest import CORTICES, SUBSCORES
 from rust_optuna.model.bootstrap import estimates
-from rust_optuna.model.cortex_numbers import CLASSES, subscore_distribution
+from rust_optuna.model.cortex_numbers import CLASSES, most_probable, subscore_distribution
 from rust_optuna.model.scale import Scale
 from rust_optuna.model.scored import UNREADABLE, ScoredFilms
 from rust_optuna.model.weighted import divide, mean_of_defined
@@ -121,7 +121,7 @@ class CortexConformal:
         found = 1 - distributions <= np.array(self.quantiles) + ROUNDING
         found[:, :, self.scale.highest : UNREADABLE] = False
         empty = ~found.any(axis=2)
-        found[empty, distributions.argmax(axis=2)[empty]] = True
+        found[empty, most_probable(distributions)[empty]] = True
         subscores = found[:, :, :UNREADABLE]
         from_below = np.logical_or.accumulate(subscores, axis=2)
         from_above = np.logical_or.accumulate(subscores[:, :, ::-1], axis=2)[:, :, ::-1]

@@ -19,6 +19,8 @@ from rust_optuna.model.weighted import divide, mean_of_defined
 
 EPSILON = 1e-7
 """Scores count as no closer to 0 and 1 than this, so that their odds are finite; it is about float32's resolution."""
+DECIMALS = 12
+"""Probabilities that agree to so many decimals are equal: label frequencies often are, but for rounding."""
 CLASSES = len(SUBSCORES) + 1
 """The four subscores and unreadable, which is the last."""
 
@@ -49,6 +51,18 @@ def subscore_distribution(scores: np.ndarray) -> np.ndarray:
     sigmoids = np.clip(sigmoids, EPSILON, 1 - EPSILON)
     odds = np.concatenate([sigmoids / (1 - sigmoids), np.ones((*sigmoids.shape[:2], 1))], axis=2)
     return np.asarray(odds / odds.sum(axis=2, keepdims=True))
+
+
+def most_probable(distributions: np.ndarray) -> np.ndarray:
+    """Return the most probable class; of classes that are equal but for rounding, the first.
+
+    Args:
+        distributions: (..., classes), probabilities.
+
+    Returns:
+        (...) int.
+    """
+    return np.asarray(np.round(distributions, DECIMALS).argmax(axis=-1))
 
 
 def cortex_numbers(films: ScoredFilms, weights: np.ndarray) -> dict[str, Any]:
@@ -113,8 +127,8 @@ class _Cortex:
     def __init__(self, films: ScoredFilms, position: int, distribution: np.ndarray) -> None:
         self._shown = films.shown[:, position]
         self._labels = films.classes[self._shown, position]
-        self._called = distribution[self._shown].argmax(axis=1)
-        self._subscore = distribution[self._shown, :UNREADABLE].argmax(axis=1)
+        self._called = most_probable(distribution[self._shown])
+        self._subscore = most_probable(distribution[self._shown, :UNREADABLE])
 
     def confusion(self) -> list[list[int]]:
         counts = np.bincount(self._labels * CLASSES + self._called, minlength=CLASSES**2)

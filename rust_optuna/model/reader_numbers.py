@@ -13,7 +13,7 @@ import numpy as np
 from rust_optuna.data.manifest import CORTICES
 from rust_optuna.model.agreement import intraclass_correlation, krippendorff_alpha, quadratic_kappa
 from rust_optuna.model.bootstrap import estimates
-from rust_optuna.model.cortex_numbers import subscore_distribution
+from rust_optuna.model.cortex_numbers import most_probable, subscore_distribution
 from rust_optuna.model.scored import UNREADABLE, ScoredFilms
 from rust_optuna.model.weighted import mean_of_defined
 
@@ -45,7 +45,7 @@ def reader_numbers(films: ScoredFilms, weights: np.ndarray) -> dict[str, Any]:
     if films.readers is None:
         raise ValueError("the films have no readers")
     labels = np.where(films.classes == UNREADABLE, np.nan, films.classes + 1)
-    model = subscore_distribution(films.scores)[:, :, :UNREADABLE].argmax(axis=2) + 1.0
+    model = most_probable(subscore_distribution(films.scores)[:, :, :UNREADABLE]) + 1.0
     ratings = {}
     for position, cortex in enumerate(CORTICES):
         by_readers, label = films.readers[:, :, position], labels[:, position]

@@ -10,7 +10,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 from rust_optuna.data.manifest import CORTICES, LABELS
 from rust_optuna.data.metrics import macro
 from rust_optuna.model.bootstrap import patient_weights
-from rust_optuna.model.cortex_numbers import cortex_numbers, subscore_distribution
+from rust_optuna.model.cortex_numbers import cortex_numbers, most_probable, subscore_distribution
 from rust_optuna.model.scored import UNREADABLE, Estimate, plain
 from tests.model.films import draw_films, readable
 from tests.model.slow import assert_bootstrapped
@@ -87,6 +87,11 @@ def slow_numbers(films):
 @pytest.mark.parametrize(("seed", "levels"), [(1, None), (2, 6)])
 def test_numbers_and_intervals_are_those_of_films_that_are_really_repeated(seed, levels):
     assert_bootstrapped(cortex_numbers, slow_numbers, draw_films(seed, 14, levels=levels))
+
+
+def test_of_classes_that_are_equal_but_for_rounding_the_first_is_called():
+    assert 0.1 + 0.2 > 0.3
+    assert most_probable(np.array([[0.3, 0.1 + 0.2, 0.2], [0.3, 0.301, 0.2]])).tolist() == [0, 1]
 
 
 def test_films_are_counted_and_the_document_is_json_without_nan():
