@@ -2,6 +2,7 @@
 
     python docs/recompute_evaluation.py storage/models/NAME
     python docs/recompute_evaluation.py storage/models/NAME --report storage/reports/NAME-external-STEM
+    python docs/recompute_evaluation.py storage/reports/NAME-by-source
 
 Every value in metrics.json that was measured on films is compared, and what calibration.json holds: thresholds and
 quantiles, fitted on the out-of-fold scores. By films that are really drawn again, so are the 95% intervals of two
@@ -59,25 +60,29 @@ def precision_and_recall(labels, predicted):
 
 
 def label_numbers(labels, scores, threshold):
-    """Return the numbers of one label and one set of scores."""
+    """Return the numbers of one label and one set of scores, at a threshold only where there is one."""
     precision, recall = precision_and_recall(labels, scores >= 0.5)
-    at_threshold = precision_and_recall(labels, scores >= threshold)
-    return {
+    numbers = {
         "average_precision": average_precision_score(labels, scores) if labels.any() else None,
         "roc_auc": roc_auc_score(labels, scores) if labels.any() and not labels.all() else None,
         "precision": precision,
         "recall": recall,
-        "precision_at_threshold": at_threshold[0],
-        "recall_at_threshold": at_threshold[1],
         "brier": float(np.mean((scores.astype(float) - labels) ** 2)),
     }
+    return numbers if threshold is None else {**numbers, **at_threshold(labels, scores >= threshold)}
+
+
+def at_threshold(labels, predicted):
+    """Return precision and recall of what a threshold predicts."""
+    names = ("precision_at_threshold", "recall_at_threshold")
+    return dict(zip(names, precision_and_recall(labels, predicted), strict=True))
 
 
 def micro_numbers(labels, scores, thresholds):
     """Return the numbers of all labels pooled."""
-    numbers = label_numbers(labels.ravel(), scores.ravel(), 0.5)
-    at_threshold = precision_and_recall(labels.ravel(), (scores >= thresholds).ravel())
-    numbers |= dict(zip(("precision_at_threshold", "recall_at_threshold"), at_threshold, strict=True))
+    numbers = label_numbers(labels.ravel(), scores.ravel(), None)
+    if None not in thresholds:
+        numbers |= at_threshold(labels.ravel(), (scores >= thresholds).ravel())
     return {name: value for name, value in numbers.items() if name not in ("average_precision", "brier")}
 
 
@@ -173,6 +178,11 @@ def distributions(scores):
     return parts / parts.sum(axis=2, keepdims=True)
 
 
+def most_probable(chances):
+    """Return the most probable class; of classes that are equal but for rounding, the first."""
+    return np.round(chances, 12).argmax(axis=-1)
+
+
 def classes(kept):
     """Return the class of each cortex: 0 to 3 for subscores 1 to 4, 4 for unreadable."""
     subscores = kept["labels"][:, 2:].reshape(-1, 4, 4)
@@ -193,7 +203,7 @@ def share(part):
 
 def cortex_numbers(labels, chances):
     """Return the numbers of one cortex by one scorer."""
-    called, subscore, readable = chances.argmax(axis=1), chances[:, :4].argmax(axis=1), labels < 4
+    called, subscore, readable = most_probable(chances), most_probable(chances[:, :4]), labels < 4
     error = np.abs(labels - subscore)[readable]
     return {
         "confusion": confusion_matrix(labels, called, labels=range(5)).tolist(),
@@ -257,7 +267,7 @@ def conformal_set(chances, quantiles, highest):
     """Return the set of classes of one film's cortex."""
     allowed = [*range(highest), 4]
     found = {kind for kind in allowed if (q := quantiles[CLASSES[kind]]) is None or 1 - chances[kind] <= q + 1e-9} or {
-        max(allowed, key=lambda kind: chances[kind])
+        max(allowed, key=lambda kind: round(chances[kind], 12))
     }
     subscores = found - {4}
     return found | set(range(min(subscores), max(subscores) + 1)) if subscores else found
@@ -413,7 +423,7 @@ def alpha(ratings):
 
 def reader_numbers(kept):
     """Return how far the label and further readers agree, and the label and the model."""
-    model = distributions(kept["scores"])[:, :, :4].argmax(axis=2) + 1.0
+    model = most_probable(distributions(kept["scores"])[:, :, :4]) + 1.0
     labels, found = np.where(classes(kept) < 4, classes(kept) + 1.0, np.nan), {}
     for number, cortex in enumerate(CORTICES):
         which = ~np.isnan(labels[:, number]) & ~np.isnan(kept["readers"][:, :, number]).all(axis=0)
@@ -623,6 +633,42 @@ def recompute(kept, fitted, highest):
     return {**numbers, "readers": reader_numbers(kept)} if "readers" in kept else numbers
 
 
+def compare_intervals(comparison, name, kept, bootstrap, labels):
+    """Compare the intervals of two numbers with those in a document's part ``labels``."""
+    for (first, *others), interval in two_intervals(kept, bootstrap).items():
+        reported = labels[first]
+        for other in others:
+            reported = reported[other]
+        comparison.compare(f"{name}, interval of {first}", interval, [reported["low"], reported["high"]])
+
+
+def mean_over_sources(sources):
+    """Return the means over the sources of their average precision and lift."""
+    scorers = ("model", "view_only", "view_only_untied")
+    precision = {s: {"average_precision": mean([each[s]["average_precision"] for each in sources])} for s in scorers}
+    return {**precision, "lift": mean([each["lift"] for each in sources])}
+
+
+def compare_by_source(folder):
+    """Compare the numbers of a cross-validation that left out one source at a time; return whether all agrees."""
+    comparison, kept = Comparison(), arrays(folder / "out_of_fold.npz")
+    document = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
+    subgroups = by_subgroup(kept)
+    ours = {
+        "films": len(kept["content"]),
+        "patients": len(set(kept["patients"].tolist())),
+        "visits": len(set(kept["visits"].tolist())),
+        "subgroups": subgroups,
+        "mean_over_sources": mean_over_sources(subgroups["source"].values()),
+        "labels": by_label(kept, dict.fromkeys(SCORERS, [None] * len(LABELS))),
+        "subscores": by_cortex(kept),
+    }
+    comparison.compare("by source", ours, {name: document[name] for name in ours})
+    compare_intervals(comparison, "by source", kept, document["bootstrap"], document["labels"])
+    print(f"{comparison.count:,} numbers compared, largest difference {comparison.worst:.1e}")
+    return not comparison.wrong
+
+
 def main(folder, report=None):
     """Compare everything in a model directory, or its numbers on a second data set; return whether all agrees."""
     comparison = Comparison()
@@ -637,22 +683,20 @@ def main(folder, report=None):
         kept = arrays(kept_in / f"{name}.npz")
         bootstrap = document.pop("bootstrap")
         comparison.compare(name, recompute(kept, fitted, highest), document)
-        for (first, *others), interval in two_intervals(kept, bootstrap).items():
-            reported = document["labels"][first]
-            for other in others:
-                reported = reported[other]
-            comparison.compare(f"{name}, interval of {first}", interval, [reported["low"], reported["high"]])
+        compare_intervals(comparison, name, kept, bootstrap, document["labels"])
     print(f"{comparison.count:,} numbers compared, largest difference {comparison.worst:.1e}")
     return not comparison.wrong
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="a model directory that `rust-optuna evaluate` wrote")
+    parser.add_argument("folder", type=Path, help="a model directory, or a report by source, of `rust-optuna evaluate`")
     parser.add_argument("--report", type=Path, help="its report on a second data set, to compare instead")
     given = parser.parse_args()
     chosen = given.folder
+    sys.stdout.reconfigure(errors="replace")  # where a terminal is not UTF-8
+    if (chosen / "out_of_fold.npz").is_file():
+        sys.exit(not compare_by_source(chosen))
     if not (chosen / "metrics.json").is_file():
         parser.error(f"there is no metrics.json in {chosen}: rust-optuna evaluate writes one")
-    sys.stdout.reconfigure(errors="replace")  # where a terminal is not UTF-8
     sys.exit(not main(chosen, given.report))

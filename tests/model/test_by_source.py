@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ from tests.data.films import rewrite
 from tests.model.films import draw_films
 from tests.model.story import DOCUMENT, database_url, in_this_process
 from tests.model.test_evaluation import average_precision_16
-from tests.studies import Killed, configuration, random_document, site_of, toml
+from tests.studies import REPOSITORY, Killed, configuration, random_document, site_of, toml
 
 pytestmark = pytest.mark.tensorflow
 SOURCES = ("Bergen", "Oslo", "Tromsø")
@@ -103,6 +105,22 @@ def test_each_source_is_scored_by_a_head_that_was_trained_on_the_others(scored):
         np.testing.assert_allclose(films.frequencies[rows[0]], development.labels[others].mean(axis=0))
     assert sorted(films.content) == sorted(source)
     assert {point.report.epoch for point in points} == {done.numbers["epochs"]}
+
+
+def test_the_script_recomputes_the_numbers_and_finds_a_changed_one(scored, tmp_path):
+    done, _ = scored
+    shutil.copytree(done.folder, tmp_path / "report")
+    command = [sys.executable, REPOSITORY / "docs" / "recompute_evaluation.py", tmp_path / "report"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "numbers compared" in found.stdout
+    path = tmp_path / "report" / "numbers.json"
+    numbers = json.loads(path.read_text())
+    numbers["mean_over_sources"]["lift"]["value"] += 1e-6
+    path.write_text(json.dumps(numbers))
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert found.stdout.startswith("by source, mean_over_sources, lift: reported")
 
 
 def test_the_report_holds_the_numbers_of_each_source_and_no_patient(scored):
