@@ -156,11 +156,11 @@ def test_what_keeps_all_workers_from_serving_is_said_once(sqlite, home):
     ("command", "code", "number"),
     [
         ("start", 0, "SIGUSR1"),
-        ("search", 130, "SIGUSR2"),
-        ("start", 0, "SIGXCPU"),
-        ("search", 130, "SIGUSR1"),
-        ("start", 0, "SIGUSR2"),
         ("search", 130, "SIGXCPU"),
+        pytest.param("start", 0, "SIGXCPU", marks=pytest.mark.long),
+        pytest.param("start", 0, "SIGUSR2", marks=pytest.mark.long),
+        pytest.param("search", 130, "SIGUSR1", marks=pytest.mark.long),
+        pytest.param("search", 130, "SIGUSR2", marks=pytest.mark.long),
     ],
 )
 def test_what_schedulers_send_before_time_is_over_stops_in_good_order(sqlite, home, tmp_path, command, code, number):
