@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rust_optuna.config import StudyConfiguration
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.manifest import Film, Manifest, read_manifest
@@ -112,6 +113,7 @@ def evaluate(
         manifest_path = find_manifest(site, request.manifest, source)
         configuration = evaluation_of(database, source, str(manifest_path), folds=request.folds, seeds=request.seeds)
         refuse_stale(database, configuration.name)
+        _refuse_other_folds(database, configuration)
         creation = create_study(
             database, configuration, site.home, listener.on_hashed, site.given_artifacts, request.data_root
         )
@@ -245,6 +247,22 @@ def refuse_stale(database: Database, name: str) -> None:
             f"{name} evaluates a former best point of {known.source.study}, which has another one by now. To evaluate "
             f"the new one, run rust-optuna study delete {name}, then this command again"
         )
+
+
+def _refuse_other_folds(database: Database, configuration: StudyConfiguration) -> None:
+    """Refuse to go on with an evaluation that was begun with other folds or seeds.
+
+    Raises:
+        StudyError: it was; the message names them.
+    """
+    known = find_study(database, configuration.name)
+    if known is None or known.configuration.search_space == configuration.search_space:
+        return
+    seeds, folds = (len(known.configuration.search_space[axis].choices) for axis in ("repeat", "fold"))
+    raise StudyError(
+        f"{known.name} was created with --folds {folds} --seeds {seeds}: name these to go on, or run rust-optuna study "
+        f"delete {known.name} to evaluate with others, which leaves the record of the hold-out's openings as it is"
+    )
 
 
 def _refuse_holes(database: Database, study: Study) -> None:

@@ -32,7 +32,7 @@ from rust_optuna.storage.database import create_database, open_database
 from tests.cli.test_main import invoke
 from tests.cli.test_next_step import next_words
 from tests.cli.test_tables import cells_of
-from tests.model.story import DOCUMENT, database_url, evaluate, in_this_process, work
+from tests.model.story import DOCUMENT, database_url, evaluate, in_this_process, train_folds, work
 from tests.studies import Killed, configuration, random_document, run_study
 
 pytestmark = pytest.mark.tensorflow
@@ -210,6 +210,27 @@ def test_other_models_are_refused_before_they_are_trained_or_scored(home, monkey
     with pytest.raises(OpenedBeforeError):
         evaluate(home, Request(study="regime-1", folds=2))
     assert len(openings(home)) == 1
+
+
+@pytest.mark.parametrize("changed", [{"folds": 2}, {"folds": 3, "seeds": 2}])
+def test_an_evaluation_goes_on_with_the_folds_and_seeds_that_it_began_with(home, monkeypatch, changed):
+    evaluate(home)
+    monkeypatch.setattr(story, "create_study", None)  # before anything is hashed
+    with pytest.raises(StudyError, match=r"regime-1-evaluation was created with --folds 3 --seeds 1: .*study delete"):
+        evaluate(home, Request(study="regime-1", **changed))
+
+
+def test_an_evaluation_of_a_former_best_point_does_not_go_on(home):
+    with open_database(database_url(home)) as database:
+        train_folds(database, home)
+        study = load_study(database, "regime-1")
+        others = sa.and_(
+            tables.point.c.study_id == study.id, tables.point.c.number != best_point(database, study).number
+        )
+        database.transact(lambda c: c.execute(tables.point.update().where(others).values(value=0.99)))
+    with pytest.raises(StudyError, match=r"a former best point of regime-1.*study delete regime-1-evaluation"):
+        evaluate(home)
+    assert openings(home) == []
 
 
 def test_again_opens_it_and_every_opening_is_shown(home):
