@@ -109,7 +109,11 @@ def main() -> None:
         "readings": {
             "subscores": numbers["subscores"]["mean"],
             "sets": numbers["sets"]["mean"],
-            "fractures": numbers["fractures"],
+            "fractures": {
+                "threshold": numbers["fractures"]["threshold"],
+                "total": numbers["fractures"]["total"]["model"],
+                "united": {"roc_auc": numbers["fractures"]["united"]["model"]["roc_auc"]},
+            },
         },
         "words": metrics["words"],
     }
@@ -168,7 +172,7 @@ def _page(found: Mapping[str, Any]) -> str:
     scores += [(f"hold-out: {title}", found["holdout"]["best_fold"][name]) for name, title in BASELINES.items()]
     lines += [f"| {title} | {_estimate(numbers['average_precision'])} |" for title, numbers in scores]
     subscores, sets, fractures = (found["readings"][part] for part in ("subscores", "sets", "fractures"))
-    total, united = fractures["total"]["model"], fractures["united"]["model"]
+    total, united = fractures["total"], fractures["united"]
     readings = {
         "subscore, exact": subscores["model"]["exact"],
         "subscore, within one": subscores["model"]["within_one"],

@@ -113,6 +113,13 @@ def _print_cross_validation(metrics: Mapping[str, Any]) -> None:
         f"  The fresh score is of {counted(fresh['folds'], 'new fold')} and {counted(fresh['seeds'], 'new seed')}, "
         "but of the same patients: only the hold-out is independent."
     )
+    # Directories that an earlier version wrote do not say how many folds the search had.
+    searched = selection.get("folds", fresh["folds"])
+    if searched != fresh["folds"]:
+        click.echo(
+            f"  The search had {searched} folds. The more folds there are, the smaller is each set that is scored, and "
+            "average precision is higher on smaller sets."
+        )
 
 
 def _print_scores(films: str, by_model: Mapping[str, Any]) -> None:

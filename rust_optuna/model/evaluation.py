@@ -258,6 +258,7 @@ def _selection(database: Database, models: FittedModels) -> dict[str, Any]:
     return {
         "trial": best.trial,
         "epoch": best.report.epoch,
+        "folds": models.source.configuration.folds,
         "average_precision": best.value,
         "average_precision_16": best.report.scores.average_precision_16.mean,
     }

@@ -355,6 +355,7 @@ def test_the_command_ends_with_what_comes_next(evaluated, tmp_path):
     estimate = done.metrics["holdout"]["best_fold"]["labels"]["macro_16"]["model"]["average_precision"]
     interval = f"[{estimate['low']:.4f}, {estimate['high']:.4f}]"
     assert ["best fold's model (primary)", f"{estimate['value']:.4f}", interval] in cells_of(output)
+    assert "The search had 2 folds. The more folds there are, the smaller is each set" in output
     assert next_words(output)[:5] == ["evaluate", "--external", "MANIFEST.csv", "--model", "regime-1"]
 
 
