@@ -165,6 +165,33 @@ class Bench:
             row("memory of a worker over 100 trials: last tenth less second", "≤ 30", [late - early], "MB", note),
         ]
 
+    def numbers(self) -> list[Row]:
+        """All numbers of an evaluation, with their intervals."""
+        [found] = sections.run("numbers", ["--rounds", "1"] if self.quick else [])
+        self.measured["numbers"] = found
+        note = f"{found['films']} hold-out films, 2,000 resamples, one core"
+        memory = [found["megabytes"] / 1000]
+        return [
+            row("the numbers of one model with their intervals", "≤ 20", found["one"], "s", note),
+            row("the numbers of an evaluation's four models", "–", found["all"], "s", note),
+            row("memory of the process that computes them", "–", memory, "GB"),
+        ]
+
+    def evaluation(self) -> list[Row]:
+        """An evaluation of the published size, by the ordinary commands."""
+        home = self.home.with_name(f"{self.home.name}_evaluation")
+        command = [sys.executable, "-m", "benchmarks.evaluation", str(home), "--weights", self.weights]
+        subprocess.run(command, check=True, cwd=ROOT)
+        found = _read(RESULTS / "evaluation.json")
+        extraction = found["features_seconds"] * found["holdout_films"] / found["development_films"]
+        trials = (found["evaluation_seconds"] - extraction) / statistics.mean(found["trial_seconds"])
+        note = f"{found['fresh']['folds']} folds and all numbers, beside the hold-out's features"
+        memory = [found["largest_process_megabytes"] / 1000]
+        return [
+            row("an evaluation after a search, against a trial of it", "≤ 5", [trials], "×", note),
+            row("memory of an evaluation's largest process", "–", memory, "GB"),
+        ]
+
     def commands(self) -> list[Row]:
         """Whole processes that only read."""
         rows = []
@@ -259,15 +286,17 @@ SECTIONS = (
     "agreement",
     "around",
     "memory",
+    "numbers",
     "growth",
     "scale",
     "peers",
     "search",
     "search_bfloat16",
+    "evaluation",
     "commands",
 )
 
-LONG = ("growth", "scale", "peers", "search", "search_bfloat16")
+LONG = ("growth", "scale", "peers", "search", "search_bfloat16", "evaluation")
 """Not part of the quick run."""
 
 
