@@ -1,3 +1,6 @@
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -63,6 +66,30 @@ def test_what_is_raised_as_micro_batches_end_ends_the_extraction(extractor, imag
 
     with pytest.raises(InterruptedError, match=str(extractor.slots)):
         extractor.extract_all_flips(images[: extractor.slots], lambda done: stop(done * 4))
+
+
+def test_micro_batches_that_wait_are_not_computed_once_it_has_ended(extractor, monkeypatch):
+    monkeypatch.setattr(extractor, "threads", 2)
+    monkeypatch.setattr(extractor, "_pool", ThreadPoolExecutor(2))
+    began, numbers, ended = [], itertools.count(), threading.Event()
+
+    def micro_batch(images, flips):
+        number = next(numbers)
+        began.append(number)
+        assert number == 0 or ended.wait(30)
+        return 0.0
+
+    def stop(done):
+        raise InterruptedError
+
+    monkeypatch.setattr(extractor, "_micro_batch", micro_batch)
+    films = 9 * extractor.slots
+    with pytest.raises(InterruptedError):
+        extractor.extract(np.zeros((films, SIZE, SIZE), np.float32), np.zeros(films, int), stop)
+    ended.set()
+    extractor._pool.submit(lambda: None).result()
+    # Those on the two threads: the first, and two that were begun beside it or after it.
+    assert len(began) <= 3
 
 
 def test_no_films_have_no_features(extractor):
