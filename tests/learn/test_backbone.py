@@ -4,6 +4,7 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -162,6 +163,16 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line_with_the_reason(saved, 
             check_weights(path)
         assert "\n" not in str(refused.value)
         assert path.name in str(refused.value)
+
+
+@pytest.mark.parametrize("array", [None, "optimizer/vars/0"])
+def test_a_file_of_groups_alone_or_with_an_optimizer_s_arrays_holds_no_weights(tmp_path, array):
+    path = tmp_path / "empty.weights.h5"
+    with h5py.File(path, "w") as file:
+        file.create_group("layers/conv2d/vars")
+        if array:
+            file[array] = np.zeros(3)
+    assert module._unfit(path) == "it holds no weights"
 
 
 @pytest.mark.tensorflow

@@ -4,12 +4,13 @@ import pytest
 import sqlalchemy as sa
 
 from rust_optuna.data.film_index import FilmIndex
-from rust_optuna.errors import AbsentFilmsError, MissingFilmsError, RustOptunaError
+from rust_optuna.errors import AbsentFilmsError, MissingExtraError, MissingFilmsError, RustOptunaError
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.studies import load_development, load_parameters
 from rust_optuna.storage.artifacts import artifacts_of, open_store
-from rust_optuna.worker.objective import CrossValidationObjective, StandInObjective
+from rust_optuna.worker import objective as objective_module
+from rust_optuna.worker.objective import CrossValidationObjective, StandInObjective, cross_validation_runtime
 from tests import stand_ins
 from tests.studies import make_study, random_document
 
@@ -34,6 +35,16 @@ def test_a_stand_in_that_is_not_there_is_named(name):
 
 def test_a_stand_in_says_so_wherever_its_values_go():
     assert StandInObjective.load("tests.stand_ins:peak").runtime() == {"objective": "STAND-IN tests.stand_ins:peak"}
+
+
+@pytest.mark.parametrize("package", ["tensorflow", "keras"])
+def test_without_what_it_computes_with_the_real_objective_says_what_to_install(monkeypatch, package):
+    installed = {"tensorflow": "2.21", "keras": "3.14"}
+    del installed[package]
+    for versions in ("training_versions", "extraction_versions"):
+        monkeypatch.setattr(objective_module, versions, lambda: installed)
+    with pytest.raises(MissingExtraError, match=rf"{package}.*\[cpu\]"):
+        cross_validation_runtime()
 
 
 @pytest.mark.parametrize("name", ["not_a_number", "infinite"])
