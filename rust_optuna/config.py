@@ -159,6 +159,8 @@ class StudyKind(StrEnum):
     """The folds of one model's fresh cross-validation."""
     SOURCES = "sources"
     """The folds of a cross-validation that leaves out one hospital or earlier study at a time."""
+    COMPARISON = "comparison"
+    """The folds of one configuration, which is compared with others."""
 
 
 FOLD_KEYS: Mapping[str, Key] = {"repeat": Key("", int, low=0), "fold": Key("", int, low=0)}
@@ -238,12 +240,14 @@ class StudyConfiguration:
         n_trials: the number of design points of a random study; None for a grid, which has one point per cell.
         search_space: the searched keys.
         fixed: the trial keys of ``[fixed]``.
-        from_best_of: the study whose best point gives a value to every key that this file does not name.
+        from_best_of: the study whose best point gives a value to every key that this file does not name; or several
+            compared configurations, of which the best one does so; empty for none.
         model: the trial keys of ``[model]`` and ``[cross_validation]``; ``values`` fills in the defaults.
         folds: the number of cross-validation folds.
         seed: the seed of the folds and of all training.
         lease_seconds: how long a worker may be silent before its point goes to another worker.
-        kind: what its points are. A study file describes a search; commands make the other kinds.
+        kind: what its points are. A study file describes a search, or a configuration to compare with others; commands
+            make the other kinds.
         left_open: those of ``folds`` and ``seed`` that the file does not name, so that ``from_best_of`` may give them a
             value other than the default.
         source: the name of the study file in messages, usually its path.
@@ -256,7 +260,7 @@ class StudyConfiguration:
     n_trials: int | None
     search_space: Mapping[str, Range]
     fixed: Mapping[str, Value] = field(default_factory=dict)
-    from_best_of: str | None = None
+    from_best_of: tuple[str, ...] = ()
     model: Mapping[str, Value] = field(default_factory=dict)
     folds: int = FOLDS
     seed: int = SEED

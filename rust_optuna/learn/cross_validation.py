@@ -18,7 +18,7 @@ import numpy as np
 
 from rust_optuna.config import TrialConfiguration
 from rust_optuna.data.development import DevelopmentSet
-from rust_optuna.data.manifest import LABELS
+from rust_optuna.data.manifest import LABELS, VIEWS
 from rust_optuna.data.metrics import (
     labels_without_positives,
     macro_average_precision,
@@ -127,7 +127,7 @@ def cross_validate(
             curve.append(float(np.mean(values)))
             best.offer(epoch, curve[-1], values, folds)
             on_epoch(epoch, curve[-1])
-    scores, baseline, untied_baseline, left_out = _metrics(development, best.scores)
+    scores, baseline, untied_baseline, left_out = scores_over_folds(development, best.scores)
     report = TrialReport(
         epoch=best.epoch,
         value=curve[best.epoch - 1],
@@ -172,6 +172,108 @@ def load_out_of_fold(path: Path) -> OutOfFold:
     """Read the scores that `save_out_of_fold` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         return OutOfFold(arrays["film"], arrays["fold"], arrays["labels"], arrays["scores"])
+
+
+@dataclass(frozen=True, eq=False)
+class FoldCurve:
+    """One fold of a configuration that is compared with others: what is needed to score it after any epoch.
+
+    All folds of a configuration together are one trial's cross-validation. Which epoch counts is known once all are
+    done, so the scores after each one are kept: 4 bytes a film, label and epoch.
+
+    Args:
+        films: (films,) content hashes of the films that were left out, ``U64``.
+        labels: (films, 18) uint8, theirs.
+        scores: (epochs, films, 18) float32, after each epoch; after a divergence, those of the last finite epoch.
+        curve: after each epoch, the average precision on these films, macro over the labels that have positives.
+        curve_16: the same over the 16 subscores; None where no film has one.
+        diverged: whether loss, scores or weights stopped being finite.
+    """
+
+    films: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    curve: tuple[float, ...]
+    curve_16: tuple[float, ...] | None
+    diverged: bool
+
+    @property
+    def value(self) -> float:
+        """Average precision after the last epoch, which nothing was chosen by."""
+        return self.curve[-1]
+
+
+def validate_fold(
+    development: DevelopmentSet,
+    source: FeatureSource,
+    trial: TrialConfiguration,
+    *,
+    fold: int,
+    seed: int,
+    on_epoch: Callable[[int, float], None] = lambda epoch, value: None,
+    on_advance: Callable[[], None] = lambda: None,
+    micro_batch: int | None = None,
+) -> FoldCurve:
+    """Train and score one fold, epoch by epoch, to the same bits as `cross_validate` does among all folds.
+
+    Args:
+        development: films, labels and folds.
+        source: the features of those films, in their order.
+        trial: the hyperparameters.
+        fold: the fold that is left out.
+        seed: the seed of this fold's training.
+        on_epoch: called after each epoch with its number, from 1, and the average precision on the films left out.
+        on_advance: called whenever training got on within an epoch.
+        micro_batch: the maximum number of films computed at a time if memory is short; None for whole batches.
+
+    Raises:
+        ValueError: the fold leaves no films to train on.
+    """
+    running = _Fold(development, source, trial, fold, seed, micro_batch, on_advance)
+    labels = development.labels[running.validation]
+    curve, scores = [], []
+    for epoch in range(1, trial.epochs + 1):
+        curve.append(running.advance(epoch))
+        scores.append(running.scores)
+        on_epoch(epoch, curve[-1])
+    subscores = slice(len(VIEWS), len(LABELS))
+    curve_16 = tuple(macro_average_precision(labels[:, subscores], each[:, subscores]) for each in scores)
+    return FoldCurve(
+        films=np.array(development.content, dtype="U64")[running.validation],
+        labels=labels,
+        scores=np.stack(scores),
+        curve=tuple(curve),
+        curve_16=None if np.isnan(curve_16).any() else curve_16,
+        diverged=running.diverged or not running.trainer.finite,
+    )
+
+
+def save_fold_curve(path: Path, result: FoldCurve) -> None:
+    """Write a fold's scores after each epoch atomically as ``.npz``, which `numpy.load` reads without pickle."""
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            allow_pickle=False,
+            film=result.films,
+            labels=result.labels,
+            scores=result.scores,
+            curve=np.array(result.curve),
+            curve_16=np.array(result.curve_16 or ()),
+            diverged=np.array(result.diverged),
+        )
+
+
+def load_fold_curve(path: Path) -> FoldCurve:
+    """Read what `save_fold_curve` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return FoldCurve(
+            films=arrays["film"],
+            labels=arrays["labels"],
+            scores=arrays["scores"],
+            curve=tuple(arrays["curve"].tolist()),
+            curve_16=tuple(arrays["curve_16"].tolist()) or None,
+            diverged=bool(arrays["diverged"]),
+        )
 
 
 class _Fold:
@@ -235,10 +337,18 @@ class _Best:
             self.scores[fold.validation] = fold.scores
 
 
-def _metrics(
+def scores_over_folds(
     development: DevelopmentSet, scores: np.ndarray
 ) -> tuple[Scores, Scores, AveragePrecisions, tuple[tuple[str, ...], ...]]:
-    """Return the scores' numbers, the view-only baseline's, tied and untied, and the labels left out of each fold's."""
+    """Return the numbers of out-of-fold scores, in each fold and as means over the folds.
+
+    Args:
+        development: films, labels and folds.
+        scores: (films, 18), each film's by the head that did not see its patient.
+
+    Returns:
+        The scores' numbers, those of the view-only baseline, tied and untied, and the labels left out of each fold's.
+    """
     views = np.asarray(development.views)
     model, baseline, untied, left_out = [], [], [], []
     for fold in np.unique(development.folds):

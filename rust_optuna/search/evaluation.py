@@ -12,8 +12,8 @@ import numpy as np
 from rust_optuna.config import Range, StudyConfiguration, StudyKind
 from rust_optuna.errors import StudyError
 from rust_optuna.learn.fold_report import FoldReport
-from rust_optuna.search.results import best_point, complete_rows
-from rust_optuna.search.studies import Study
+from rust_optuna.search.results import best_point
+from rust_optuna.search.studies import Study, complete_rows
 from rust_optuna.storage.database import Database
 from rust_optuna.study_file import LONGEST_STUDY_NAME
 
@@ -39,13 +39,18 @@ def evaluation_name(study: str, kind: StudyKind = StudyKind.EVALUATION) -> str:
 
 
 def refuse_evaluation(study: Study) -> None:
-    """Refuse a study that is not a search: its points are folds of one model, and none of them is the best of it.
+    """Refuse a study that is not a search: its points are folds, and none of them is the best of it.
 
     Raises:
         StudyError: with the command that shows its numbers.
     """
+    if study.configuration.kind == StudyKind.COMPARISON:
+        raise StudyError(
+            f"{study.name} is a configuration that is compared with others, and its points are its folds: to see its "
+            f"numbers, run rust-optuna compare {study.name}"
+        )
     if not study.is_search:
-        search = study.configuration.from_best_of
+        search = ", ".join(study.configuration.from_best_of)
         by_source = " --by-source" if study.configuration.kind == StudyKind.SOURCES else ""
         raise StudyError(
             f"{study.name} is an evaluation of {search}, and its points are folds of one model: to see its numbers, "
@@ -95,7 +100,7 @@ def evaluation_of(
             "fold": Range("categorical", choices=tuple(range(folds))),
         },
         fixed={"epochs": best.report.epoch},
-        from_best_of=study.name,
+        from_best_of=(study.name,),
         folds=folds,
         seed=fresh_seed(study.configuration.seed),
         lease_seconds=study.configuration.lease_seconds,

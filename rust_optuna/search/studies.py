@@ -25,7 +25,7 @@ from rust_optuna.search.fingerprint import Fingerprint
 from rust_optuna.search.inheritance import Inheritance
 from rust_optuna.storage import tables
 from rust_optuna.storage.database import Database
-from rust_optuna.storage.states import StudyState
+from rust_optuna.storage.states import PointState, StudyState
 from rust_optuna.storage.tables import StudyKey
 from rust_optuna.study_file import parse_study
 
@@ -187,6 +187,15 @@ def load_parameters(database: Database, study_id: int, states: Sequence[str] | N
         query = query.where(tables.point.c.state.in_(states))
     rows = database.transact(lambda c: c.execute(query.order_by(tables.point.c.number)).all())
     return [json.loads(row.parameters) for row in rows]
+
+
+def complete_rows(study: Study) -> sa.Select[Any]:
+    """Return the query of a study's complete points, each with the attempt that completed it."""
+    point, attempt = tables.point, tables.attempt
+    columns = (attempt.c.result, attempt.c.artifact, attempt.c.started_at, attempt.c.ended_at, attempt.c.worker)
+    newest = sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt)
+    query = sa.select(point.c.number, point.c.trial, point.c.parameters, point.c.value, *columns).join(attempt, newest)
+    return query.where(point.c.study_id == study.id, point.c.state == PointState.COMPLETE)
 
 
 def count_films(database: Database, study: Study) -> dict[str, int]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import platform
 import time
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import optuna
 
 from rust_optuna.learn.arithmetic import arithmetic
-from rust_optuna.learn.cross_validation import fold_seed
-from rust_optuna.learn.fitting import FittedFold, fit_fold, save_fold
+from rust_optuna.learn.cross_validation import FoldCurve, fold_seed, save_fold_curve, validate_fold
+from rust_optuna.learn.fitting import fit_fold, save_fold
 from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.learn.runtime import describe_device, versions
 from rust_optuna.learn.weights import weights_identity
@@ -24,6 +26,10 @@ class FoldObjective(CrossValidationObjective):
     Films, features and weights are made ready as for a search.
     """
 
+    train: ClassVar[Callable[..., Any]] = staticmethod(fit_fold)
+    """What trains a fold, and what writes its result into a file."""
+    save: ClassVar[Callable[..., None]] = staticmethod(save_fold)
+
     def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
         """Train the fold's head, and store it with the scores of the films that it did not see.
 
@@ -32,13 +38,13 @@ class FoldObjective(CrossValidationObjective):
         started = time.monotonic()
         configuration = self.study.trial_configuration(claim.parameters, self.home)
         source = self._source(configuration.backbone, configuration.features)
-        fold, repeat = int(claim.parameters["fold"]), int(claim.parameters["repeat"])
+        fold, repeat = int(claim.parameters["fold"]), int(claim.parameters.get("repeat", 0))
         seed = fold_seed(self.study.configuration.seed, repeat, fold)
         used: list[int | None] = []
 
-        def run(micro_batch: int | None) -> FittedFold:
+        def run(micro_batch: int | None) -> Any:
             used.append(micro_batch)
-            return fit_fold(
+            return self.train(
                 self.development,
                 source,
                 configuration,
@@ -50,14 +56,13 @@ class FoldObjective(CrossValidationObjective):
             )
 
         trained = int((self.development.folds != fold).sum())
-        fitted = self._micro_batch.run(run, min(configuration.batch_size, trained))
-        artifact = self._upload(functools.partial(save_fold, result=fitted), claim, trial)
+        done = self._micro_batch.run(run, min(configuration.batch_size, trained))
+        artifact = self._upload(functools.partial(self.save, result=done), claim, trial)
         report = FoldReport(
             epoch=configuration.epochs,
-            value=fitted.value,
-            curve=fitted.curve,
+            value=done.value,
+            curve=done.curve,
             seed=seed,
-            head_sha256=fitted.head.sha256,
             features_sha256=source.sha256,
             arithmetic=arithmetic(configuration.training_precision),
             device=describe_device(),
@@ -67,5 +72,27 @@ class FoldObjective(CrossValidationObjective):
             weights=weights_identity(configuration.backbone),
             artifact=artifact,
             micro_batch=used[-1],
+            **self.reported(done),
         )
-        return Outcome(fitted.value, report, artifact)
+        return Outcome(done.value, report, artifact)
+
+    @staticmethod
+    def reported(done: Any) -> dict[str, Any]:
+        """Return the entries of the report that only this kind of study has."""
+        return {"head_sha256": done.head.sha256}
+
+
+class ComparedFoldObjective(FoldObjective):
+    """One fold of a configuration that is compared with others, with its scores after every epoch.
+
+    Its value is the average precision on the films left out after the last epoch: which epoch counts is decided by the
+    mean over all folds.
+    """
+
+    train = staticmethod(validate_fold)
+    save = staticmethod(save_fold_curve)
+
+    @staticmethod
+    def reported(done: FoldCurve) -> dict[str, Any]:
+        """Return the entries of the report that only a comparison has."""
+        return {"head_sha256": None, "curve_16": done.curve_16, "diverged": done.diverged}
