@@ -57,13 +57,15 @@ def print_comparison(done: Comparison) -> None:
     ]
     print_table(columns, rows, indent=2)
     click.echo("  The subscores' baseline has its ties broken at random; the lift is over it.")
+    click.echo("  In brackets are 95% intervals over patients.")
+    if difference:
+        click.echo(
+            "  Differences are paired: a patient is drawn for all configurations at once. There is no t-test over the "
+            "folds, which share training films and so are not independent."
+        )
     click.echo(
-        "  In brackets are 95% intervals over patients, drawn for all configurations at once. The folds share training "
-        "films, so that a t-test over folds would find differences that are none."
-    )
-    click.echo(
-        "  These values are selection scores: each is the best epoch of a mean curve, chosen on the same films that "
-        "score it."
+        "  These values are selection scores: the films that score an epoch also chose it, so they are too high for "
+        "other patients."
     )
     for words in numbers["words"]:
         click.echo(f"WARNING: {words}")
