@@ -55,7 +55,7 @@ def build(study: str, data_root: Path | None) -> None:
             needed = feature_building.needed_by_file(
                 site.home.resolve(study), site.home, site.open_to_read, hashing, root
             )
-            following = ["search", study]
+            following = ["compare" if needed.compared else "search", study]
         else:
             needed = feature_building.needed_by_study(stack.enter_context(site.open_to_read()), study, site.home)
             following = ["worker", "run", study]

@@ -485,6 +485,7 @@ def test_progress_and_settings_of_a_configuration_are_shown_without_a_best(call,
     assert [each["kind"] for each in json.loads(call("study", "list", "--json"))] == ["comparison", "comparison"]
     assert 'kind = "comparison"' in call("study", "show", "early")
     assert next_words(call("worker", "run", "early"))[:2] == ["compare", "early"]
+    assert next_words(call("features", "build", "early.toml"))[:2] == ["compare", "early.toml"]
     assert next_words(call("best"))[:3] == ["compare", "early", "late"]
     with open_database(database_url(home)) as database:
         study = load_study(database, "early")
