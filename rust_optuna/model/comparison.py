@@ -208,7 +208,7 @@ def _numbers_of(each: ComparedConfiguration, found: Mapping[str, Any], *, is_fir
     curves_16 = [fold.curve_16 for fold in validation.folds if fold.curve_16 is not None]
     return {
         "study": study.name,
-        "configuration": plain_values(study.configuration.values({})),
+        "configuration": plain_values({**study.configuration.fixed, **study.own_values}),
         "epochs": len(validation.curve),
         "epoch": validation.epoch,
         "curve": list(validation.curve),
