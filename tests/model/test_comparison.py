@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,8 +228,7 @@ def drawn(compared, change):
     _, home = compared
     with open_database(database_url(home)) as database:
         one = load_compared(database, load_study(database, "early"), open_store(database.artifacts(), home))
-    scores = change(one).astype(np.float32)
-    return ComparedConfiguration(one.study, one.validation, one.development, scores, one.view_only)
+    return replace(one, scores=change(one).astype(np.float32))
 
 
 def test_intervals_are_of_differences_between_the_same_patients(compared):
@@ -260,8 +260,7 @@ def test_intervals_are_of_differences_between_the_same_patients(compared):
 
 def test_the_same_scores_differ_by_nothing_however_patients_are_drawn(compared):
     one = drawn(compared, lambda one: one.scores)
-    two = drawn(compared, lambda one: one.scores)
-    object.__setattr__(two, "study", type("Study", (), {**vars(one.study), "name": "two"}))
+    two = replace(one, study=replace(one.study, name="two"))
     difference = measure_comparison([one, two], resamples=50)["compared"][1]["difference"]
     assert [difference["average_precision"][key] for key in ("value", "low", "high")] == [0.0, 0.0, 0.0]
 
