@@ -17,11 +17,13 @@ from rust_optuna.config import (
     KEYS,
     LEASE_SECONDS,
     SEED,
+    UNSEARCHED,
     Key,
     Range,
     StudyConfiguration,
     StudyKind,
     Value,
+    misfit,
     plain,
     plain_values,
 )
@@ -197,11 +199,13 @@ class _Reader:
         kind = StudyKind(top.pop("kind", StudyKind.SEARCH)) if stored else StudyKind.SEARCH
         self.refuse_rest(top, "", (*TOP_LEVEL, *(f"[{s}]" for s in SECTIONS)))
         sampler, sampler_seed, n_trials = self.read_sampler()
-        search_space = self.read_search_space(sampler, KEYS if kind == StudyKind.SEARCH else FOLD_KEYS)
+        searchable = {name: key for name, key in KEYS.items() if name not in UNSEARCHED}
+        search_space = self.read_search_space(sampler, searchable if kind == StudyKind.SEARCH else FOLD_KEYS)
         searched, named_fixed = self.names("search_space"), self.names("fixed")
         fixed, from_best_of = self.read_fixed(searched)
         model, folds, seed, left_open = self.read_model(searched | named_fixed)
         if from_best_of is None:
+            self.refuse_misfits({**model, **fixed}, searched, named_fixed)
             for missing in (key for key in HYPERPARAMETERS if key not in searched | named_fixed):
                 self.problem(missing, "has no value: name it in [search_space] or in [fixed]")
         elif from_best_of == name:
@@ -224,6 +228,14 @@ class _Reader:
             kind=kind,
             left_open=left_open,
         )
+
+    def refuse_misfits(self, values: Mapping[str, Value], searched: set[str], named_fixed: set[str]) -> None:
+        """Refuse the keys that mean nothing for the model; with ``from_best_of``, they are known only later."""
+        architecture, train = (str(values.get(name, KEYS[name].default)) for name in UNSEARCHED)
+        for name in sorted({*values, *searched} & {*KEYS}):
+            if description := misfit(name, architecture, train):
+                section = "search_space" if name in searched else "fixed" if name in named_fixed else KEYS[name].section
+                self.problem(f"{section}.{name}", description)
 
     def read_sampler(self) -> tuple[Any, Any, Any]:
         if not isinstance(self.document.get("sampler"), dict):

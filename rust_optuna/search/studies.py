@@ -67,6 +67,11 @@ class Study:
         return self.configuration.kind == StudyKind.SEARCH
 
     @property
+    def end_to_end(self) -> bool:
+        """Whether its points train every layer, and not only a head on a frozen backbone's features."""
+        return bool(self.configuration.values({}, self.inherited)["train"] == "all")
+
+    @property
     def objective(self) -> str | None:
         """The objective that computed this study's values; None before the first worker served it."""
         return None if self.runtime is None else self.runtime["objective"]
@@ -119,7 +124,7 @@ def cached_backbones(
     # Some hyperparameters may have no value yet, but no backbone depends on them.
     placeholders = dict.fromkeys(HYPERPARAMETERS, 1)
     trials = (trial_configuration(configuration, {**placeholders, **point}, inherited, home) for point in design)
-    return list(dict.fromkeys(trial.backbone for trial in trials if trial.features == "cached"))
+    return list(dict.fromkeys(trial.backbone for trial in trials if trial.cached))
 
 
 def find_study(database: Database, name: str) -> Study | None:
