@@ -52,13 +52,15 @@ class Inception:
         """
         model = _model(self.backbone)
         head = initial_weights(int(model.output.shape[-1]), self.hidden_units, seed)
-        weights = [variable.numpy() for variable in model.trainable_variables]
+        # Copied, because the model's own variables are those of every fold.
+        weights = [variable.numpy().copy() for variable in model.trainable_variables]
         if self.backbone.weights == "random":
             kernels = [place for place, variable in enumerate(model.trainable_variables) if variable.name == "kernel"]
             shapes = [weights[place].shape for place in kernels]
             for place, kernel in zip(kernels, random_kernels(shapes, (seed, BACKBONE)), strict=True):
                 weights[place] = kernel
-        return Start([*weights, *head], [variable.numpy() for variable in model.non_trainable_variables])
+        averages = [variable.numpy().copy() for variable in model.non_trainable_variables]
+        return Start([*weights, *head], averages)
 
     def logits(
         self,

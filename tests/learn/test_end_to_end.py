@@ -203,6 +203,20 @@ def test_the_seed_decides_everything_and_nothing_else_does():
     assert after(3) == after(3) != after(4)
 
 
+def test_training_changes_nothing_that_the_next_fold_starts_from():
+    from rust_optuna.learn.end_to_end import network_of
+
+    trial = inception(batch_size=6, micro_batch=8, epsilon=1e-3)
+    network = network_of(trial)
+    before = network.start(7)
+    trainer, *_ = make(trial, count=6)
+    trainer.train_epoch(1)
+    after = network.start(7)
+    for one, other in zip([*before.weights, *before.averages], [*after.weights, *after.averages], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert make(trial, count=6)[0].sha256 != trainer.sha256
+
+
 def test_random_weights_differ_from_fold_to_fold_and_those_of_a_file_do_not(tmp_path):
     from rust_optuna.learn.end_to_end import network_of
     from rust_optuna.learn.runtime import load_keras
