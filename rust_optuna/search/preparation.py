@@ -331,6 +331,8 @@ def settings(
 def inherited_values(configuration: StudyConfiguration, source: Settings) -> dict[str, Value]:
     """Return the values that a study takes from another's settings: those of every key that its own file leaves out.
 
+    Keys that mean nothing for the study's model are not taken.
+
     Raises:
         ConfigurationError: a hyperparameter still has no value, or the file sets a key that means nothing for the
             model.
@@ -341,6 +343,7 @@ def inherited_values(configuration: StudyConfiguration, source: Settings) -> dic
     misfits = {key: misfit(key, model["architecture"], model["train"]) for key in sorted(own_keys)}
     if problems := [Problem(key, reason) for key, reason in misfits.items() if reason is not None]:
         raise ConfigurationError(f"study {configuration.name}", problems)
+    values = {key: value for key, value in values.items() if not misfit(key, model["architecture"], model["train"])}
     if open_keys := configuration.open_hyperparameters(values):
         message = f"has no value: neither this study nor {configuration.from_best_of} sets it"
         raise ConfigurationError(f"study {configuration.name}", [Problem(key, message) for key in open_keys])

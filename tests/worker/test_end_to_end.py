@@ -27,6 +27,8 @@ from tests.studies import make_study, random_document, run_study
 LENET = {"architecture": "lenet_1998", "train": "all", "image_size": 75, "micro_batch": 4}
 INCEPTION = {"train": "all", "weights": "random", "output": "mixed0", "image_size": 75, "hidden_units": [8]}
 
+HEAD = {"architecture": "inception_v3", "train": "head", "weights": "random"}
+
 
 def document(**model):
     contents = random_document(1, name="whole", model={**LENET, **model})
@@ -209,11 +211,20 @@ def test_what_means_nothing_for_an_inherited_architecture_is_refused(sqlite, hom
     with pytest.raises(ConfigurationError, match=r"output +means nothing with architecture"):
         make_study(sqlite, home, {**contents, "model": {"output": "mixed4"}})
     second = make_study(sqlite, home, contents)
-    assert (second.inherited["architecture"], second.inherited["micro_batch"], second.end_to_end) == (
-        "lenet_1998",
-        4,
-        True,
-    )
+    assert {key: second.inherited[key] for key in LENET} == LENET
+    assert second.end_to_end
+    assert not {"weights", "output", "features"} & {*second.inherited}
+    # A head on a frozen backbone is another model, for which other keys mean something.
+    head = make_study(sqlite, home, {**contents, "name": "head", "model": {**HEAD, "output": "mixed4"}})
+    assert (head.end_to_end, "micro_batch" in head.inherited) == (False, False)
+
+
+def test_what_means_nothing_for_a_model_is_not_shown(sqlite, home):
+    frozen = make_study(sqlite, home, random_document(name="frozen"))
+    assert not {"architecture", "train", "micro_batch"} & {*frozen.own_values}
+    whole = make_study(sqlite, home, document())
+    assert {key: whole.own_values[key] for key in LENET} == LENET
+    assert not {"weights", "weights_seed", "output", "pooling", "hidden_units", "features"} & {*whole.own_values}
 
 
 @pytest.mark.tensorflow
