@@ -9,6 +9,7 @@ import pytest
 
 from rust_optuna.config import Range, StudyConfiguration, StudyKind
 from rust_optuna.errors import ConfigurationError, FingerprintError, OutOfMemoryError, StudyError
+from rust_optuna.learn.cross_validation import cross_validate
 from rust_optuna.learn.fitting import load_scored_fold
 from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.learn.trial_report import TrialReport
@@ -96,8 +97,15 @@ def test_a_point_is_cross_validated_and_reports_like_any_other(sqlite, home):
     # A point that was killed and is run again has the same bits, in another process's objective too.
     again = ran.run()
     assert (again.report.curve, again.report.fold_values) == (report.curve, report.fold_values)
-    other = CrossValidationObjective(ran.study, ran.development, home, ran.store)
-    assert other(ran.claim, ran.trial, lambda *_: None, lambda: None).report.curve == report.curve
+    # So has one whose folds train one after the other, as on one core.
+    trial = ran.study.trial_configuration(ran.claim.parameters, home)
+    source = CrossValidationObjective(ran.study, ran.development, home, ran.store).source(trial)
+    for threads in (1, 3):
+        alone = cross_validate(
+            ran.development, source, trial, seed=5, point=0, on_epoch=lambda *_: None, threads=threads
+        )
+        assert alone.report.threads.folds == threads
+        assert (alone.report.curve, alone.report.fold_values) == (report.curve, report.fold_values)
 
 
 @pytest.mark.tensorflow
