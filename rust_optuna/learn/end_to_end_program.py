@@ -79,11 +79,15 @@ def new_state(start: Start, *, accumulate: bool) -> State:
         accumulate: whether batches consist of several micro-batches.
     """
     tf = load_tensorflow()
-    return State(
-        program.new_state(start.weights),
-        tuple(tf.Variable(array, trainable=False) for array in start.averages),
-        tuple(tf.Variable(tf.zeros_like(array), trainable=False) for array in start.weights) if accumulate else (),
-    )
+
+    def zeros() -> tuple[Any, ...]:
+        # Not by way of NumPy: a copy of LeNet-1998's weights takes 340 MB.
+        return tuple(tf.Variable(tf.zeros(array.shape, tf.float32), trainable=False) for array in start.weights)
+
+    weights = tuple(tf.Variable(array) for array in start.weights)
+    steps = tf.Variable(0, dtype=tf.int64, trainable=False)
+    averages = tuple(tf.Variable(array, trainable=False) for array in start.averages)
+    return State(program.State(weights, zeros(), zeros(), steps), averages, zeros() if accumulate else ())
 
 
 class Program:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tests.learn.end_to_end_material import lenet
+from tests.learn.end_to_end_material import inception, lenet
 from tests.learn.material import hashes, make_development
 
 pytestmark = pytest.mark.tensorflow
@@ -57,3 +57,16 @@ def test_memory_counts_the_folds_that_wait(clock, development, monkeypatch):
     weights = sum(array.nbytes for array in timer._trainers[1][0].weights)
     assert timer.measure().memory_bytes == 10**9 + 3 * weights
     assert np.isclose(weights, 4 * 1024 * 1024, rtol=0.05)
+
+
+def test_a_large_micro_batch_of_inception_is_timed_on_fewer_films(clock, development, monkeypatch):
+    from rust_optuna.learn import end_to_end_timing as module
+    from rust_optuna.learn.end_to_end import INCEPTION_BYTES_A_PIXEL
+
+    monkeypatch.setattr(module, "peak_memory", lambda: 0)
+    monkeypatch.setattr(module, "FILMS_AT_MOST", 2)
+    timer = module.EndToEndTimer(development, inception(micro_batch=5))
+    times, training = timer.measure(), [6, 6, 6]
+    assert times.trial(training, 6, 5) == pytest.approx(5 * (2.0 * 18 + 3.0 * 3 + 0.5 * 9))
+    weights = sum(array.nbytes for array in timer._trainers[1][0].weights)
+    assert times.memory_bytes == 3 * weights + 3 * 75**2 * INCEPTION_BYTES_A_PIXEL
