@@ -17,11 +17,13 @@ from rust_optuna.config import (
     KEYS,
     LEASE_SECONDS,
     SEED,
+    UNSEARCHED,
     Key,
     Range,
     StudyConfiguration,
     StudyKind,
     Value,
+    misfit,
     plain,
     plain_values,
 )
@@ -202,6 +204,8 @@ class _Reader:
         fixed, from_best_of = self.read_fixed(searched)
         model, folds, seed, left_open = self.read_model(searched | named_fixed)
         sampler, sampler_seed, n_trials, search_space = self.read_design(kind, folds, stored)
+        if not from_best_of:
+            self.refuse_misfits({**model, **fixed}, searched, named_fixed)
         if name in from_best_of:
             self.problem("fixed.from_best_of", "names this study itself")
         if kind == StudyKind.COMPARISON:
@@ -247,8 +251,17 @@ class _Reader:
             axis = Range("categorical", choices=tuple(range(folds or 0)))
             return "grid", 0, None, {"fold": axis}
         sampler, sampler_seed, n_trials = self.read_sampler()
-        keys = KEYS if kind == StudyKind.SEARCH else FOLD_KEYS
+        searchable = {name: key for name, key in KEYS.items() if name not in UNSEARCHED}
+        keys = searchable if kind == StudyKind.SEARCH else FOLD_KEYS
         return sampler, sampler_seed, n_trials, self.read_search_space(sampler, keys)
+
+    def refuse_misfits(self, values: Mapping[str, Value], searched: set[str], named_fixed: set[str]) -> None:
+        """Refuse the keys that mean nothing for the model; with ``from_best_of``, they are known only later."""
+        architecture, train = (str(values.get(name, KEYS[name].default)) for name in UNSEARCHED)
+        for name in sorted({*values, *searched} & {*KEYS}):
+            if description := misfit(name, architecture, train):
+                section = "search_space" if name in searched else "fixed" if name in named_fixed else KEYS[name].section
+                self.problem(f"{section}.{name}", description)
 
     def read_sampler(self) -> tuple[Any, Any, Any]:
         if not isinstance(self.document.get("sampler"), dict):

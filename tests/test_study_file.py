@@ -264,6 +264,79 @@ def test_a_bound_that_is_not_finite_is_refused(value):
     assert "search_space.learning_rate.high" in problems(document)
 
 
+LENET = {"architecture": "lenet_1998", "train": "all"}
+
+
+@pytest.mark.parametrize(
+    ("model", "where", "what"),
+    [
+        ({"architecture": "lenet_1998"}, "model.architecture", 'no frozen backbone: set train = "all"'),
+        *(
+            ({**LENET, key: value}, f"model.{key}", "whose layers are fixed: leave it out")
+            for key, value in {
+                "weights": "random",
+                "weights_seed": 1,
+                "output": "mixed9",
+                "pooling": "max",
+                "features": "cached",
+                "extraction_precision": "float32",
+                "standardize": False,
+                "hidden_units": [4],
+            }.items()
+        ),
+        *(
+            ({"train": "all", key: value}, f"model.{key}", "no frozen backbone: leave it out")
+            for key, value in {
+                "weights_seed": 1,
+                "features": "live",
+                "extraction_precision": "bfloat16",
+                "standardize": True,
+            }.items()
+        ),
+        ({"micro_batch": 8}, "model.micro_batch", 'only train = "all" divides its batches into micro-batches'),
+        ({"train": "all", "micro_batch": 0}, "model.micro_batch", "at least 1"),
+        ({"train": "both"}, "model.train", "one of head, all"),
+        ({"architecture": "resnet"}, "model.architecture", "one of inception_v3, lenet_1998"),
+    ],
+)
+def test_what_means_nothing_for_an_architecture_is_refused(model, where, what):
+    found = problems(random_document(model=model))
+    assert found.keys() == {where}
+    assert what in found[where]
+
+
+def test_what_means_nothing_is_refused_wherever_it_stands():
+    document = random_document(model=LENET)
+    document["search_space"]["pooling"] = ["max", "average"]
+    document["fixed"]["hidden_units"] = [4]
+    assert set(problems(document)) == {"search_space.pooling", "fixed.hidden_units"}
+
+
+@pytest.mark.parametrize("key", ["architecture", "train"])
+def test_what_decides_which_keys_mean_something_cannot_be_searched(key):
+    document = random_document()
+    document["search_space"][key] = [KEYS[key].default]
+    assert "is not a key that can be searched" in problems(document)[f"search_space.{key}"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {**LENET, "image_size": 75, "bits": 12, "resize": "pad", "flips": "none", "training_precision": "bfloat16"},
+        {"train": "all", "weights": "random", "output": "mixed7", "pooling": "average", "hidden_units": [8]},
+        {"train": "all", "weights": "imagenet", "micro_batch": 128},
+        {"train": "head", "architecture": "inception_v3"},
+    ],
+)
+def test_what_fits_together_is_read_and_survives_the_way_to_the_database(model):
+    document = random_document(model=model)
+    study = parse_study(document, "file")
+    stored = parse_study(to_document(study), "stored", stored=True)
+    values = stored.values({})
+    assert {key: list(values[key]) if isinstance(values[key], tuple) else values[key] for key in model} == model
+    assert to_document(stored) == to_document(study)
+
+
 def test_the_manifest_must_be_named_in_a_file_and_is_not_kept_in_a_database():
     document = random_document()
     assert "manifest" not in to_document(configuration(document))

@@ -28,10 +28,9 @@ from rust_optuna.data.metrics import (
 )
 from rust_optuna.data.scores import AveragePrecisions, Scores
 from rust_optuna.learn.arithmetic import arithmetic
-from rust_optuna.learn.runtime import KERNEL_THREADS, describe_device, side_by_side_threads, versions
-from rust_optuna.learn.sources import FeatureSource
+from rust_optuna.learn.runtime import KERNEL_THREADS, describe_device, versions
 from rust_optuna.learn.threads import SideBySide
-from rust_optuna.learn.training import FoldTrainer
+from rust_optuna.learn.trainers import Source, computed_at_a_time, folds_at_once, new_trainer
 from rust_optuna.learn.trial_report import BatchSizes, Seeds, Threads, TrialReport
 from rust_optuna.paths import atomic_write
 
@@ -71,7 +70,7 @@ class CrossValidation:
 
 def cross_validate(
     development: DevelopmentSet,
-    source: FeatureSource,
+    source: Source,
     trial: TrialConfiguration,
     *,
     seed: int,
@@ -88,16 +87,18 @@ def cross_validate(
 
     Args:
         development: films, labels and folds.
-        source: the features of those films, in their order.
+        source: the features of those films, in their order, or the films themselves for training end to end.
         trial: the hyperparameters.
         seed: the study's seed.
         point: the design point's number. The same (seed, point) gives the same bits, alone or after other trials.
         on_epoch: called after each epoch with its number, from 1, and the mean over the folds. An exception it raises
             (the trial is pruned, the lease lost) ends the trial and propagates.
-        on_advance: called whenever the trial advances within an epoch: after each fold, and with live features after
-            each batch too, from the thread that trains the fold. An exception it raises propagates as well.
+        on_advance: called whenever the trial advances within an epoch: after each fold, with live features after each
+            batch too, and in training end to end after each micro-batch, from the thread that trains the fold. An
+            exception it raises propagates as well.
         micro_batch: the maximum number of films computed at a time if memory is short; None for whole batches. The
-            steps agree up to rounding, so only the same micro-batch is guaranteed to give the same bits.
+            steps agree up to rounding, so only the same micro-batch is guaranteed to give the same bits. Training end
+            to end has a micro-batch of its own.
         threads: the number of folds that train at once; None for one per core of this process, or one on a GPU.
 
     Raises:
@@ -109,7 +110,8 @@ def cross_validate(
         )
     started = time.monotonic()
     numbers = [int(fold) for fold in np.unique(development.folds)]
-    threads = min(threads or side_by_side_threads(), len(numbers))
+    threads = min(threads or folds_at_once(trial), len(numbers))
+    at_a_time = computed_at_a_time(trial, micro_batch)
     best = _Best(films=len(development.content))
     curve: list[float] = []
     with SideBySide(threads) as side_by_side:
@@ -139,7 +141,7 @@ def cross_validate(
         untied_baseline=untied_baseline,
         labels_left_out=left_out,
         batch_size=BatchSizes(trial.batch_size, tuple(fold.trainer.batch_size for fold in folds)),
-        micro_batch=micro_batch if micro_batch and any(micro_batch < fold.at_once for fold in folds) else None,
+        micro_batch=at_a_time if at_a_time and any(at_a_time < fold.at_once for fold in folds) else None,
         seeds=Seeds(seed, point, tuple(fold.trainer.seed for fold in folds)),
         features_sha256=source.sha256,
         arithmetic=arithmetic(trial.training_precision),
@@ -205,7 +207,7 @@ class FoldCurve:
 
 def validate_fold(
     development: DevelopmentSet,
-    source: FeatureSource,
+    source: Source,
     trial: TrialConfiguration,
     *,
     fold: int,
@@ -218,7 +220,7 @@ def validate_fold(
 
     Args:
         development: films, labels and folds.
-        source: the features of those films, in their order.
+        source: the features of those films, in their order, or the films themselves for training end to end.
         trial: the hyperparameters.
         fold: the fold that is left out.
         seed: the seed of this fold's training.
@@ -282,7 +284,7 @@ class _Fold:
     def __init__(
         self,
         development: DevelopmentSet,
-        source: FeatureSource,
+        source: Source,
         trial: TrialConfiguration,
         number: int,
         seed: int,
@@ -297,7 +299,7 @@ class _Fold:
         # One half for every film, so that average precision is the prevalence until there are scores.
         self.scores = np.full(self._labels.shape, 0.5, dtype=np.float32)
         training = np.flatnonzero(development.folds != number)
-        self.trainer = FoldTrainer(
+        self.trainer = new_trainer(
             source, development.labels, training, trial, seed, micro_batch=micro_batch, on_advance=on_advance
         )
 

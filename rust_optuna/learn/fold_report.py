@@ -16,8 +16,9 @@ class FoldReport:
         value: the average precision on the films left out, after the last epoch.
         curve: the same after each epoch.
         seed: of the head's training.
-        head_sha256: of the head (`rust_optuna.learn.fitting.Head.sha256`); None in a comparison, which keeps no head.
-        features_sha256: of the features that it trained on.
+        head_sha256: of the head (`rust_optuna.learn.fitting.Head.sha256`), or of all weights of a network that was
+            trained end to end; None in a comparison, which keeps neither.
+        features_sha256: of the features that it trained on, or of the films of a network trained end to end.
         arithmetic: the kind of arithmetic.
         device: what computed it.
         host: the name of the machine.
@@ -25,7 +26,8 @@ class FoldReport:
         seconds: how long it took.
         weights: identify the backbone's weights.
         artifact: the identifier of the stored head and scores.
-        micro_batch: the most films that were computed at a time, where memory was short; else None.
+        micro_batch: the most films that were computed at a time, where memory was short or the network was trained end
+            to end; else None.
         curve_16: in a comparison, the average precision over the 16 subscores after each epoch; None where no film of
             the fold has a subscore.
         diverged: in a comparison, whether loss, scores or weights stopped being finite.

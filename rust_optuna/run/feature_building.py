@@ -80,7 +80,7 @@ def needed_by_study(database: Database, name: str, home: Home) -> NeededFeatures
         WeightsError: weights are missing.
     """
     study = load_study(database, name)
-    check_runtime(study, cross_validation_runtime())
+    check_runtime(study, cross_validation_runtime(end_to_end=study.end_to_end))
     points = load_parameters(database, study.id)
     backbones = cached_backbones(study.configuration, points, study.inherited, home)
     for backbone in backbones:

@@ -81,11 +81,17 @@ def evaluation_of(
         kind: how the folds are made: as in a search, or from the sources of the films.
 
     Raises:
-        StudyError: the study is not a search, a stand-in computed its values, or none of its points is complete.
+        StudyError: the study is not a search, a stand-in computed its values, it trains end to end, or none of its
+            points is complete.
     """
     refuse_evaluation(study)
     if study.stand_in:
         raise StudyError(f"{study.name} was run by {study.stand_in}: there is no model to evaluate")
+    if study.end_to_end:
+        raise StudyError(
+            f'{study.name} trains its whole network (train = "all"), and a model directory holds heads only: it cannot '
+            "be evaluated"
+        )
     best = best_point(database, study)
     if best is None or best.report is None:
         raise StudyError(f"{study.name} has no complete point: there is nothing to evaluate")
@@ -112,10 +118,12 @@ def evaluation_of(
 def study_to_evaluate(studies: Sequence[Study]) -> Study:
     """Return the search to evaluate by default: the one whose best point no other search has inherited.
 
+    Searches that train end to end are not counted, because they cannot be evaluated.
+
     Raises:
         StudyError: there is no such search, or there are several.
     """
-    searches = [study for study in studies if study.is_search]
+    searches = [study for study in studies if study.is_search and not study.end_to_end]
     sources = {study.source.study for study in searches if study.source is not None}
     final = [study.name for study in searches if study.name not in sources]
     if not final:

@@ -16,10 +16,12 @@ import numpy as np
 from rust_optuna.config import (
     HYPERPARAMETERS,
     KEYS,
+    LATER_KEYS,
     StudyConfiguration,
     StudyKind,
     TrialConfiguration,
     Value,
+    misfit,
     plain_values,
 )
 from rust_optuna.data.check import refuse_problems
@@ -43,7 +45,7 @@ from rust_optuna.errors import (
     StudyError,
 )
 from rust_optuna.learn.weights import NAMED as NAMED_WEIGHTS
-from rust_optuna.learn.weights import meant, weights_file, weights_scheme
+from rust_optuna.learn.weights import meant, trial_weights_scheme, weights_file
 from rust_optuna.paths import Home
 from rust_optuna.search import design
 from rust_optuna.search.comparison import (
@@ -125,7 +127,7 @@ class PreparedStudy:
         Raises:
             WeightsError: the weights file is missing.
         """
-        return tuple(sorted({weights_scheme(trial.backbone) for (trial, *_) in self._trials_by_weights()}))
+        return tuple(sorted({trial_weights_scheme(trial) for (trial, *_) in self._trials_by_weights()}))
 
     def refuse_missing_weights(self) -> None:
         """Check that the weights files exist, without reading them or using the network.
@@ -188,8 +190,9 @@ class PreparedStudy:
         configuration = self.configuration
         values = configuration.values({}, self.inherited)
         values.pop("weights")
-        if values["bits"] == KEYS["bits"].default:
-            del values["bits"]  # so that studies older than this setting keep their fingerprint
+        for key in LATER_KEYS:
+            if values[key] == KEYS[key].default:
+                del values[key]
         # The folds of a configuration to compare follow from their number.
         searched = configuration.kind != StudyKind.COMPARISON
         search_space = to_document(configuration)["search_space"] if searched else {}
@@ -337,11 +340,19 @@ def settings(
 def inherited_values(configuration: StudyConfiguration, source: Settings) -> dict[str, Value]:
     """Return the values that a study takes from another's settings: those of every key that its own file leaves out.
 
+    Keys that mean nothing for the study's model are not taken.
+
     Raises:
-        ConfigurationError: a hyperparameter still has no value.
+        ConfigurationError: a hyperparameter still has no value, or the file sets a key that means nothing for the
+            model.
     """
     own_keys = {*configuration.search_space, *configuration.fixed, *configuration.model}
     values = {key: value for key, value in source.values.items() if key not in own_keys}
+    model = configuration.values({}, values)
+    misfits = {key: misfit(key, model["architecture"], model["train"]) for key in sorted(own_keys)}
+    if problems := [Problem(key, reason) for key, reason in misfits.items() if reason is not None]:
+        raise ConfigurationError(f"study {configuration.name}", problems)
+    values = {key: value for key, value in values.items() if not misfit(key, model["architecture"], model["train"])}
     if open_keys := configuration.open_hyperparameters(values):
         message = f"has no value: neither this study nor {', '.join(configuration.from_best_of)} sets it"
         raise ConfigurationError(f"study {configuration.name}", [Problem(key, message) for key in open_keys])

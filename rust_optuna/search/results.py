@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rust_optuna.config import plain_values
+from rust_optuna.config import misfit, plain_values
 from rust_optuna.learn.trial_report import TrialReport
 from rust_optuna.search.comparison import best_compared, compared_values
 from rust_optuna.search.foreign import ForeignTrials, foreign_trials
@@ -227,8 +227,9 @@ class BestTrial:
 
     @property
     def weights(self) -> str:
-        """The backbone's weights, as the study names them."""
-        return str(self.study.configuration.values(self.point.parameters, self.study.inherited)["weights"])
+        """The backbone's weights, as the study names them; LeNet-1998 starts from random ones."""
+        values = self.study.configuration.values(self.point.parameters, self.study.inherited)
+        return "random" if misfit("weights", values["architecture"], values["train"]) else str(values["weights"])
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``rust-optuna best --json`` prints; None for each number that a stand-in does not report."""

@@ -12,11 +12,13 @@ import sqlalchemy as sa
 
 from rust_optuna.config import (
     HYPERPARAMETERS,
+    UNSEARCHED,
     BackboneConfiguration,
     StudyConfiguration,
     StudyKind,
     TrialConfiguration,
     Value,
+    misfit,
 )
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.errors import StudyError
@@ -67,6 +69,11 @@ class Study:
         return self.configuration.kind == StudyKind.SEARCH
 
     @property
+    def end_to_end(self) -> bool:
+        """Whether its points train every layer, and not only a head on a frozen backbone's features."""
+        return bool(self.configuration.values({}, self.inherited)["train"] == "all")
+
+    @property
     def objective(self) -> str | None:
         """The objective that computed this study's values; None before the first worker served it."""
         return None if self.runtime is None else self.runtime["objective"]
@@ -83,10 +90,18 @@ class Study:
 
     @property
     def own_values(self) -> Mapping[str, Value]:
-        """The values that the study neither searches, fixes nor inherits: those of its model, defaults included."""
+        """The values that the study neither searches, fixes nor inherits: those of its model, defaults included.
+
+        Keys that mean nothing for the model are left out. That a head is trained goes without saying, as it did in
+        studies that are older than that key.
+        """
         configuration = self.configuration
+        values = configuration.values({}, self.inherited)
         others = {*configuration.search_space, *configuration.fixed, *self.inherited}
-        return {name: value for name, value in configuration.values({}, self.inherited).items() if name not in others}
+        if not self.end_to_end:
+            others |= {*UNSEARCHED}
+        means_nothing = {name for name in values if misfit(name, values["architecture"], values["train"])}
+        return {name: value for name, value in values.items() if name not in others | means_nothing}
 
     @property
     def constant_hyperparameters(self) -> Mapping[str, Value]:
@@ -119,7 +134,7 @@ def cached_backbones(
     # Some hyperparameters may have no value yet, but no backbone depends on them.
     placeholders = dict.fromkeys(HYPERPARAMETERS, 1)
     trials = (trial_configuration(configuration, {**placeholders, **point}, inherited, home) for point in design)
-    return list(dict.fromkeys(trial.backbone for trial in trials if trial.features == "cached"))
+    return list(dict.fromkeys(trial.backbone for trial in trials if trial.cached))
 
 
 def find_study(database: Database, name: str) -> Study | None:

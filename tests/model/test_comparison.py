@@ -579,3 +579,17 @@ def test_a_stand_in_s_values_are_not_compared(home):
 def test_a_file_with_neither_section_is_one_configuration_and_its_error_says_so():
     with pytest.raises(ConfigurationError, match="is one configuration, for rust-optuna compare"):
         parse_study({"name": "a", "manifest": "b.csv"}, "c.toml")
+
+
+# --- Whole networks beside a head on features
+
+
+def test_a_network_that_is_trained_end_to_end_stands_beside_a_head(fresh, compared):
+    model = {"architecture": "lenet_1998", "train": "all", "image_size": 75}
+    lenet = one_document(name="lenet", model=model, cross_validation={**VALIDATION, "epochs": 2})
+    early, network = compare(fresh, DOCUMENTS["early"], lenet).numbers["compared"]
+    assert early["curve"] == compared[0].numbers["compared"][0]["curve"]
+    assert (network["epochs"], len(network["fold_curves"])) == (2, 3)
+    assert network["difference"]["average_precision"]["value"] == pytest.approx(
+        max(network["curve"]) - max(early["curve"])
+    )
