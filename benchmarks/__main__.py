@@ -97,6 +97,20 @@ class Bench:
             rows.append(row(f"Keras fit on cached features, batch {size}, against ours", "–", fit, "×"))
         return rows
 
+    def end_to_end(self) -> list[Row]:
+        """An epoch of training end to end, against Keras's `fit` on the same films."""
+        few = ["--size", "75", "--films", "32", "--batch", "16"] if self.quick else []
+        [found] = sections.run("end_to_end", few)
+        self.measured["end_to_end"] = found
+        size = 75 if self.quick else 299
+        rows = []
+        for name, seconds in found.items():
+            ratios = [ours / fit for ours, fit in zip(seconds["ours"], seconds["fit"], strict=True)]
+            named = f"{name} end to end, {size} pixels"
+            rows.append(row(f"{named}: an epoch against Keras fit on the same films", "≤ 1.3", ratios, "×"))
+            rows.append(row(f"{named}: an epoch of {32 if self.quick else 64} films", "–", seconds["ours"], "s"))
+        return rows
+
     def published(self) -> list[Row]:
         """The published way against ours: needs the sections extraction and training, and for a search the search.
 
@@ -282,6 +296,7 @@ class Bench:
 SECTIONS = (
     "extraction",
     "training",
+    "end_to_end",
     "published",
     "agreement",
     "around",
@@ -296,7 +311,7 @@ SECTIONS = (
     "commands",
 )
 
-LONG = ("growth", "scale", "peers", "search", "search_bfloat16", "evaluation")
+LONG = ("end_to_end", "growth", "scale", "peers", "search", "search_bfloat16", "evaluation")
 """Not part of the quick run."""
 
 

@@ -115,6 +115,8 @@ KEYS: Mapping[str, Key] = {
     "dropout_rate": Key("", float, low=0, high=1, exclusive_high=True),
     "learning_rate": Key("", float, low=0, exclusive_low=True),
     "epsilon": Key("", float, low=0, exclusive_low=True),
+    "architecture": Key("model", str, "inception_v3", choices=("inception_v3", "lenet_1998")),
+    "train": Key("model", str, "head", choices=("head", "all")),
     "weights": Key("model", str, "imagenet"),
     "weights_seed": Key("model", int, 0, low=0),
     "output": Key(
@@ -130,10 +132,22 @@ KEYS: Mapping[str, Key] = {
     "flips": Key("model", str, "both", choices=("both", "horizontal", "vertical", "none")),
     "standardize": Key("model", bool, False),
     "hidden_units": Key("model", tuple, (1024, 512, 256)),
+    "micro_batch": Key("model", int, 32, low=1),
     "epochs": Key("cross_validation", int, 20, low=1),
 }
 HYPERPARAMETERS = tuple(name for name, key in KEYS.items() if key.default is None)
 """The keys without a default, which a study searches or fixes."""
+
+LATER_KEYS = ("bits", "architecture", "train", "micro_batch")
+"""The keys that the first version did not have. A fingerprint leaves out their defaults, so that studies older than a
+key keep theirs."""
+UNSEARCHED = ("architecture", "train")
+"""The keys that cannot be searched, because other keys mean nothing for some of their values."""
+FROZEN_ONLY = ("weights_seed", "features", "extraction_precision", "standardize")
+"""The keys of a frozen backbone and its features. A random start of what is trained end to end is drawn from the
+fold's seed."""
+INCEPTION_ONLY = ("weights", "output", "pooling", "hidden_units")
+"""The other keys that LeNet-1998 does not have: its layers are fixed, and it starts from random weights."""
 
 FOLDS = 6
 SEED = 1337
@@ -143,6 +157,29 @@ HOLDOUT = 0.15
 """The default share of films that is set aside as hold-out."""
 CONTRAST = 1.0
 """The default contrast of drawn films, with which they show their scores as clearly as real films do."""
+
+
+def misfit(key: str, architecture: str, train: str) -> str | None:
+    """Return why a study may not set a key if its model is built and trained like this; None if it may.
+
+    Args:
+        key: a trial key that the study sets.
+        architecture: the value of that key.
+        train: the value of that key.
+
+    Returns:
+        The predicate of a sentence about the key.
+    """
+    if architecture == "lenet_1998":
+        if key == "architecture" and train != "all":
+            return 'is "lenet_1998", which has no frozen backbone: set train = "all"'
+        if key in INCEPTION_ONLY or key in FROZEN_ONLY:
+            return 'means nothing with architecture = "lenet_1998", whose layers are fixed: leave it out'
+    if train == "all" and key in FROZEN_ONLY:
+        return 'means nothing with train = "all", which has no frozen backbone: leave it out'
+    if train == "head" and key == "micro_batch":
+        return 'means nothing with train = "head": only train = "all" divides its batches into micro-batches'
+    return None
 
 
 def _default(name: str) -> Any:
@@ -159,6 +196,8 @@ class StudyKind(StrEnum):
     """The folds of one model's fresh cross-validation."""
     SOURCES = "sources"
     """The folds of a cross-validation that leaves out one hospital or earlier study at a time."""
+    COMPARISON = "comparison"
+    """The folds of one configuration, which is compared with others."""
 
 
 FOLD_KEYS: Mapping[str, Key] = {"repeat": Key("", int, low=0), "fold": Key("", int, low=0)}
@@ -194,6 +233,19 @@ class TrialConfiguration:
     hidden_units: tuple[int, ...] = _default("hidden_units")
     features: str = _default("features")
     training_precision: str = _default("training_precision")
+    architecture: str = _default("architecture")
+    train: str = _default("train")
+    micro_batch: int = _default("micro_batch")
+
+    @property
+    def end_to_end(self) -> bool:
+        """Whether every layer is trained on the films, and not only a head on a frozen backbone's features."""
+        return self.train == "all"
+
+    @property
+    def cached(self) -> bool:
+        """Whether it trains on features from the cache."""
+        return not self.end_to_end and self.features == "cached"
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> TrialConfiguration:
@@ -238,12 +290,14 @@ class StudyConfiguration:
         n_trials: the number of design points of a random study; None for a grid, which has one point per cell.
         search_space: the searched keys.
         fixed: the trial keys of ``[fixed]``.
-        from_best_of: the study whose best point gives a value to every key that this file does not name.
+        from_best_of: the study whose best point gives a value to every key that this file does not name; or several
+            compared configurations, of which the best one does so; empty for none.
         model: the trial keys of ``[model]`` and ``[cross_validation]``; ``values`` fills in the defaults.
         folds: the number of cross-validation folds.
         seed: the seed of the folds and of all training.
         lease_seconds: how long a worker may be silent before its point goes to another worker.
-        kind: what its points are. A study file describes a search; commands make the other kinds.
+        kind: what its points are. A study file describes a search, or a configuration to compare with others; commands
+            make the other kinds.
         left_open: those of ``folds`` and ``seed`` that the file does not name, so that ``from_best_of`` may give them a
             value other than the default.
         source: the name of the study file in messages, usually its path.
@@ -256,7 +310,7 @@ class StudyConfiguration:
     n_trials: int | None
     search_space: Mapping[str, Range]
     fixed: Mapping[str, Value] = field(default_factory=dict)
-    from_best_of: str | None = None
+    from_best_of: tuple[str, ...] = ()
     model: Mapping[str, Value] = field(default_factory=dict)
     folds: int = FOLDS
     seed: int = SEED

@@ -60,6 +60,11 @@ class Home:
         return self.storage / "features"
 
     @property
+    def pixels(self) -> Path:
+        """The decoded films of studies that train end to end."""
+        return self.storage / "pixels"
+
+    @property
     def models(self) -> Path:
         """The directories of fitted models."""
         return self.storage / "models"

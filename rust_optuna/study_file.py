@@ -17,11 +17,13 @@ from rust_optuna.config import (
     KEYS,
     LEASE_SECONDS,
     SEED,
+    UNSEARCHED,
     Key,
     Range,
     StudyConfiguration,
     StudyKind,
     Value,
+    misfit,
     plain,
     plain_values,
 )
@@ -30,6 +32,7 @@ from rust_optuna.spelling import nearest
 
 SECTIONS = ("sampler", "search_space", "fixed", "model", "cross_validation")
 TOP_LEVEL = ("name", "manifest", "lease_seconds")
+ONE_CONFIGURATION = "a file with neither [sampler] nor [search_space] is one configuration, for rust-optuna compare"
 LONGEST_STUDY_NAME = 100
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_STUDY_NAME - 1}}}")
 
@@ -88,8 +91,9 @@ def to_document(configuration: StudyConfiguration) -> dict[str, Any]:
         sections[KEYS[name].section][name] = plain(value)
     sections["cross_validation"] |= {"folds": configuration.folds, "seed": configuration.seed}
     fixed = plain_values(configuration.fixed)
-    if configuration.from_best_of is not None:
-        fixed["from_best_of"] = configuration.from_best_of
+    if configuration.from_best_of:
+        one, *others = configuration.from_best_of
+        fixed["from_best_of"] = [one, *others] if others else one
     # Searches are written as versions without other kinds wrote them.
     kind = {} if configuration.kind == StudyKind.SEARCH else {"kind": configuration.kind}
     return {
@@ -194,18 +198,21 @@ class _Reader:
             self.problem("name", f"{name!r} may only hold letters, digits, dots, dashes and underscores (at most 100)")
         manifest = None if stored else self.take(top, "manifest", Key("", str))
         lease = self.take(top, "lease_seconds", Key("", int, LEASE_SECONDS, low=2))
-        kind = StudyKind(top.pop("kind", StudyKind.SEARCH)) if stored else StudyKind.SEARCH
+        kind = StudyKind(top.pop("kind", StudyKind.SEARCH)) if stored else self.kind()
         self.refuse_rest(top, "", (*TOP_LEVEL, *(f"[{s}]" for s in SECTIONS)))
-        sampler, sampler_seed, n_trials = self.read_sampler()
-        search_space = self.read_search_space(sampler, KEYS if kind == StudyKind.SEARCH else FOLD_KEYS)
         searched, named_fixed = self.names("search_space"), self.names("fixed")
         fixed, from_best_of = self.read_fixed(searched)
         model, folds, seed, left_open = self.read_model(searched | named_fixed)
-        if from_best_of is None:
+        sampler, sampler_seed, n_trials, search_space = self.read_design(kind, folds, stored)
+        if not from_best_of:
+            self.refuse_misfits({**model, **fixed}, searched, named_fixed)
+        if name in from_best_of:
+            self.problem("fixed.from_best_of", "names this study itself")
+        if kind == StudyKind.COMPARISON:
+            self.refuse_open(from_best_of, named_fixed)
+        elif not from_best_of:
             for missing in (key for key in HYPERPARAMETERS if key not in searched | named_fixed):
                 self.problem(missing, "has no value: name it in [search_space] or in [fixed]")
-        elif from_best_of == name:
-            self.problem("fixed.from_best_of", "names this study itself")
         if self.problems:
             return None
         return StudyConfiguration(
@@ -224,6 +231,37 @@ class _Reader:
             kind=kind,
             left_open=left_open,
         )
+
+    def kind(self) -> StudyKind:
+        """Return what a study file describes: with neither sampler nor search space, a configuration to compare."""
+        neither = "sampler" not in self.document and "search_space" not in self.document
+        return StudyKind.COMPARISON if neither else StudyKind.SEARCH
+
+    def refuse_open(self, from_best_of: tuple[str, ...], named: set[str]) -> None:
+        """Refuse a configuration to compare that does not name all four hyperparameters itself."""
+        if from_best_of:
+            self.problem("fixed.from_best_of", f"goes with a search only: {ONE_CONFIGURATION}")
+            return
+        for missing in (key for key in HYPERPARAMETERS if key not in named):
+            self.problem(missing, f"has no value: name it in [fixed] ({ONE_CONFIGURATION})")
+
+    def read_design(self, kind: StudyKind, folds: Any, stored: bool) -> tuple[Any, Any, Any, dict[str, Range]]:
+        """Return sampler, its seed, number of trials and search space; those of a comparison follow from its folds."""
+        if kind == StudyKind.COMPARISON and not stored:
+            axis = Range("categorical", choices=tuple(range(folds or 0)))
+            return "grid", 0, None, {"fold": axis}
+        sampler, sampler_seed, n_trials = self.read_sampler()
+        searchable = {name: key for name, key in KEYS.items() if name not in UNSEARCHED}
+        keys = searchable if kind == StudyKind.SEARCH else FOLD_KEYS
+        return sampler, sampler_seed, n_trials, self.read_search_space(sampler, keys)
+
+    def refuse_misfits(self, values: Mapping[str, Value], searched: set[str], named_fixed: set[str]) -> None:
+        """Refuse the keys that mean nothing for the model; with ``from_best_of``, they are known only later."""
+        architecture, train = (str(values.get(name, KEYS[name].default)) for name in UNSEARCHED)
+        for name in sorted({*values, *searched} & {*KEYS}):
+            if description := misfit(name, architecture, train):
+                section = "search_space" if name in searched else "fixed" if name in named_fixed else KEYS[name].section
+                self.problem(f"{section}.{name}", description)
 
     def read_sampler(self) -> tuple[Any, Any, Any]:
         if not isinstance(self.document.get("sampler"), dict):
@@ -322,9 +360,9 @@ class _Reader:
             return None
         return Range(kind, low=low, high=high, log=log, step=step)
 
-    def read_fixed(self, searched: set[str]) -> tuple[dict[str, Value], str | None]:
+    def read_fixed(self, searched: set[str]) -> tuple[dict[str, Value], tuple[str, ...]]:
         table = self.section("fixed")
-        source = self.take(table, "fixed.from_best_of", Key("", str)) if "from_best_of" in table else None
+        sources = self.read_sources(table.pop("from_best_of")) if "from_best_of" in table else ()
         fixed: dict[str, Value] = {}
         for name in list(table):
             if name not in KEYS:
@@ -335,7 +373,16 @@ class _Reader:
             if value is not None:
                 fixed[name] = value
         self.refuse_rest(table, "fixed.", (*KEYS, "from_best_of"))
-        return fixed, source
+        return fixed, sources
+
+    def read_sources(self, named: Any) -> tuple[str, ...]:
+        names = named if isinstance(named, list) else [named]
+        if not names or not all(isinstance(name, str) and name for name in names):
+            self.problem("fixed.from_best_of", f"{named!r} is neither the name of a study nor a list of names")
+            return ()
+        if len(set(names)) < len(names):
+            self.problem("fixed.from_best_of", f"names a study twice: {names}")
+        return tuple(names)
 
     def read_model(self, elsewhere: set[str]) -> tuple[dict[str, Value], Any, Any, frozenset[str]]:
         values: dict[str, Value] = {}

@@ -63,6 +63,18 @@ def grid_document(**changes: Any) -> dict[str, Any]:
     }
 
 
+def one_document(**changes: Any) -> dict[str, Any]:
+    """Return one configuration to compare with others."""
+    return {
+        "name": "one",
+        "manifest": "manifest.csv",
+        "fixed": {"batch_size": 8, "dropout_rate": 0.0, "learning_rate": 1e-3, "epsilon": 1e-7},
+        "model": {"weights": "random"},
+        "cross_validation": {"folds": 3, "epochs": 2, "seed": 5},
+        **changes,
+    }
+
+
 def toml(document: Mapping[str, Any]) -> str:
     """Return a study document as TOML."""
     lines = [f"{key} = {_toml(value)}" for key, value in document.items() if not isinstance(value, dict)]

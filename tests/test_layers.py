@@ -23,11 +23,12 @@ MAY_IMPORT = {
     "storage": {"base"},
     "search": {"base", "data", "learn", "storage"},
     "model": {"base", "data", "learn", "storage", "search"},
+    "report": {"base"},
     "worker": {"base", "data", "learn", "storage", "search"},
     "fleet": {"base", "storage", "search"},
     "web": {"base", "storage", "search"},
-    "run": {"base", "data", "learn", "storage", "search", "model", "worker", "fleet"},
-    "cli": {"base", "data", "learn", "storage", "search", "model", "worker", "fleet", "web", "run"},
+    "run": {"base", "data", "learn", "storage", "search", "model", "report", "worker", "fleet"},
+    "cli": {"base", "data", "learn", "storage", "search", "model", "report", "worker", "fleet", "web", "run"},
 }
 """Each layer (the modules that stand in no package are the base) and those that it may import.
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rust_optuna.config import KEYS, Range, StudyConfiguration
+from rust_optuna.config import KEYS, Range, StudyConfiguration, StudyKind
 from rust_optuna.errors import ConfigurationError
 from rust_optuna.search import design
 from rust_optuna.study_file import parse_study, read_study_file, to_document
-from tests.studies import REPOSITORY, configuration, grid_document, random_document, toml
+from tests.studies import REPOSITORY, configuration, grid_document, one_document, random_document, toml
 
 
 def problems(document):
@@ -42,7 +42,7 @@ def test_regime_2_is_the_published_grid_on_the_best_of_regime_1():
     assert (regime.name, regime.sampler, regime.n_trials, design.size(regime)) == ("regime-2", "grid", None, 32)
     assert regime.search_space["learning_rate"].choices == (1e-4, 1e-3, 1e-2, 1e-1)
     assert regime.search_space["epsilon"].choices == tuple(float(f"1e-{digits}") for digits in range(8, 0, -1))
-    assert (regime.from_best_of, regime.fixed) == ("regime-1", {})
+    assert (regime.from_best_of, regime.fixed) == (("regime-1",), {})
     # The model and the folds are Regime I's.
     assert (regime.model, regime.left_open) == ({}, {"folds", "seed"})
 
@@ -172,7 +172,57 @@ def test_a_hyperparameter_without_a_value_is_named():
 
 
 def test_a_hyperparameter_may_be_left_to_the_study_that_is_built_on():
-    assert configuration(grid_document()).from_best_of == "regime-1"
+    assert configuration(grid_document()).from_best_of == ("regime-1",)
+
+
+@pytest.mark.parametrize(
+    ("named", "what"),
+    [
+        ([], "neither the name of a study nor a list of names"),
+        (["a", 3], "neither the name of a study nor a list of names"),
+        (["a", ""], "neither the name of a study nor a list of names"),
+        (3, "neither the name of a study nor a list of names"),
+        (["a", "b", "a"], "names a study twice"),
+        (["a", "regime-2"], "names this study itself"),
+    ],
+)
+def test_what_is_no_list_of_studies_to_build_on_is_named(named, what):
+    assert what in problems(grid_document(fixed={"from_best_of": named}))["fixed.from_best_of"]
+
+
+BASELINES = REPOSITORY / "studies" / "baselines"
+
+
+@pytest.mark.parametrize("path", sorted(BASELINES.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_baseline_is_one_configuration_as_published(path):
+    baseline = read_study_file(path)
+    assert (baseline.kind, baseline.name) == (StudyKind.COMPARISON, path.stem.replace("_", "-"))
+    assert baseline.fixed == {"batch_size": 128, "dropout_rate": 0.0, "learning_rate": 1e-3, "epsilon": 1e-7}
+    assert (baseline.folds, baseline.values({})["epochs"], baseline.seed) == (10, 50, 1337)
+    assert design.draw(baseline) == [{"fold": fold} for fold in [point["fold"] for point in design.draw(baseline)]]
+    assert sorted(point["fold"] for point in design.draw(baseline)) == list(range(10))
+
+
+def test_a_configuration_to_compare_survives_the_way_to_the_database_and_back():
+    made = configuration(one_document())
+    kept = parse_study(to_document(made), "stored", stored=True)
+    assert (kept.kind, kept.search_space, kept.fixed) == (StudyKind.COMPARISON, made.search_space, made.fixed)
+
+
+def test_a_configuration_to_compare_names_all_four_hyperparameters_itself():
+    found = problems(one_document(fixed={"learning_rate": 1e-3}))
+    assert set(found) == {"batch_size", "dropout_rate", "epsilon"}
+    assert all("neither [sampler] nor [search_space]" in what for what in found.values())
+    found = problems(one_document(fixed={"from_best_of": "a"}))
+    assert set(found) == {"fixed.from_best_of"}
+    assert "goes with a search only" in found["fixed.from_best_of"]
+
+
+@pytest.mark.parametrize("section", ["sampler", "search_space"])
+def test_a_search_without_one_of_its_two_sections_is_not_taken_for_a_configuration(section):
+    document = random_document()
+    del document[section]
+    assert problems(document)[f"[{section}]"] == "is missing"
 
 
 def test_a_study_cannot_be_built_on_itself():
@@ -212,6 +262,79 @@ def test_a_bound_that_is_not_finite_is_refused(value):
     document = random_document(fixed={"epsilon": 1e-7})
     document["search_space"]["learning_rate"] = {"type": "float", "low": 1e-4, "high": value}
     assert "search_space.learning_rate.high" in problems(document)
+
+
+LENET = {"architecture": "lenet_1998", "train": "all"}
+
+
+@pytest.mark.parametrize(
+    ("model", "where", "what"),
+    [
+        ({"architecture": "lenet_1998"}, "model.architecture", 'no frozen backbone: set train = "all"'),
+        *(
+            ({**LENET, key: value}, f"model.{key}", "whose layers are fixed: leave it out")
+            for key, value in {
+                "weights": "random",
+                "weights_seed": 1,
+                "output": "mixed9",
+                "pooling": "max",
+                "features": "cached",
+                "extraction_precision": "float32",
+                "standardize": False,
+                "hidden_units": [4],
+            }.items()
+        ),
+        *(
+            ({"train": "all", key: value}, f"model.{key}", "no frozen backbone: leave it out")
+            for key, value in {
+                "weights_seed": 1,
+                "features": "live",
+                "extraction_precision": "bfloat16",
+                "standardize": True,
+            }.items()
+        ),
+        ({"micro_batch": 8}, "model.micro_batch", 'only train = "all" divides its batches into micro-batches'),
+        ({"train": "all", "micro_batch": 0}, "model.micro_batch", "at least 1"),
+        ({"train": "both"}, "model.train", "one of head, all"),
+        ({"architecture": "resnet"}, "model.architecture", "one of inception_v3, lenet_1998"),
+    ],
+)
+def test_what_means_nothing_for_an_architecture_is_refused(model, where, what):
+    found = problems(random_document(model=model))
+    assert found.keys() == {where}
+    assert what in found[where]
+
+
+def test_what_means_nothing_is_refused_wherever_it_stands():
+    document = random_document(model=LENET)
+    document["search_space"]["pooling"] = ["max", "average"]
+    document["fixed"]["hidden_units"] = [4]
+    assert set(problems(document)) == {"search_space.pooling", "fixed.hidden_units"}
+
+
+@pytest.mark.parametrize("key", ["architecture", "train"])
+def test_what_decides_which_keys_mean_something_cannot_be_searched(key):
+    document = random_document()
+    document["search_space"][key] = [KEYS[key].default]
+    assert "is not a key that can be searched" in problems(document)[f"search_space.{key}"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {**LENET, "image_size": 75, "bits": 12, "resize": "pad", "flips": "none", "training_precision": "bfloat16"},
+        {"train": "all", "weights": "random", "output": "mixed7", "pooling": "average", "hidden_units": [8]},
+        {"train": "all", "weights": "imagenet", "micro_batch": 128},
+        {"train": "head", "architecture": "inception_v3"},
+    ],
+)
+def test_what_fits_together_is_read_and_survives_the_way_to_the_database(model):
+    document = random_document(model=model)
+    study = parse_study(document, "file")
+    stored = parse_study(to_document(study), "stored", stored=True)
+    values = stored.values({})
+    assert {key: list(values[key]) if isinstance(values[key], tuple) else values[key] for key in model} == model
+    assert to_document(stored) == to_document(study)
 
 
 def test_the_manifest_must_be_named_in_a_file_and_is_not_kept_in_a_database():
@@ -278,7 +401,7 @@ def studies(draw):
         n_trials=None if grid else draw(st.integers(1, 1000)),
         search_space=space,
         fixed=fixed,
-        from_best_of=draw(st.none() | NAMES.map(lambda name: f"{name}-other")),
+        from_best_of=draw(st.lists(NAMES.map(lambda name: f"{name}-other"), max_size=2, unique=True).map(tuple)),
         model=sections,
         folds=draw(st.integers(2, 20)),
         seed=draw(st.integers(0, 2**32 - 1)),

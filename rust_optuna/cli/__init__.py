@@ -21,6 +21,7 @@ from rust_optuna.spelling import nearest
 
 COMMANDS = {
     "best": "results",
+    "compare": "compare",
     "dashboard": "dashboard",
     "data": "data",
     "demo": "demo",

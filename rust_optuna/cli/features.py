@@ -55,11 +55,13 @@ def build(study: str, data_root: Path | None) -> None:
             needed = feature_building.needed_by_file(
                 site.home.resolve(study), site.home, site.open_to_read, hashing, root
             )
-            following = ["search", study]
+            following = ["compare" if needed.compared else "search", study]
         else:
             needed = feature_building.needed_by_study(stack.enter_context(site.open_to_read()), study, site.home)
             following = ["worker", "run", study]
         folders = feature_building.build_features(needed, site.home, progress, data_root=root, on_hashed=hashing)
+    if not folders:
+        click.echo(f"{study} trains on no cached features: there is nothing to compute ahead of its workers")
     for folder in folders:
         click.echo(f"{folder}: features of {counted(len(needed.contents), 'film')} in 4 flips")
     print_next(*following)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rust_optuna.storage.site import Site
 
 
+DAY = 24 * 3600
+
+
 def print_forecast(
     configurations: Sequence[StudyConfiguration], site: Site, choice: DeviceChoice, data_root: Path | None
 ) -> None:
@@ -57,6 +60,13 @@ def _print_study(study: StudyForecast, workers: int) -> None:
     largest, _ = study.by_batch_size[-1]
     if study.largest_batch > largest:
         click.echo(f"  A fold trains on at most {largest:,} films; a larger batch size means all of them at once.")
+    if study.end_to_end:
+        click.echo("  Every layer is trained on every film: the films are decoded first, which is not counted here.")
+        if study.seconds >= DAY:
+            click.echo(
+                f"  This is {study.seconds / DAY:.1f} days here. A GPU, more workers, or a smaller image_size or fewer "
+                "epochs would shorten it."
+            )
     if study.open_source:
         click.echo(f"  The best point of {study.open_source} is not known yet, so times are means over its candidates.")
     click.echo(f"  {study.trial_seconds:.1f} s a trial on average, {workers} at a time: {_duration(study.seconds)}")

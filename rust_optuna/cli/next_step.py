@@ -98,6 +98,19 @@ def print_after_by_source(search: str) -> None:
         print_next("evaluate", "--study", search)
 
 
+def print_after_comparison(studies: Sequence[str]) -> None:
+    """Print how a search takes the best of compared configurations, and the command that runs the search."""
+    from rust_optuna.study_file import toml_value
+
+    names = toml_value(list(studies) if len(studies) > 1 else studies[0])
+    what = "the best of these configurations" if len(studies) > 1 else "this configuration"
+    click.echo(
+        f"A search takes {what} with the line from_best_of = {names} under [fixed] of its study file: then weights, "
+        "layer and all other keys that the file does not name are those of that configuration."
+    )
+    print_next("search", study_file() or PLACEHOLDER, when="with that line in the study file")
+
+
 def nothing_to_run(database: Database, names: Sequence[str] = ()) -> str | None:
     """Return why workers of the named studies, or of all, have no point to run; None if one of these is open."""
     from rust_optuna.search.studies import load_studies
@@ -203,8 +216,10 @@ def _next_step(database: Database, names: Sequence[str]) -> tuple[str | Path, ..
     if studies and not searches:
         # Workers have trained its folds; this command makes the numbers.
         last = studies[-1].configuration
+        if last.kind == StudyKind.COMPARISON:
+            return "compare", *(study.name for study in studies if study.configuration.kind == last.kind)
         by_source = ["--by-source"] if last.kind == StudyKind.SOURCES else []
-        return "evaluate", "--study", str(last.from_best_of), *by_source
+        return "evaluate", "--study", *last.from_best_of, *by_source
     if len(names) == 1 and studies:
         return "study", "show", *names
     return ("status",) if studies else ("search", study_file() or PLACEHOLDER)

@@ -72,6 +72,7 @@ def search(
     from rust_optuna.cli.study import study_path
     from rust_optuna.fleet.devices import DeviceChoice
     from rust_optuna.run.local import search as run_search
+    from rust_optuna.search.comparison import refuse_comparison
     from rust_optuna.study_file import read_study_file
 
     logs.configure("text", level=logging.WARNING)
@@ -81,6 +82,8 @@ def search(
     paths = [study_path(file, "search") for file in files]
     root = site.data_root(data_root)
     configurations = [read_study_file(path) for path in paths]
+    for configuration in configurations:
+        refuse_comparison(configuration)
     _refuse_order(files, configurations)
     choice = DeviceChoice(gpus, workers, per_gpu)
     if dry_run:
@@ -103,12 +106,15 @@ def _refuse_order(files: Sequence[Path], configurations: Sequence[StudyConfigura
         UsageError: a file comes too early; the message gives the command with the files in order.
     """
     names = [study.name for study in configurations]
-    sources = [names.index(study.from_best_of) if study.from_best_of in names else None for study in configurations]
+    sources = [
+        next((names.index(source) for source in study.from_best_of if source in names), None)
+        for study in configurations
+    ]
     late = [(number, source) for number, source in enumerate(sources) if source is not None and source > number]
     if not late:
         return
     number, source = late[0]
-    name = configurations[number].from_best_of
+    name = names[source]
     message = f"{files[number]} takes the best point of {name}: name {files[source]} before it"
     order: list[int] = []
     remaining = [*range(len(files))]

@@ -110,8 +110,10 @@ def _remark(study: Study) -> str:
     configuration = study.configuration
     if configuration.kind == StudyKind.SEARCH:
         return study.stand_in or ""
+    if configuration.kind == StudyKind.COMPARISON:
+        return f"one configuration, to compare{f'; {study.stand_in}' if study.stand_in else ''}"
     by_source = " by source" if configuration.kind == StudyKind.SOURCES else ""
-    return f"evaluates {configuration.from_best_of}{by_source}"
+    return f"evaluates {', '.join(configuration.from_best_of)}{by_source}"
 
 
 def _listed(study: Study) -> dict[str, str]:
@@ -196,7 +198,7 @@ def _print_settings(study: Study) -> None:
     for line in sections:
         click.echo(line)
     if study.source is not None:
-        click.echo(f"Inherited from {study.source.study}, trial {study.source.trial} (point {study.source.point}):")
+        click.echo(f"Inherited from {study.source.words}:")
         for key, value in study.inherited.items():
             click.echo(f"  {key} = {toml_value(value)}")
 
@@ -272,14 +274,14 @@ def study_path(file: Path, command: str) -> Path:
     example = study_file() or Path("studies", "regime_1.toml")
     if path.is_dir():
         mistake = f"{file} is a folder"
-    elif _is_study(str(file)):
+    elif is_study(str(file)):
         mistake = f"{file} is a study that exists already, which `{command_line('worker', 'start', file)}` runs"
     else:
         mistake = f"{path} does not exist"
     raise InvalidValueError(f"{command} takes study files such as {example}; {mistake}")
 
 
-def _is_study(name: str) -> bool:
+def is_study(name: str) -> bool:
     """Return whether there is a study of that name; False if the database cannot be read."""
     from contextlib import suppress
 

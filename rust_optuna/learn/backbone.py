@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def check_weights(path: Path) -> WeightsReport:
     model = _inception(299, "float32")
     load_weights(model, path)
     loaded = _kernels(_layers_by_name(model))
-    random = _random_kernels([kernel.shape for kernel in loaded], seed=0)
+    random = random_kernels([kernel.shape for kernel in loaded], seed=0)
     changes = sum(float(np.abs(a - b).sum(dtype=np.float64)) for a, b in zip(loaded, random, strict=True))
     flat = np.concatenate([kernel.ravel() for kernel in loaded])
     return WeightsReport(
@@ -140,7 +141,7 @@ def _kernels(layers: dict[str, Any]) -> list[np.ndarray]:
     return [layer.kernel.numpy() for layer in _convolutions(layers)]
 
 
-def _random_kernels(shapes: list[tuple[int, ...]], seed: int) -> list[np.ndarray]:
+def random_kernels(shapes: Sequence[tuple[int, ...]], seed: int | Sequence[int]) -> list[np.ndarray]:
     """Return kernels of standard deviation √(2/fan-in) (He et al. 2015, arXiv:1502.01852), the same on every device.
 
     Args:
@@ -158,6 +159,6 @@ def _random_kernels(shapes: list[tuple[int, ...]], seed: int) -> list[np.ndarray
 def _randomise(layers: dict[str, Any], seed: int) -> None:
     """Set random kernels in the convolutions; batch normalisations are created as the identity and stay so."""
     convolutions = _convolutions(layers)
-    kernels = _random_kernels([tuple(layer.kernel.shape) for layer in convolutions], seed)
+    kernels = random_kernels([tuple(layer.kernel.shape) for layer in convolutions], seed)
     for layer, kernel in zip(convolutions, kernels, strict=True):
         layer.kernel.assign(kernel)

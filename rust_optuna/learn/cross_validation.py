@@ -18,7 +18,7 @@ import numpy as np
 
 from rust_optuna.config import TrialConfiguration
 from rust_optuna.data.development import DevelopmentSet
-from rust_optuna.data.manifest import LABELS
+from rust_optuna.data.manifest import LABELS, VIEWS
 from rust_optuna.data.metrics import (
     labels_without_positives,
     macro_average_precision,
@@ -28,10 +28,9 @@ from rust_optuna.data.metrics import (
 )
 from rust_optuna.data.scores import AveragePrecisions, Scores
 from rust_optuna.learn.arithmetic import arithmetic
-from rust_optuna.learn.runtime import KERNEL_THREADS, describe_device, side_by_side_threads, versions
-from rust_optuna.learn.sources import FeatureSource
+from rust_optuna.learn.runtime import KERNEL_THREADS, describe_device, versions
 from rust_optuna.learn.threads import SideBySide
-from rust_optuna.learn.training import FoldTrainer
+from rust_optuna.learn.trainers import Source, computed_at_a_time, folds_at_once, new_trainer
 from rust_optuna.learn.trial_report import BatchSizes, Seeds, Threads, TrialReport
 from rust_optuna.paths import atomic_write
 
@@ -71,7 +70,7 @@ class CrossValidation:
 
 def cross_validate(
     development: DevelopmentSet,
-    source: FeatureSource,
+    source: Source,
     trial: TrialConfiguration,
     *,
     seed: int,
@@ -88,16 +87,18 @@ def cross_validate(
 
     Args:
         development: films, labels and folds.
-        source: the features of those films, in their order.
+        source: the features of those films, in their order, or the films themselves for training end to end.
         trial: the hyperparameters.
         seed: the study's seed.
         point: the design point's number. The same (seed, point) gives the same bits, alone or after other trials.
         on_epoch: called after each epoch with its number, from 1, and the mean over the folds. An exception it raises
             (the trial is pruned, the lease lost) ends the trial and propagates.
-        on_advance: called whenever the trial advances within an epoch: after each fold, and with live features after
-            each batch too, from the thread that trains the fold. An exception it raises propagates as well.
+        on_advance: called whenever the trial advances within an epoch: after each fold, with live features after each
+            batch too, and in training end to end after each micro-batch, from the thread that trains the fold. An
+            exception it raises propagates as well.
         micro_batch: the maximum number of films computed at a time if memory is short; None for whole batches. The
-            steps agree up to rounding, so only the same micro-batch is guaranteed to give the same bits.
+            steps agree up to rounding, so only the same micro-batch is guaranteed to give the same bits. Training end
+            to end has a micro-batch of its own.
         threads: the number of folds that train at once; None for one per core of this process, or one on a GPU.
 
     Raises:
@@ -109,7 +110,8 @@ def cross_validate(
         )
     started = time.monotonic()
     numbers = [int(fold) for fold in np.unique(development.folds)]
-    threads = min(threads or side_by_side_threads(), len(numbers))
+    threads = min(threads or folds_at_once(trial), len(numbers))
+    at_a_time = computed_at_a_time(trial, micro_batch)
     best = _Best(films=len(development.content))
     curve: list[float] = []
     with SideBySide(threads) as side_by_side:
@@ -127,7 +129,7 @@ def cross_validate(
             curve.append(float(np.mean(values)))
             best.offer(epoch, curve[-1], values, folds)
             on_epoch(epoch, curve[-1])
-    scores, baseline, untied_baseline, left_out = _metrics(development, best.scores)
+    scores, baseline, untied_baseline, left_out = scores_over_folds(development, best.scores)
     report = TrialReport(
         epoch=best.epoch,
         value=curve[best.epoch - 1],
@@ -139,7 +141,7 @@ def cross_validate(
         untied_baseline=untied_baseline,
         labels_left_out=left_out,
         batch_size=BatchSizes(trial.batch_size, tuple(fold.trainer.batch_size for fold in folds)),
-        micro_batch=micro_batch if micro_batch and any(micro_batch < fold.at_once for fold in folds) else None,
+        micro_batch=at_a_time if at_a_time and any(at_a_time < fold.at_once for fold in folds) else None,
         seeds=Seeds(seed, point, tuple(fold.trainer.seed for fold in folds)),
         features_sha256=source.sha256,
         arithmetic=arithmetic(trial.training_precision),
@@ -174,13 +176,115 @@ def load_out_of_fold(path: Path) -> OutOfFold:
         return OutOfFold(arrays["film"], arrays["fold"], arrays["labels"], arrays["scores"])
 
 
+@dataclass(frozen=True, eq=False)
+class FoldCurve:
+    """One fold of a configuration that is compared with others: what is needed to score it after any epoch.
+
+    All folds of a configuration together are one trial's cross-validation. Which epoch counts is known once all are
+    done, so the scores after each one are kept: 4 bytes a film, label and epoch.
+
+    Args:
+        films: (films,) content hashes of the films that were left out, ``U64``.
+        labels: (films, 18) uint8, theirs.
+        scores: (epochs, films, 18) float32, after each epoch; after a divergence, those of the last finite epoch.
+        curve: after each epoch, the average precision on these films, macro over the labels that have positives.
+        curve_16: the same over the 16 subscores; None where no film has one.
+        diverged: whether loss, scores or weights stopped being finite.
+    """
+
+    films: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    curve: tuple[float, ...]
+    curve_16: tuple[float, ...] | None
+    diverged: bool
+
+    @property
+    def value(self) -> float:
+        """Average precision after the last epoch, which nothing was chosen by."""
+        return self.curve[-1]
+
+
+def validate_fold(
+    development: DevelopmentSet,
+    source: Source,
+    trial: TrialConfiguration,
+    *,
+    fold: int,
+    seed: int,
+    on_epoch: Callable[[int, float], None] = lambda epoch, value: None,
+    on_advance: Callable[[], None] = lambda: None,
+    micro_batch: int | None = None,
+) -> FoldCurve:
+    """Train and score one fold, epoch by epoch, to the same bits as `cross_validate` does among all folds.
+
+    Args:
+        development: films, labels and folds.
+        source: the features of those films, in their order, or the films themselves for training end to end.
+        trial: the hyperparameters.
+        fold: the fold that is left out.
+        seed: the seed of this fold's training.
+        on_epoch: called after each epoch with its number, from 1, and the average precision on the films left out.
+        on_advance: called whenever training got on within an epoch.
+        micro_batch: the maximum number of films computed at a time if memory is short; None for whole batches.
+
+    Raises:
+        ValueError: the fold leaves no films to train on.
+    """
+    running = _Fold(development, source, trial, fold, seed, micro_batch, on_advance)
+    labels = development.labels[running.validation]
+    curve, scores = [], []
+    for epoch in range(1, trial.epochs + 1):
+        curve.append(running.advance(epoch))
+        scores.append(running.scores)
+        on_epoch(epoch, curve[-1])
+    subscores = slice(len(VIEWS), len(LABELS))
+    curve_16 = tuple(macro_average_precision(labels[:, subscores], each[:, subscores]) for each in scores)
+    return FoldCurve(
+        films=np.array(development.content, dtype="U64")[running.validation],
+        labels=labels,
+        scores=np.stack(scores),
+        curve=tuple(curve),
+        curve_16=None if np.isnan(curve_16).any() else curve_16,
+        diverged=running.diverged or not running.trainer.finite,
+    )
+
+
+def save_fold_curve(path: Path, result: FoldCurve) -> None:
+    """Write a fold's scores after each epoch atomically as ``.npz``, which `numpy.load` reads without pickle."""
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            allow_pickle=False,
+            film=result.films,
+            labels=result.labels,
+            scores=result.scores,
+            curve=np.array(result.curve),
+            curve_16=np.array(result.curve_16 or ()),
+            diverged=np.array(result.diverged),
+        )
+
+
+def load_fold_curve(path: Path) -> FoldCurve:
+    """Read what `save_fold_curve` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return FoldCurve(
+            films=arrays["film"],
+            labels=arrays["labels"],
+            scores=arrays["scores"],
+            curve=tuple(arrays["curve"].tolist()),
+            curve_16=tuple(arrays["curve_16"].tolist()) or None,
+            diverged=bool(arrays["diverged"]),
+        )
+
+
 class _Fold:
     """One fold of a running trial: its trainer, and its scores after the last finite epoch."""
 
     def __init__(
         self,
         development: DevelopmentSet,
-        source: FeatureSource,
+        source: Source,
         trial: TrialConfiguration,
         number: int,
         seed: int,
@@ -195,7 +299,7 @@ class _Fold:
         # One half for every film, so that average precision is the prevalence until there are scores.
         self.scores = np.full(self._labels.shape, 0.5, dtype=np.float32)
         training = np.flatnonzero(development.folds != number)
-        self.trainer = FoldTrainer(
+        self.trainer = new_trainer(
             source, development.labels, training, trial, seed, micro_batch=micro_batch, on_advance=on_advance
         )
 
@@ -235,10 +339,18 @@ class _Best:
             self.scores[fold.validation] = fold.scores
 
 
-def _metrics(
+def scores_over_folds(
     development: DevelopmentSet, scores: np.ndarray
 ) -> tuple[Scores, Scores, AveragePrecisions, tuple[tuple[str, ...], ...]]:
-    """Return the scores' numbers, the view-only baseline's, tied and untied, and the labels left out of each fold's."""
+    """Return the numbers of out-of-fold scores, in each fold and as means over the folds.
+
+    Args:
+        development: films, labels and folds.
+        scores: (films, 18), each film's by the head that did not see its patient.
+
+    Returns:
+        The scores' numbers, those of the view-only baseline, tied and untied, and the labels left out of each fold's.
+    """
     views = np.asarray(development.views)
     model, baseline, untied, left_out = [], [], [], []
     for fold in np.unique(development.folds):

@@ -252,12 +252,12 @@ def _step(state: State, settings: Settings, batch: Any, targets: Any) -> Any:
         return dropped(x, settings.dropout_rate, _dropout_seed(state, settings, layer))
 
     with tf.GradientTape() as tape:
-        logits = _forward(state.weights, settings, batch, drop)
+        logits = forward(state.weights, settings, batch, drop)
         losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
         loss = tf.reduce_mean(losses)
     gradients = tape.gradient(loss, state.weights)
     state.steps.assign_add(1)
-    _update(state, settings, gradients)
+    update(state, settings, gradients)
     return loss
 
 
@@ -281,7 +281,7 @@ def _step_in_parts(
         stop = tf.minimum(start + micro_batch, count)
         batch = tf.gather(table, rows[start:stop])
         with tf.GradientTape() as tape:
-            logits = _forward(
+            logits = forward(
                 state.weights, settings, batch, lambda layer, x: _scaled(x, masks[layer][start:stop], threshold)
             )
             losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets[start:stop], logits=logits)
@@ -293,7 +293,7 @@ def _step_in_parts(
     zeros = [tf.zeros_like(weight) for weight in state.weights]
     _, loss, gathered, *gradients = tf.while_loop(more, part, [0, 0.0, 0, *zeros], parallel_iterations=1)
     state.steps.assign_add(1)
-    _update(state, settings, gradients)
+    update(state, settings, gradients)
     return loss, gathered
 
 
@@ -304,7 +304,7 @@ def _dropout_seed(state: State, settings: Settings, layer: int) -> Any:
     return tf.stack([settings.seed, state.steps * hidden + layer])
 
 
-def _update(state: State, settings: Settings, gradients: Sequence[Any]) -> None:
+def update(state: State, settings: Settings, gradients: Sequence[Any]) -> None:
     """Apply Adam (Kingma and Ba 2015, arXiv:1412.6980) in Keras's form: ε is added to √v, not to √v̂."""
     tf = load_tensorflow()
     taken = tf.cast(state.steps, tf.float32)
@@ -327,7 +327,7 @@ def _update(state: State, settings: Settings, gradients: Sequence[Any]) -> None:
 
 def _predict(weights: tuple[Any, ...], settings: Settings, features: Any) -> Any:
     tf = load_tensorflow()
-    return tf.sigmoid(_forward(weights, settings, _of_any_length(features)))
+    return tf.sigmoid(forward(weights, settings, _of_any_length(features)))
 
 
 def _of_any_length(tensor: Any) -> Any:
@@ -340,16 +340,28 @@ def _of_any_length(tensor: Any) -> Any:
     return tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=[None, *tensor.shape[1:]])
 
 
-def _forward(
+def forward(
     weights: tuple[Any, ...], settings: Settings, features: Any, drop: Callable[[int, Any], Any] | None = None
 ) -> Any:
     """Return the logits, float32; ``drop`` is called with each hidden layer's number and outputs."""
-    tf = load_tensorflow()
     x = features
     if settings.standardisation is not None:
         mean, scale = settings.standardisation
         x = (x - mean) * scale
-    x, *rounded = (tf.cast(tensor, settings.precision) for tensor in (x, *weights))
+    return dense_layers(weights, x, settings.precision, drop)
+
+
+def dense_layers(weights: Sequence[Any], x: Any, precision: str, drop: Callable[[int, Any], Any] | None = None) -> Any:
+    """Return the logits of dense layers with ReLU between them, float32.
+
+    Args:
+        weights: kernel, bias, kernel, bias, ….
+        x: (rows, width) tensor.
+        precision: of the matrix products.
+        drop: called with each hidden layer's number and outputs; None to drop nothing.
+    """
+    tf = load_tensorflow()
+    x, *rounded = (tf.cast(tensor, precision) for tensor in (x, *weights))
     kernels, biases = rounded[0::2], rounded[1::2]
     for layer, (kernel, bias) in enumerate(zip(kernels[:-1], biases[:-1], strict=True)):
         x = tf.nn.relu(tf.nn.bias_add(tf.matmul(x, kernel), bias))
@@ -371,9 +383,23 @@ def dropped(x: Any, rate: Any, seed: Any) -> Any:
         rate: scalar float32 tensor, 0 ≤ rate < 1.
         seed: (2,) int64; the same seed drops the same values on every device.
     """
+    return dropped_part(x, rate, seed, load_tensorflow().shape(x)[0], 0)
+
+
+def dropped_part(x: Any, rate: Any, seed: Any, rows: Any, start: Any) -> Any:
+    """Return what `dropped` returns for the rows of ``x``, which are only a part of those of a batch.
+
+    Args:
+        x: (part, units).
+        rate: as in `dropped`.
+        seed: as in `dropped`.
+        rows: the number of rows of the batch.
+        start: the first of the batch's rows that ``x`` holds.
+    """
     tf = load_tensorflow()
     threshold = _threshold(rate)
-    return _scaled(x, _kept(tf.shape(x)[0], x.shape[1], threshold, seed), threshold)
+    mask = _kept(rows, x.shape[1], threshold, seed)[start : start + tf.shape(x)[0]]
+    return _scaled(x, mask, threshold)
 
 
 def _threshold(rate: Any) -> Any:

@@ -136,7 +136,7 @@ class TrainingTimer:
             scoring=max(0.0, whole[2] - whole[1] - training) / self._rounds,
             overhead=max(0.0, 2 * whole[1] - whole[2]),
             artifact_bytes=self._cross_validate()[1],
-            memory_bytes=_peak_memory(),
+            memory_bytes=peak_memory(),
         )
 
     def _step(self, batch_size: int) -> float:
@@ -230,7 +230,7 @@ def _train(epoch: int, trainer: FoldTrainer) -> None:
     trainer.train_epoch(epoch)
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Return the peak memory of this process, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

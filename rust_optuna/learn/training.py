@@ -16,6 +16,21 @@ from rust_optuna.learn.sources import FeatureSource
 FLIP_BITS = {"both": HORIZONTAL | VERTICAL, "horizontal": HORIZONTAL, "vertical": VERTICAL, "none": 0}
 
 
+def epoch_order(seed: int, epoch: int, films: np.ndarray, flip_bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return an epoch's films in training order, and the flip of each film.
+
+    Args:
+        seed: the fold's seed.
+        epoch: the epoch's number, from 1.
+        films: (training films,) their numbers.
+        flip_bits: the bits that a flip may have, see `FLIP_BITS`.
+    """
+    generator = np.random.default_rng((seed, epoch))
+    order = generator.permutation(films)
+    flips = generator.integers(0, HORIZONTAL | VERTICAL, size=len(order), endpoint=True)
+    return order, flips & flip_bits
+
+
 class FoldTrainer:
     """The state of one fold's training: weights, optimizer, steps.
 
@@ -89,10 +104,7 @@ class FoldTrainer:
         Args:
             epoch: the epoch's number, from 1.
         """
-        generator = np.random.default_rng((self.seed, epoch))
-        films = generator.permutation(self._films)
-        flips = generator.integers(0, HORIZONTAL | VERTICAL, size=len(films), endpoint=True)
-        return films, flips & self._flip_bits
+        return epoch_order(self.seed, epoch, self._films, self._flip_bits)
 
     def train_epoch(self, epoch: int) -> float:
         """Train on every film once and return the mean of the batches' losses (not finite once training diverged).

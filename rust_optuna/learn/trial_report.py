@@ -65,7 +65,7 @@ class TrialReport:
         labels_left_out: for each fold, the labels without a positive film, which its averages leave out.
         batch_size: asked for and trained with.
         seeds: of the study, the point and the folds.
-        features_sha256: of the features that it trained on.
+        features_sha256: of the features that it trained on, or of the films of networks trained end to end.
         device: what computed it.
         host: the name of the machine.
         versions: of Python and the libraries, by package.

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rust_optuna.config import BackboneConfiguration
+from rust_optuna.config import BackboneConfiguration, TrialConfiguration
 from rust_optuna.errors import MissingWeightsError, WeightsError
 from rust_optuna.learn.runtime import keras_home, load_keras
 from rust_optuna.spelling import nearest
@@ -30,6 +30,7 @@ IMAGENET_MD5 = "bcbd6486424b2319ff4ef7d526e38f63"
 NAMED = ("imagenet", "random")
 """The values that `weights` may have besides the path of a file."""
 RANDOM_WEIGHTS = "random-he-normal-1"
+LENET_WEIGHTS = "lenet-1998-glorot-uniform-1"
 SUFFIXES = (".weights.h5", ".h5", ".hdf5", ".keras")
 DOWNLOAD_TIMEOUT = 30.0
 MISFIT = "does not fit InceptionV3 without its top"
@@ -55,6 +56,26 @@ def weights_scheme(backbone: BackboneConfiguration) -> str:
         WeightsError: as `weights_identity`.
     """
     return RANDOM_WEIGHTS if backbone.weights == "random" else weights_identity(backbone)
+
+
+def trial_weights_identity(trial: TrialConfiguration) -> str:
+    """Return the identity of the weights that a trial starts from, see `weights_identity`.
+
+    Random weights that are trained are drawn from each fold's seed, which their identity does not name.
+
+    Raises:
+        WeightsError: as `weights_identity`.
+    """
+    return trial_weights_scheme(trial) if trial.end_to_end else weights_identity(trial.backbone)
+
+
+def trial_weights_scheme(trial: TrialConfiguration) -> str:
+    """Return `trial_weights_identity` without the seed of random weights.
+
+    Raises:
+        WeightsError: as `weights_identity`.
+    """
+    return LENET_WEIGHTS if trial.architecture == "lenet_1998" else weights_scheme(trial.backbone)
 
 
 def imagenet_file() -> Path:

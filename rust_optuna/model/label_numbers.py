@@ -199,7 +199,7 @@ def source_words(groups: Mapping[str, Any], mean: Mapping[str, Any]) -> list[str
         mean: of `mean_over_sources`, likewise.
     """
     named = {f"Films of {source}": group for source, group in groups.items()} | {"Mean over the sources": mean}
-    return [f"{name}: {_not_better(group)}" for name, group in named.items() if not _is_better(group)]
+    return [f"{name}: {not_better(group)}" for name, group in named.items() if not is_better(group)]
 
 
 def words(numbers: Mapping[str, Any]) -> list[str]:
@@ -212,25 +212,31 @@ def words(numbers: Mapping[str, Any]) -> list[str]:
     """
     found = []
     overall = numbers["macro_16"]
-    if _is_better(overall):
-        cortices = [cortex for cortex, group in numbers["cortices"].items() if not _is_better(group)]
+    if is_better(overall):
+        cortices = [cortex for cortex, group in numbers["cortices"].items() if not is_better(group)]
         if cortices:
             found.append(
                 "The model is better than a baseline that sees only the view, but not in every cortex: not shown for "
                 f"{_listed(cortices)}."
             )
     else:
-        found.append(_not_better(overall))
+        found.append(not_better(overall))
     if absent := [label for label, each in numbers["by_label"].items() if not each["positives"]]:
         found.append(f"No film has {_listed(absent)}: macro averages leave such labels out.")
     return found
 
 
-def _is_better(group: Mapping[str, Any]) -> bool:
+def is_better(group: Mapping[str, Any]) -> bool:
+    """Return whether the interval of a group's lift, an estimate as a JSON object, lies above 0."""
     return group["lift"]["low"] is not None and group["lift"]["low"] > 0
 
 
-def _not_better(group: Mapping[str, Any]) -> str:
+def not_better(group: Mapping[str, Any]) -> str:
+    """Say in a sentence that a model is not better than the baseline that sees only the view.
+
+    Args:
+        group: what `subgroups` has of a group, its estimates as JSON objects.
+    """
     lift = group["lift"]
     if lift["value"] is None:
         return "No film has a readable subscore, so nothing can be said of the model's average precision."

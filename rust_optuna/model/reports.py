@@ -1,17 +1,23 @@
-"""Reports of evaluations other than that on the hold-out: a folder of numbers, and the arrays behind them."""
+"""Reports of all but the evaluation on the hold-out: a folder of numbers, and the arrays behind them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rust_optuna.errors import DataError
 from rust_optuna.locks import locked
 from rust_optuna.model import files
-from rust_optuna.model.scored import ScoredFilms
 
 NUMBERS = "numbers.json"
+
+
+class Arrays(Protocol):
+    """Films and scores that a report keeps."""
+
+    def save(self, path: Path) -> None:
+        """Write them as ``.npz``."""
 
 
 def refuse_other_report(folder: Path, subject: Mapping[str, Any]) -> None:
@@ -35,7 +41,11 @@ def refuse_other_report(folder: Path, subject: Mapping[str, Any]) -> None:
 
 
 def write_report(
-    folder: Path, subject: Mapping[str, Any], numbers: Mapping[str, Any], arrays: Mapping[str, ScoredFilms]
+    folder: Path,
+    subject: Mapping[str, Any],
+    numbers: Mapping[str, Any],
+    arrays: Mapping[str, Arrays],
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write a report, whole or not at all; an earlier one on the same subject is replaced.
 
@@ -44,6 +54,7 @@ def write_report(
         subject: what the report is about: the first entries of ``numbers.json``.
         numbers: the other entries.
         arrays: the films behind the numbers, by the name of their file.
+        texts: further files, such as pictures, by name.
 
     Raises:
         DataError: the folder holds something else.
@@ -51,11 +62,9 @@ def write_report(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder.parent / ".lock"):
         refuse_other_report(folder, subject)
-        _write(folder, {**subject, **numbers}, arrays)
-
-
-def _write(folder: Path, numbers: Mapping[str, Any], arrays: Mapping[str, ScoredFilms]) -> None:
-    with files.new_directory(folder, replace=True) as temporary:
-        files.write_json(temporary / NUMBERS, numbers)
-        for name, films in arrays.items():
-            films.save(temporary / f"{name}.npz")
+        with files.new_directory(folder, replace=True) as temporary:
+            files.write_json(temporary / NUMBERS, {**subject, **numbers})
+            for name, films in arrays.items():
+                films.save(temporary / f"{name}.npz")
+            for name, text in (texts or {}).items():
+                (temporary / name).write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from rust_optuna.config import BackboneConfiguration
+from rust_optuna.config import BackboneConfiguration, StudyKind
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import Home
@@ -31,11 +31,13 @@ class NeededFeatures:
         contents: the content hashes of the films.
         backbones: the backbones.
         pins: the features that the study's workers have pinned; None for a study that does not exist yet.
+        compared: whether a study file describes a configuration to compare with others.
     """
 
     contents: Sequence[str]
     backbones: Sequence[BackboneConfiguration]
     pins: FeaturePins | None = None
+    compared: bool = False
 
 
 def needed_by_file(
@@ -63,7 +65,9 @@ def needed_by_file(
     with open_database() if configuration.from_best_of else nullcontext() as database:
         study = prepare(configuration, home, database, progress=progress, data_root=data_root)
     return NeededFeatures(
-        study.development.content, cached_backbones(configuration, study.points, study.inherited, home)
+        study.development.content,
+        cached_backbones(configuration, study.points, study.inherited, home),
+        compared=configuration.kind == StudyKind.COMPARISON,
     )
 
 
@@ -76,7 +80,7 @@ def needed_by_study(database: Database, name: str, home: Home) -> NeededFeatures
         WeightsError: weights are missing.
     """
     study = load_study(database, name)
-    check_runtime(study, cross_validation_runtime())
+    check_runtime(study, cross_validation_runtime(end_to_end=study.end_to_end))
     points = load_parameters(database, study.id)
     backbones = cached_backbones(study.configuration, points, study.inherited, home)
     for backbone in backbones:

@@ -17,6 +17,7 @@ from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.errors import NoDatabaseError
 from rust_optuna.fleet.devices import Device, DeviceChoice
+from rust_optuna.learn.end_to_end_timing import EndToEndTimer
 from rust_optuna.learn.extraction import FLIPS, MICRO_BATCH
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.timing import (
@@ -57,6 +58,7 @@ class StudyForecast:
         seconds: the seconds until all points are finished, with the start-up of the workers.
         open_source: the study that its inherited values will come from, if that study is not done yet; else None. The
             times are then means over the values that it may bring.
+        end_to_end: whether its trials train every layer.
     """
 
     name: str
@@ -70,6 +72,7 @@ class StudyForecast:
     trial_seconds: float
     seconds: float
     open_source: str | None
+    end_to_end: bool = False
 
 
 @dataclass(frozen=True)
@@ -223,7 +226,7 @@ def _extraction(plans: Sequence[_Plan], clock: _Clock) -> ExtractionForecast:
     known: set[tuple[str, BackboneConfiguration]] = set()
     for plan in plans:
         contents = plan.development.content
-        backbones = dict.fromkeys(trial.backbone for trial in plan.every_trial if trial.features == "cached")
+        backbones = dict.fromkeys(trial.backbone for trial in plan.every_trial if trial.cached)
         for backbone in backbones:
             missing = {(content, backbone) for content in clock.cache(backbone, contents).missing(contents)}
             missing -= known
@@ -242,6 +245,10 @@ def _extraction(plans: Sequence[_Plan], clock: _Clock) -> ExtractionForecast:
 
 def _kind(trial: TrialConfiguration) -> TrialConfiguration:
     """Return a trial whose settings that affect its speed not at all, or in a known way, are set to fixed values."""
+    backbone = BackboneConfiguration("random")
+    if trial.end_to_end:
+        kept = trial.backbone
+        backbone = replace(backbone, output=kept.output, pooling=kept.pooling, image_size=kept.image_size)
     return replace(
         trial,
         batch_size=1,
@@ -250,7 +257,7 @@ def _kind(trial: TrialConfiguration) -> TrialConfiguration:
         epsilon=1e-7,
         epochs=1,
         flips="both",
-        backbone=BackboneConfiguration("random"),
+        backbone=backbone,
         features="cached",
     )
 
@@ -300,7 +307,7 @@ class _Clock:
         """Return the seconds that a trial takes while the other workers run theirs."""
         training = plan.training_films
         spent = self.training(plan, trial).trial(training, trial.batch_size, trial.epochs)
-        if trial.features == "live":
+        if trial.features == "live" and not trial.end_to_end:
             # In each epoch the backbone runs on every film once for each fold: to score it in one, to train on it in
             # the others.
             films = trial.epochs * len(training) * len(plan.development.content)
@@ -312,7 +319,11 @@ class _Clock:
         key = (plan.fingerprint, self._width(plan, trial), _kind(trial))
         if key not in self._training:
             environments = [device.environment for device in self.devices]
-            task = _TrainingTask(plan.development, *key[1:], self._batch_sizes)
+            task: _TrainingTask | _EndToEndTask
+            if trial.end_to_end:
+                task = _EndToEndTask(plan.development, key[2])
+            else:
+                task = _TrainingTask(plan.development, *key[1:], self._batch_sizes)
             times, self.startup = side_by_side(environments, task)
             self._training[key] = _median(times)
         return self._training[key]
@@ -327,6 +338,9 @@ class _Clock:
         return self._live_bytes + max((times.memory_bytes for times in self._training.values()), default=0)
 
     def _width(self, plan: _Plan, trial: TrialConfiguration) -> int:
+        """Return the number of features of a film; 0 if the trial has no features."""
+        if trial.end_to_end:
+            return 0
         if trial.features == "live":
             return self._live_times(plan, trial.backbone).width
         backbone, contents = trial.backbone, plan.development.content
@@ -365,6 +379,7 @@ def _study(plan: _Plan, clock: _Clock) -> StudyForecast:
         epochs=plan.trials[0][0].epochs if plan.trials else 0,
         films=len(plan.development.content),
         by_batch_size=by_batch_size,
+        end_to_end=bool(plan.trials) and plan.trials[0][0].end_to_end,
         largest_batch=max(plan.batch_sizes, default=0),
         trial_seconds=float(np.mean(seconds)) if seconds else 0.0,
         seconds=clock.startup + makespan(seconds, len(clock.devices)) if seconds else 0.0,
@@ -413,3 +428,14 @@ class _TrainingTask:
 
     def prepare(self) -> Callable[[], TrainingTimes]:
         return TrainingTimer(self.development, self.width, self.trial, self.batch_sizes).measure
+
+
+@dataclass(frozen=True)
+class _EndToEndTask:
+    """The task of timing end-to-end training in a process of its own."""
+
+    development: DevelopmentSet
+    trial: TrialConfiguration
+
+    def prepare(self) -> Callable[[], TrainingTimes]:
+        return EndToEndTimer(self.development, self.trial).measure

@@ -164,8 +164,28 @@ def run_workers(
     Raises:
         KeyboardInterrupt: the workers were stopped.
     """
-    if study.state == StudyState.DONE:
-        Mirror(database, study).settle()
-        listener.on_status(status(database, study))
-    elif supervise(database, home, [study.name], workers, environment, listener.on_status):
+    run_together(database, [study], home, workers, environment, listener)
+
+
+def run_together(
+    database: Database,
+    studies: Sequence[Study],
+    home: Home,
+    workers: Workers,
+    environment: dict[str, str],
+    listener: Listener,
+) -> None:
+    """Run workers on this machine until all studies are done; those that are done already are only shown.
+
+    The workers take the points of the first study that has one, so none of them idles while a study ends.
+
+    Raises:
+        KeyboardInterrupt: the workers were stopped.
+    """
+    for study in studies:
+        if study.state == StudyState.DONE:
+            Mirror(database, study).settle()
+            listener.on_status(status(database, study))
+    unfinished = [study.name for study in studies if study.state != StudyState.DONE]
+    if unfinished and supervise(database, home, unfinished, workers, environment, listener.on_status):
         raise KeyboardInterrupt

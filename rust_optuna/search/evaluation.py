@@ -12,8 +12,8 @@ import numpy as np
 from rust_optuna.config import Range, StudyConfiguration, StudyKind
 from rust_optuna.errors import StudyError
 from rust_optuna.learn.fold_report import FoldReport
-from rust_optuna.search.results import best_point, complete_rows
-from rust_optuna.search.studies import Study
+from rust_optuna.search.results import best_point
+from rust_optuna.search.studies import Study, complete_rows
 from rust_optuna.storage.database import Database
 from rust_optuna.study_file import LONGEST_STUDY_NAME
 
@@ -39,13 +39,18 @@ def evaluation_name(study: str, kind: StudyKind = StudyKind.EVALUATION) -> str:
 
 
 def refuse_evaluation(study: Study) -> None:
-    """Refuse a study that is not a search: its points are folds of one model, and none of them is the best of it.
+    """Refuse a study that is not a search: its points are folds, and none of them is the best of it.
 
     Raises:
         StudyError: with the command that shows its numbers.
     """
+    if study.configuration.kind == StudyKind.COMPARISON:
+        raise StudyError(
+            f"{study.name} is a configuration that is compared with others, and its points are its folds: to see its "
+            f"numbers, run rust-optuna compare {study.name}"
+        )
     if not study.is_search:
-        search = study.configuration.from_best_of
+        search = ", ".join(study.configuration.from_best_of)
         by_source = " --by-source" if study.configuration.kind == StudyKind.SOURCES else ""
         raise StudyError(
             f"{study.name} is an evaluation of {search}, and its points are folds of one model: to see its numbers, "
@@ -76,11 +81,17 @@ def evaluation_of(
         kind: how the folds are made: as in a search, or from the sources of the films.
 
     Raises:
-        StudyError: the study is not a search, a stand-in computed its values, or none of its points is complete.
+        StudyError: the study is not a search, a stand-in computed its values, it trains end to end, or none of its
+            points is complete.
     """
     refuse_evaluation(study)
     if study.stand_in:
         raise StudyError(f"{study.name} was run by {study.stand_in}: there is no model to evaluate")
+    if study.end_to_end:
+        raise StudyError(
+            f'{study.name} trains its whole network (train = "all"), and a model directory holds heads only: it cannot '
+            "be evaluated"
+        )
     best = best_point(database, study)
     if best is None or best.report is None:
         raise StudyError(f"{study.name} has no complete point: there is nothing to evaluate")
@@ -95,7 +106,7 @@ def evaluation_of(
             "fold": Range("categorical", choices=tuple(range(folds))),
         },
         fixed={"epochs": best.report.epoch},
-        from_best_of=study.name,
+        from_best_of=(study.name,),
         folds=folds,
         seed=fresh_seed(study.configuration.seed),
         lease_seconds=study.configuration.lease_seconds,
@@ -107,10 +118,12 @@ def evaluation_of(
 def study_to_evaluate(studies: Sequence[Study]) -> Study:
     """Return the search to evaluate by default: the one whose best point no other search has inherited.
 
+    Searches that train end to end are not counted, because they cannot be evaluated.
+
     Raises:
         StudyError: there is no such search, or there are several.
     """
-    searches = [study for study in studies if study.is_search]
+    searches = [study for study in studies if study.is_search and not study.end_to_end]
     sources = {study.source.study for study in searches if study.source is not None}
     final = [study.name for study in searches if study.name not in sources]
     if not final:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rust_optuna.config import KEYS
+from rust_optuna.config import KEYS, LATER_KEYS
 from rust_optuna.study_file import toml_value
 
 
@@ -60,4 +60,4 @@ def _by_key(settings: Mapping[str, Any]) -> dict[str, Any]:
     searched = {f"search_space.{key}": axis for key, axis in settings["search_space"].items()}
     renamed = {"sampler": "sampler.type", "sampler_seed": "sampler.seed"}
     others = {renamed.get(key, key): value for key, value in settings.items() if key != "search_space"}
-    return {"bits": KEYS["bits"].default, **others, **searched}
+    return {**{key: KEYS[key].default for key in LATER_KEYS}, **others, **searched}

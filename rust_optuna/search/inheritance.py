@@ -71,25 +71,36 @@ class Inheritance:
 
     Args:
         study: the source study's name.
-        trial: the number of the Optuna trial that shows the source's best point.
-        point: the number of that point.
-        value: the value of that point.
+        trial: the number of the Optuna trial that shows the source's best point; None if the source is a configuration
+            that was compared with others, which has no best point.
+        point: the number of that point; None likewise.
+        value: the value of that point, or of the compared configuration.
         values: the inherited values, one for each trial key that the study's own file leaves out.
         folds: the inherited number of folds; None if the study names its own, or if an earlier version created it.
         seed: the inherited seed; None in the same cases.
         objective: the objective that computed the value.
         differences: how the study still differs from its source.
+        candidates: the value of each configuration of which the source is the best; empty for a search.
     """
 
     study: str
-    trial: int
-    point: int
+    trial: int | None
+    point: int | None
     value: float
     values: Mapping[str, Value]
     folds: int | None = None
     seed: int | None = None
     objective: str | None = None
     differences: tuple[Difference, ...] = field(default=())
+    candidates: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """Where the values come from, as what follows "inherited from"."""
+        if self.point is not None:
+            return f"{self.study}, trial {self.trial} (point {self.point})"
+        others = [f"{name} {value:.4f}" for name, value in self.candidates.items() if name != self.study]
+        return f"{self.study} {self.value:.4f}" + (f", the best of it and {', '.join(others)}" if others else "")
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Inheritance:
@@ -105,6 +116,7 @@ class Inheritance:
             seed=taken.get("seed"),
             objective=document.get("objective"),
             differences=tuple(Difference.from_json(difference) for difference in document.get("differences", [])),
+            candidates=document.get("candidates", {}),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -119,4 +131,5 @@ class Inheritance:
             "cross_validation": {name: value for name, value in taken.items() if value is not None},
             "objective": self.objective,
             "differences": [difference.to_json() for difference in self.differences],
+            **({"candidates": dict(self.candidates)} if self.candidates else {}),
         }

@@ -32,6 +32,9 @@ T = TypeVar("T")
 POINT, ATTEMPT, RESULT = "point", "attempt", "result"
 """The names of a trial's user attributes."""
 
+SHOWN_OF_SOURCE = ("study", "number", "point", "value", "differences", "candidates")
+"""What the Optuna study shows of the study from which it takes values."""
+
 _STATES = {AttemptState.COMPLETE: TrialState.COMPLETE, AttemptState.PRUNED: TrialState.PRUNED}
 
 LONGEST_RESULT = 60_000
@@ -93,7 +96,7 @@ class Mirror:
             "fixed": plain_values(study.configuration.fixed),
             "inherited": plain_values(study.inherited),
             "model": plain_values(study.own_values),
-            "source": source and {name: source[name] for name in ("study", "number", "point", "value", "differences")},
+            "source": source and {name: source[name] for name in SHOWN_OF_SOURCE if name in source},
             "cross_validation": {"folds": study.configuration.folds, "seed": study.configuration.seed},
             "development": {**development, "fingerprint": study.fingerprint.films},
             "weights": list(study.fingerprint.weights),

@@ -24,14 +24,18 @@ def note_of(status: Status) -> str:
     study, caveats = status.study, status.caveats
     configuration, source = study.configuration, study.source
     lines = [f"{configuration.folds} folds, seed {configuration.seed}"]
-    if configuration.kind != StudyKind.SEARCH:
-        lines.append(f"evaluation of {configuration.from_best_of}: each point is a fold of one model, none is the best")
+    if configuration.kind == StudyKind.COMPARISON:
+        lines.append("one configuration to compare with others: each point is a fold of it, none is the best")
+    elif configuration.kind != StudyKind.SEARCH:
+        evaluated = ", ".join(configuration.from_best_of)
+        lines.append(f"evaluation of {evaluated}: each point is a fold of one model, none is the best")
     if study.stand_in:
         lines.append(f"**{study.stand_in}: its values are not real scores**")
     if configuration.fixed:
         lines.append(f"fixed: {_listed(configuration.fixed)}")
     if source is not None:
-        lines.append(f"inherited from {source.study}, point {source.point}: {_listed(source.values)}")
+        point = source.words if source.point is None else f"{source.study}, point {source.point}"
+        lines.append(f"inherited from {point}: {_listed(source.values)}")
         lines += [f"**differs from its source**: {difference.words(source.study)}" for difference in source.differences]
     if study.own_values:
         lines.append(f"model: {_listed(study.own_values)}")

@@ -7,7 +7,7 @@ same study.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ import numpy as np
 from rust_optuna.config import (
     HYPERPARAMETERS,
     KEYS,
+    LATER_KEYS,
     StudyConfiguration,
     StudyKind,
     TrialConfiguration,
     Value,
+    misfit,
     plain_values,
 )
 from rust_optuna.data.check import refuse_problems
@@ -43,9 +45,16 @@ from rust_optuna.errors import (
     StudyError,
 )
 from rust_optuna.learn.weights import NAMED as NAMED_WEIGHTS
-from rust_optuna.learn.weights import meant, weights_file, weights_scheme
+from rust_optuna.learn.weights import meant, trial_weights_scheme, weights_file
 from rust_optuna.paths import Home
 from rust_optuna.search import design
+from rust_optuna.search.comparison import (
+    best_compared,
+    compared_values,
+    is_compared,
+    refuse_different,
+    refuse_unfinished,
+)
 from rust_optuna.search.fingerprint import Fingerprint
 from rust_optuna.search.inheritance import FILMS, WEIGHTS_BYTES, Difference, Inheritance, Settings
 from rust_optuna.search.results import Point, best_point, status
@@ -97,7 +106,7 @@ class PreparedStudy:
     @property
     def open_source(self) -> str | None:
         """The name of the study whose best point this one takes, if that study is not done yet; else None."""
-        return self.configuration.from_best_of if self.inheritance is None else None
+        return ", ".join(self.configuration.from_best_of) or None if self.inheritance is None else None
 
     def trials(self, points: Sequence[Mapping[str, Any]]) -> list[list[TrialConfiguration]]:
         """Return the configurations that each point may be trained with, one for each alternative."""
@@ -118,7 +127,7 @@ class PreparedStudy:
         Raises:
             WeightsError: the weights file is missing.
         """
-        return tuple(sorted({weights_scheme(trial.backbone) for (trial, *_) in self._trials_by_weights()}))
+        return tuple(sorted({trial_weights_scheme(trial) for (trial, *_) in self._trials_by_weights()}))
 
     def refuse_missing_weights(self) -> None:
         """Check that the weights files exist, without reading them or using the network.
@@ -181,9 +190,12 @@ class PreparedStudy:
         configuration = self.configuration
         values = configuration.values({}, self.inherited)
         values.pop("weights")
-        if values["bits"] == KEYS["bits"].default:
-            del values["bits"]  # so that studies older than this setting keep their fingerprint
-        search_space = to_document(configuration)["search_space"]
+        for key in LATER_KEYS:
+            if values[key] == KEYS[key].default:
+                del values[key]
+        # The folds of a configuration to compare follow from their number.
+        searched = configuration.kind != StudyKind.COMPARISON
+        search_space = to_document(configuration)["search_space"] if searched else {}
         return {
             **plain_values(values),
             "sampler": configuration.sampler,
@@ -266,7 +278,7 @@ def prepare(
         WeightsError: the ImageNet weights, by which an inheriting study is compared with its source, cannot be had.
     """
     known = find_study(database, configuration.name) if database else None
-    source = (earlier or {}).get(configuration.from_best_of or "")
+    source = next((earlier[name] for name in configuration.from_best_of if earlier and name in earlier), None)
     best: _Best | None = None
     if known is not None:
         inheritance = known.source
@@ -277,7 +289,7 @@ def prepare(
         inheritance = None
         alternatives = [inherited_values(configuration, candidate) for candidate in source.settings()]
         configuration = configuration.with_folds(source.configuration.folds, source.configuration.seed)
-    elif configuration.from_best_of is not None:
+    elif configuration.from_best_of:
         best = _best_of(database, configuration)
         inheritance = _inherit(configuration, best)
         alternatives = [inheritance.values]
@@ -328,36 +340,67 @@ def settings(
 def inherited_values(configuration: StudyConfiguration, source: Settings) -> dict[str, Value]:
     """Return the values that a study takes from another's settings: those of every key that its own file leaves out.
 
+    Keys that mean nothing for the study's model are not taken.
+
     Raises:
-        ConfigurationError: a hyperparameter still has no value.
+        ConfigurationError: a hyperparameter still has no value, or the file sets a key that means nothing for the
+            model.
     """
     own_keys = {*configuration.search_space, *configuration.fixed, *configuration.model}
     values = {key: value for key, value in source.values.items() if key not in own_keys}
+    model = configuration.values({}, values)
+    misfits = {key: misfit(key, model["architecture"], model["train"]) for key in sorted(own_keys)}
+    if problems := [Problem(key, reason) for key, reason in misfits.items() if reason is not None]:
+        raise ConfigurationError(f"study {configuration.name}", problems)
+    values = {key: value for key, value in values.items() if not misfit(key, model["architecture"], model["train"])}
     if open_keys := configuration.open_hyperparameters(values):
-        message = f"has no value: neither this study nor {configuration.from_best_of} sets it"
+        message = f"has no value: neither this study nor {', '.join(configuration.from_best_of)} sets it"
         raise ConfigurationError(f"study {configuration.name}", [Problem(key, message) for key in open_keys])
     return values
 
 
 @dataclass(frozen=True)
 class _Best:
-    """The study that another inherits from, and its best point."""
+    """The study that another inherits from, and its best point.
+
+    Args:
+        study: the study.
+        point: its best point; None for a configuration that was compared with others.
+        value: the value of that point, or of that configuration.
+        settings: what it was trained with.
+        candidates: the value of each compared configuration of which this one is the best.
+    """
 
     study: Study
-    point: Point
+    point: Point | None
+    value: float
     settings: Settings
+    candidates: Mapping[str, float] = field(default_factory=dict)
 
 
 def _best_of(database: Database | None, configuration: StudyConfiguration) -> _Best:
-    """Return the best point of the study that ``from_best_of`` names; ties go to the lowest point."""
-    name = str(configuration.from_best_of)
-    purpose = f"{configuration.name} takes the best point of {name}"
+    """Return the best point of the study that ``from_best_of`` names; ties go to the lowest point.
+
+    Where it names configurations that were compared with each other, that is the best of them; ties go to the first.
+    """
     if database is None:
-        raise StudyError(f"{purpose}, but there is no database yet: name the file of {name} first")
-    study = find_study(database, name)
-    if study is None:
-        names = ", ".join(other.name for other in load_studies(database)) or "none yet"
-        raise StudyError(f"{purpose}, which is not in {database} (its studies: {names}): run {name} first")
+        names = ", ".join(configuration.from_best_of)
+        raise StudyError(
+            f"{configuration.name} takes the best point of {names}, but there is no database yet: name the file of "
+            f"{names} first"
+        )
+    studies = [_named_source(database, configuration, name) for name in configuration.from_best_of]
+    compared = [study for study in studies if is_compared(study)]
+    if len(compared) == len(studies):
+        return _best_compared(database, configuration, studies)
+    if len(studies) > 1:
+        other = next(study.name for study in studies if study not in compared)
+        raise StudyError(
+            f"{configuration.name} takes the best of {', '.join(configuration.from_best_of)}, but {other} is not one "
+            "configuration to compare: only such studies can be listed together"
+        )
+    (study,), (name,) = studies, configuration.from_best_of
+    purpose = f"{configuration.name} takes the best point of {name}"
     if not study.is_search:
         raise StudyError(f"{purpose}, which is not a search: its points are folds, not hyperparameters")
     if study.state != StudyState.DONE:
@@ -374,20 +417,45 @@ def _best_of(database: Database | None, configuration: StudyConfiguration) -> _B
             f"missing. Try them again (rust-optuna study retry {name} --holes, then rust-optuna worker run {name}) or "
             f"do without them (rust-optuna study accept-holes {name})"
         )
-    return _Best(study, best, settings(study.configuration, best.parameters, study.inherited))
+    return _Best(study, best, best.value, settings(study.configuration, best.parameters, study.inherited))
+
+
+def _named_source(database: Database, configuration: StudyConfiguration, name: str) -> Study:
+    """Return a study that ``from_best_of`` names."""
+    study = find_study(database, name)
+    if study is None:
+        names = ", ".join(other.name for other in load_studies(database)) or "none yet"
+        raise StudyError(
+            f"{configuration.name} takes the best point of {name}, which is not in {database} (its studies: {names}): "
+            f"run {name} first"
+        )
+    return study
+
+
+def _best_compared(database: Database, configuration: StudyConfiguration, studies: Sequence[Study]) -> _Best:
+    """Return the best of configurations that were compared with each other."""
+    for study in studies:
+        refuse_unfinished(database, study, f"{configuration.name} takes the configuration of {study.name}")
+    refuse_different(studies)
+    values = compared_values(database, [study.name for study in studies])
+    if values is None:
+        raise StudyError(f"{configuration.name} takes the best of studies that were deleted in the meantime")
+    best = next(study for study in studies if study.name == best_compared(values))
+    return _Best(best, None, values[best.name], settings(best.configuration, {}, {}), values)
 
 
 def _inherit(configuration: StudyConfiguration, best: _Best) -> Inheritance:
     """Return what a study takes from the best point of another; the differences are filled in later."""
     return Inheritance(
         study=best.study.name,
-        trial=best.point.trial,
-        point=best.point.number,
-        value=best.point.value,
+        trial=None if best.point is None else best.point.trial,
+        point=None if best.point is None else best.point.number,
+        value=best.value,
         values=inherited_values(configuration, best.settings),
         folds=best.settings.folds if "folds" in configuration.left_open else None,
         seed=best.settings.seed if "seed" in configuration.left_open else None,
         objective=best.study.objective,
+        candidates=best.candidates,
     )
 
 
@@ -409,7 +477,9 @@ def _differences(prepared: PreparedStudy, best: _Best, source_set: DevelopmentSe
     weights, allowed = prepared.weights(), best.study.fingerprint.weights
     if own.get("weights", source["weights"]) == source["weights"] and not {*weights} <= {*allowed}:
         differences.append(Difference(WEIGHTS_BYTES, ", ".join(weights), ", ".join(allowed)))
-    return tuple(differences)
+    # A comparison has more folds and epochs than a search, and only its configuration is taken.
+    on_purpose = ("folds", "seed", "epochs") if is_compared(best.study) else ()
+    return tuple(difference for difference in differences if difference.key not in on_purpose)
 
 
 def _refuse_other_data(

@@ -9,10 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rust_optuna.config import plain_values
+from rust_optuna.config import misfit, plain_values
 from rust_optuna.learn.trial_report import TrialReport
+from rust_optuna.search.comparison import best_compared, compared_values
 from rust_optuna.search.foreign import ForeignTrials, foreign_trials
-from rust_optuna.search.studies import Study, find_study
+from rust_optuna.search.studies import Study, complete_rows, find_study
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.states import AttemptState, FaultKind, PointState
 from rust_optuna.storage.tables import attempt, point
@@ -226,8 +227,9 @@ class BestTrial:
 
     @property
     def weights(self) -> str:
-        """The backbone's weights, as the study names them."""
-        return str(self.study.configuration.values(self.point.parameters, self.study.inherited)["weights"])
+        """The backbone's weights, as the study names them; LeNet-1998 starts from random ones."""
+        values = self.study.configuration.values(self.point.parameters, self.study.inherited)
+        return "random" if misfit("weights", values["architecture"], values["train"]) else str(values["weights"])
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``rust-optuna best --json`` prints; None for each number that a stand-in does not report."""
@@ -305,6 +307,12 @@ def is_stale(database: Database, study: Study) -> bool:
     """Return whether the study that this one took its fixed parameters from has another best point by now."""
     if study.source is None:
         return False
+    if study.source.point is None:
+        values = compared_values(database, [*study.source.candidates])
+        if values is None:
+            return True
+        name = best_compared(values)
+        return (name, values[name]) != (study.source.study, study.source.value)
     origin = find_study(database, study.source.study)
     best = best_point(database, origin) if origin else None
     return best is None or (best.number, best.value) != (study.source.point, study.source.value)
@@ -349,14 +357,6 @@ def best_trial(database: Database, study: Study) -> BestTrial | None:
     """Return the best trial of a study, or None while nothing is complete."""
     best = best_point(database, study)
     return None if best is None else BestTrial(study, best, caveats(database, study))
-
-
-def complete_rows(study: Study) -> sa.Select[Any]:
-    """Return the query of a study's complete points, each with the attempt that completed it."""
-    columns = (attempt.c.result, attempt.c.artifact, attempt.c.started_at, attempt.c.ended_at, attempt.c.worker)
-    newest = sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt)
-    query = sa.select(point.c.number, point.c.trial, point.c.parameters, point.c.value, *columns).join(attempt, newest)
-    return query.where(point.c.study_id == study.id, point.c.state == PointState.COMPLETE)
 
 
 def _point(row: sa.Row[Any]) -> Point:

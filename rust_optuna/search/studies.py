@@ -12,11 +12,13 @@ import sqlalchemy as sa
 
 from rust_optuna.config import (
     HYPERPARAMETERS,
+    UNSEARCHED,
     BackboneConfiguration,
     StudyConfiguration,
     StudyKind,
     TrialConfiguration,
     Value,
+    misfit,
 )
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.errors import StudyError
@@ -25,7 +27,7 @@ from rust_optuna.search.fingerprint import Fingerprint
 from rust_optuna.search.inheritance import Inheritance
 from rust_optuna.storage import tables
 from rust_optuna.storage.database import Database
-from rust_optuna.storage.states import StudyState
+from rust_optuna.storage.states import PointState, StudyState
 from rust_optuna.storage.tables import StudyKey
 from rust_optuna.study_file import parse_study
 
@@ -67,6 +69,11 @@ class Study:
         return self.configuration.kind == StudyKind.SEARCH
 
     @property
+    def end_to_end(self) -> bool:
+        """Whether its points train every layer, and not only a head on a frozen backbone's features."""
+        return bool(self.configuration.values({}, self.inherited)["train"] == "all")
+
+    @property
     def objective(self) -> str | None:
         """The objective that computed this study's values; None before the first worker served it."""
         return None if self.runtime is None else self.runtime["objective"]
@@ -83,10 +90,18 @@ class Study:
 
     @property
     def own_values(self) -> Mapping[str, Value]:
-        """The values that the study neither searches, fixes nor inherits: those of its model, defaults included."""
+        """The values that the study neither searches, fixes nor inherits: those of its model, defaults included.
+
+        Keys that mean nothing for the model are left out. That a head is trained goes without saying, as it did in
+        studies that are older than that key.
+        """
         configuration = self.configuration
+        values = configuration.values({}, self.inherited)
         others = {*configuration.search_space, *configuration.fixed, *self.inherited}
-        return {name: value for name, value in configuration.values({}, self.inherited).items() if name not in others}
+        if not self.end_to_end:
+            others |= {*UNSEARCHED}
+        means_nothing = {name for name in values if misfit(name, values["architecture"], values["train"])}
+        return {name: value for name, value in values.items() if name not in others | means_nothing}
 
     @property
     def constant_hyperparameters(self) -> Mapping[str, Value]:
@@ -119,7 +134,7 @@ def cached_backbones(
     # Some hyperparameters may have no value yet, but no backbone depends on them.
     placeholders = dict.fromkeys(HYPERPARAMETERS, 1)
     trials = (trial_configuration(configuration, {**placeholders, **point}, inherited, home) for point in design)
-    return list(dict.fromkeys(trial.backbone for trial in trials if trial.features == "cached"))
+    return list(dict.fromkeys(trial.backbone for trial in trials if trial.cached))
 
 
 def find_study(database: Database, name: str) -> Study | None:
@@ -187,6 +202,15 @@ def load_parameters(database: Database, study_id: int, states: Sequence[str] | N
         query = query.where(tables.point.c.state.in_(states))
     rows = database.transact(lambda c: c.execute(query.order_by(tables.point.c.number)).all())
     return [json.loads(row.parameters) for row in rows]
+
+
+def complete_rows(study: Study) -> sa.Select[Any]:
+    """Return the query of a study's complete points, each with the attempt that completed it."""
+    point, attempt = tables.point, tables.attempt
+    columns = (attempt.c.result, attempt.c.artifact, attempt.c.started_at, attempt.c.ended_at, attempt.c.worker)
+    newest = sa.and_(attempt.c.point_id == point.c.id, attempt.c.number == point.c.attempt)
+    query = sa.select(point.c.number, point.c.trial, point.c.parameters, point.c.value, *columns).join(attempt, newest)
+    return query.where(point.c.study_id == study.id, point.c.state == PointState.COMPLETE)
 
 
 def count_films(database: Database, study: Study) -> dict[str, int]:

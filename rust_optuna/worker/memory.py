@@ -59,6 +59,29 @@ class MicroBatch:
             log.warning("Out of memory; the trial starts again in micro-batches of %d: %s", self.limit, reason)
 
 
+def run_as_asked(trial: Callable[[], Result], micro_batch: int) -> Result:
+    """Run a trial whose micro-batch belongs to its numerics, so that it must not be lowered.
+
+    Args:
+        trial: a function that runs the trial.
+        micro_batch: the number of films that it computes at a time.
+
+    Raises:
+        OutOfMemoryError: memory does not suffice.
+    """
+    try:
+        return trial()
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        reason = _summary(error)
+    free_memory()
+    raise OutOfMemoryError(
+        f"in micro-batches of {micro_batch}, which a network trained end to end keeps, because another size gives "
+        f"another network (set a smaller micro_batch in a new study): {reason}"
+    )
+
+
 def _summary(error: Exception) -> str:
     """Return an error's type and the line of its message that says what did not fit."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

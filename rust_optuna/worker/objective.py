@@ -15,26 +15,29 @@ from typing import Any, Protocol
 import numpy as np
 import optuna
 
-from rust_optuna.config import BackboneConfiguration
+from rust_optuna.config import BackboneConfiguration, TrialConfiguration
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.errors import FingerprintError, InvalidValueError, MissingExtraError
 from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.cross_validation import CrossValidation, cross_validate, save_out_of_fold
+from rust_optuna.learn.end_to_end import END_TO_END_VERSION, check_start
 from rust_optuna.learn.extraction import Extractor, extraction_identity, extraction_versions
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.fold_report import FoldReport
+from rust_optuna.learn.pixels import PixelFile, Pixels, pixels_identity
 from rust_optuna.learn.runtime import training_versions
 from rust_optuna.learn.sources import CachedFeatures, FeatureSource, LiveFeatures
+from rust_optuna.learn.trainers import Source
 from rust_optuna.learn.trial_report import TrialReport
-from rust_optuna.learn.weights import weights_identity, weights_scheme
+from rust_optuna.learn.weights import trial_weights_identity, trial_weights_scheme, weights_scheme
 from rust_optuna.paths import Home
 from rust_optuna.search.ledger import Claim
 from rust_optuna.search.pins import FeaturePins, PinnedFeatures, sampled
 from rust_optuna.search.studies import Study
 from rust_optuna.storage.artifacts import ArtifactStore
 from rust_optuna.worker.building import check_sample, fill_cache
-from rust_optuna.worker.memory import MicroBatch
+from rust_optuna.worker.memory import MicroBatch, Result, run_as_asked
 
 Progress = Callable[[int, int], None]
 OnEpoch = Callable[[int, float], None]
@@ -87,13 +90,18 @@ class Objective(Protocol):
         """
 
 
-def cross_validation_runtime() -> dict[str, Any]:
+def cross_validation_runtime(*, end_to_end: bool = False) -> dict[str, Any]:
     """Return the versions that determine the real objective's numbers, as extraction and training declare them.
+
+    Args:
+        end_to_end: whether every layer is trained.
 
     Raises:
         MissingExtraError: TensorFlow or Keras is not installed.
     """
     versions = {**training_versions(), **extraction_versions()}
+    if end_to_end:
+        versions["end_to_end"] = END_TO_END_VERSION
     for package in ("tensorflow", "keras"):
         if package not in versions:
             raise MissingExtraError(package, "cpu")
@@ -107,10 +115,14 @@ def check_weights(study: Study, backbone: BackboneConfiguration) -> None:
         FingerprintError: the weights differ.
         WeightsError: the weights are missing.
     """
-    if weights_scheme(backbone) not in study.fingerprint.weights:
+    _check_weights(study, weights_scheme(backbone), backbone.weights)
+
+
+def _check_weights(study: Study, scheme: str, weights: str) -> None:
+    if scheme not in study.fingerprint.weights:
         raise FingerprintError(
-            f"The weights {backbone.weights!r} on this machine are not those that {study.name} was created with: put "
-            "the same file here"
+            f"The weights {weights!r} on this machine are not those that {study.name} was created with: put the same "
+            "file here"
         )
 
 
@@ -118,7 +130,8 @@ def check_weights(study: Study, backbone: BackboneConfiguration) -> None:
 class CrossValidationObjective:
     """The real objective: the mean average precision of a cross-validation.
 
-    Features are loaded at first use and kept, and all points with the same backbone share them.
+    Features, or films for training end to end, are loaded at first use and kept, and all points with the same backbone
+    share them.
 
     Args:
         study: the study whose points are run.
@@ -144,10 +157,11 @@ class CrossValidationObjective:
     on_hashed: Progress | None = None
     _micro_batch: MicroBatch = field(default_factory=MicroBatch)
     _sources: dict[tuple[BackboneConfiguration, str], FeatureSource] = field(default_factory=dict)
+    _films: dict[Path, tuple[BackboneConfiguration, Pixels]] = field(default_factory=dict)
 
     def runtime(self) -> dict[str, Any]:
         """Return `cross_validation_runtime`."""
-        return cross_validation_runtime()
+        return cross_validation_runtime(end_to_end=self.study.end_to_end)
 
     def prepare(self, design: Sequence[Mapping[str, Any]]) -> None:
         """Compare the weights with those that the study was created with, and compute the features that are missing.
@@ -160,19 +174,23 @@ class CrossValidationObjective:
             WeightsError: the weights are missing or do not fit.
         """
         trials = [self.study.trial_configuration(point, self.home) for point in design]
-        for backbone in dict.fromkeys(trial.backbone for trial in trials):
-            check_weights(self.study, backbone)
-        for backbone, features in dict.fromkeys((trial.backbone, trial.features) for trial in trials):
-            self._source(backbone, features)
+        # One of each kind: whatever else the points differ in, they are trained on the same.
+        kinds = {(trial.backbone, trial.architecture, trial.train, trial.features): trial for trial in trials}
+        for trial in kinds.values():
+            _check_weights(self.study, trial_weights_scheme(trial), trial.backbone.weights)
+        for trial in kinds.values():
+            if trial.end_to_end:
+                check_start(trial)
+            self.source(trial)
 
     def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
         """Cross-validate the point and store its out-of-fold scores.
 
-        A trial that runs out of memory starts again in micro-batches, with the same training and the same seeds. The
-        result states the micro-batch size.
+        A trial that runs out of memory starts again in micro-batches, with the same training and the same seeds, unless
+        it trains end to end. The result states the micro-batch size.
         """
         configuration = self.study.trial_configuration(claim.parameters, self.home)
-        source = self._source(configuration.backbone, configuration.features)
+        source = self.source(configuration)
 
         def run(micro_batch: int | None) -> CrossValidation:
             return cross_validate(
@@ -188,11 +206,26 @@ class CrossValidationObjective:
 
         _, validated = np.unique(self.development.folds, return_counts=True)
         trained = len(self.development.folds) - int(validated.min())
-        validation = self._micro_batch.run(run, min(configuration.batch_size, trained))
+        validation = self.within_memory(run, configuration, trained)
         artifact = self._upload(functools.partial(save_out_of_fold, result=validation), claim, trial)
-        weights = weights_identity(configuration.backbone)
+        weights = trial_weights_identity(configuration)
         report = replace(validation.report, weights=weights, artifact=artifact)
         return Outcome(report.value, report, artifact)
+
+    def within_memory(self, run: Callable[[int | None], Result], trial: TrialConfiguration, films: int) -> Result:
+        """Run a trial, which may run out of memory.
+
+        Args:
+            run: a function that runs it with a micro-batch size; None means that of the trial, or whole batches.
+            trial: its configuration.
+            films: the number of films that it trains on.
+
+        Raises:
+            OutOfMemoryError: memory does not suffice.
+        """
+        if trial.end_to_end:
+            return run_as_asked(functools.partial(run, None), trial.micro_batch)
+        return self._micro_batch.run(run, min(trial.batch_size, films))
 
     def _upload(self, save: Callable[[Path], None], claim: Claim, trial: optuna.Trial) -> str:
         """Store the file that ``save`` writes as an artifact of the Optuna trial; return the artifact's identifier."""
@@ -218,6 +251,29 @@ class CrossValidationObjective:
             kind = arithmetic(backbone.extraction_precision)
             sample = source.table()[sampled(source.films)]
             self.pins.pin(extraction_identity(backbone), PinnedFeatures(kind, source.sha256, sample))
+        for backbone, pixels in self._films.values():
+            identity = {**pixels_identity(backbone), "precision": "float32"}
+            films, _ = sampled(pixels.films)
+            self.pins.pin(identity, PinnedFeatures(arithmetic("float32"), pixels.sha256, pixels.means(films)))
+
+    def source(self, trial: TrialConfiguration) -> Source:
+        """Return what a trial is trained on, which is computed or decoded at first use."""
+        if not trial.end_to_end:
+            return self._source(trial.backbone, trial.features)
+        file = PixelFile(self.home.pixels, trial.backbone, self.development.content)
+        if file.path not in self._films:
+            index = FilmIndex(self.home.film_index)
+            with index.naming():
+                pixels = file.load() or self._decode(file, index)
+            self._films[file.path] = (trial.backbone, pixels)
+        return self._films[file.path][1]
+
+    def _decode(self, file: PixelFile, index: FilmIndex) -> Pixels:
+        contents = self.development.content
+        if self.data_root is not None:
+            index.scan(self.data_root, contents, self.on_hashed)
+        index.require(contents)
+        return file.build(index.read, self.progress)
 
     def _source(self, backbone: BackboneConfiguration, features: str) -> FeatureSource:
         key = (backbone, features)

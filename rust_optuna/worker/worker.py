@@ -7,10 +7,11 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from rust_optuna.config import StudyKind
 from rust_optuna.errors import (
     FingerprintError,
     RustOptunaError,
@@ -32,7 +33,7 @@ from rust_optuna.storage.tables import StudyKey
 from rust_optuna.worker.attempt import Attempt
 from rust_optuna.worker.deletion import caused_by_deletion, log_deleted
 from rust_optuna.worker.faults import CircuitBreaker
-from rust_optuna.worker.folds import FoldObjective
+from rust_optuna.worker.folds import ComparedFoldObjective, FoldObjective
 from rust_optuna.worker.lease import LAST_WORDS_SECONDS
 from rust_optuna.worker.objective import CrossValidationObjective, Objective, StandInObjective
 from rust_optuna.worker.serving import Served, Serving
@@ -50,6 +51,14 @@ TIDY_SECONDS = 15.0
 """The time between looks for what dead workers left undone."""
 
 Progress = Callable[[int, int], None]
+
+OBJECTIVES: Mapping[StudyKind, type[CrossValidationObjective]] = {
+    StudyKind.SEARCH: CrossValidationObjective,
+    StudyKind.EVALUATION: FoldObjective,
+    StudyKind.SOURCES: FoldObjective,
+    StudyKind.COMPARISON: ComparedFoldObjective,
+}
+"""What runs the points of each kind of study."""
 
 
 class Worker:
@@ -261,9 +270,7 @@ class Worker:
 
             return progress
 
-        points_are_folds = not study.is_search
-        make = FoldObjective if points_are_folds else CrossValidationObjective
-        return make(
+        return OBJECTIVES[study.configuration.kind](
             study,
             load_development(self.database, study),
             self.home,

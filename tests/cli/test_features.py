@@ -86,3 +86,13 @@ def test_what_a_worker_would_be_refused_for_is_refused(sqlite, home, monkeypatch
     assert done.exit_code == 0, done.output
     assert list(home.features.rglob("shard-*"))
     assert load_study(sqlite, study.name).runtime is not None
+
+
+def test_a_study_that_trains_on_films_is_said_to_have_no_features(sqlite, home):
+    model = {"architecture": "lenet_1998", "train": "all"}
+    make_study(sqlite, home, random_document(1, name="whole", model=model))
+    storage = sqlite.url.render_as_string()
+    done = invoke("--home", home.root, "--storage", storage, "features", "build", "whole")
+    assert done.exit_code == 0, done.output
+    assert "whole trains on no cached features: there is nothing to compute ahead of its workers" in done.output
+    assert not home.features.exists()

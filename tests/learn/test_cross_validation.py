@@ -9,7 +9,15 @@ from sklearn.metrics import average_precision_score, precision_score, recall_sco
 
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.manifest import LABELS
-from rust_optuna.learn.cross_validation import cross_validate, fold_seed, load_out_of_fold, save_out_of_fold
+from rust_optuna.learn.cross_validation import (
+    cross_validate,
+    fold_seed,
+    load_fold_curve,
+    load_out_of_fold,
+    save_fold_curve,
+    save_out_of_fold,
+    validate_fold,
+)
 from rust_optuna.learn.training import FoldTrainer
 from rust_optuna.learn.trial_report import BatchSizes
 from tests.learn.material import SHOWN, hashes, make_development, make_labels
@@ -214,6 +222,61 @@ def test_without_any_finite_scores_a_fold_scores_the_prevalence(validate, monkey
         labels = development.labels[development.folds == fold]
         prevalence = labels.mean(axis=0)
         assert value == pytest.approx(prevalence[prevalence > 0].mean())
+
+
+@pytest.mark.parametrize("diverging", [False, True])
+def test_a_fold_by_itself_has_the_bits_that_it_has_among_all_folds(
+    validate, development, random_source, trial, monkeypatch, tmp_path, diverging
+):
+    if diverging:
+        honest = FoldTrainer.train_epoch
+
+        def diverges(self, epoch):
+            loss = honest(self, epoch)
+            return math.nan if (self.seed, epoch) == (fold_seed(1, 0, 1), 3) else loss
+
+        monkeypatch.setattr(FoldTrainer, "train_epoch", diverges)
+    whole = validate(epochs=4)
+    source = random_source(len(development.content))
+    reported, folds = [], []
+    for fold in range(3):
+        seed = fold_seed(1, 0, fold)
+        done = validate_fold(
+            development,
+            source,
+            replace(trial, epochs=4),
+            fold=fold,
+            seed=seed,
+            on_epoch=lambda *given: reported.append(given),
+        )
+        save_fold_curve(tmp_path / "fold.npz", done)
+        folds.append(load_fold_curve(tmp_path / "fold.npz"))
+    assert reported == [each for fold in folds for each in enumerate(fold.curve, start=1)]
+    assert [float(np.mean(values)) for values in zip(*(fold.curve for fold in folds), strict=True)] == list(
+        whole.report.curve
+    )
+    assert [number for number, fold in enumerate(folds) if fold.diverged] == list(whole.report.diverged_folds)
+    assert bool(whole.report.diverged_folds) == diverging
+    for number, fold in enumerate(folds):
+        here = development.folds == number
+        assert fold.films.tolist() == [film for film, inside in zip(development.content, here, strict=True) if inside]
+        np.testing.assert_array_equal(fold.labels, development.labels[here])
+        np.testing.assert_array_equal(fold.scores[whole.report.epoch - 1], whole.out_of_fold.scores[here])
+        for epoch, scores in enumerate(fold.scores):
+            some = [column for column in range(2, 18) if fold.labels[:, column].any()]
+            slow = [average_precision_score(fold.labels[:, column], scores[:, column]) for column in some]
+            assert fold.curve_16[epoch] == pytest.approx(np.mean(slow), abs=1e-12)
+        assert fold.value == fold.curve[-1]
+
+
+def test_a_fold_without_a_subscore_has_no_curve_over_subscores(development, random_source, trial, tmp_path):
+    labels = development.labels.copy()
+    labels[development.folds == 0, 2:] = 0
+    unreadable = replace(development, labels=labels)
+    done = validate_fold(unreadable, random_source(len(labels)), trial, fold=0, seed=1)
+    save_fold_curve(tmp_path / "fold.npz", done)
+    assert load_fold_curve(tmp_path / "fold.npz").curve_16 is None
+    assert all(0 < value <= 1 for value in done.curve)
 
 
 def test_a_label_that_a_fold_lacks_is_left_out_there_and_named(validate, development):

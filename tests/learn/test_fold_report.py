@@ -1,4 +1,7 @@
 import json
+from dataclasses import replace
+
+import pytest
 
 from rust_optuna.learn.fold_report import FoldReport
 
@@ -39,3 +42,11 @@ DOCUMENT = {
 def test_a_fold_is_kept_as_this_document():
     assert json.loads(json.dumps(REPORT.to_json())) == DOCUMENT
     assert FoldReport.from_json(DOCUMENT) == REPORT
+
+
+@pytest.mark.parametrize("curve_16", [(0.125, 0.5, 0.25), None])
+def test_a_fold_of_a_comparison_is_kept_with_both_curves_and_no_head(curve_16):
+    report = replace(REPORT, head_sha256=None, curve_16=curve_16, diverged=True)
+    document = json.loads(json.dumps(report.to_json()))
+    assert document == {**DOCUMENT, "head_sha256": None, "curve_16": curve_16 and [*curve_16], "diverged": True}
+    assert FoldReport.from_json(document) == report

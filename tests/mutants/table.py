@@ -34,6 +34,9 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/learn/test_lift.py",
         "tests/learn/test_reference.py",
     ),
+    "rust_optuna/learn/end_to_end.py": ("tests/learn/test_end_to_end.py", "tests/worker/test_end_to_end.py"),
+    "rust_optuna/learn/end_to_end_program.py": ("tests/learn/test_end_to_end.py",),
+    "rust_optuna/learn/end_to_end_timing.py": ("tests/learn/test_end_to_end_timing.py",),
     "rust_optuna/learn/extraction.py": (
         "tests/learn/test_extraction.py",
         "tests/learn/test_feature_cache.py",
@@ -43,7 +46,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/learn/test_feature_cache.py",
         "tests/learn/test_live_equals_cached.py",
     ),
-    "rust_optuna/learn/fitting.py": ("tests/learn/test_fitting.py",),
+    "rust_optuna/learn/fitting.py": ("tests/learn/test_fitting.py", "tests/worker/test_end_to_end.py"),
     "rust_optuna/learn/fold_report.py": ("tests/learn/test_fold_report.py",),
     "rust_optuna/learn/head.py": (
         "tests/learn/test_head.py",
@@ -51,6 +54,11 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/learn/test_reference.py",
         "tests/learn/test_cross_validation.py",
     ),
+    "rust_optuna/learn/inception.py": ("tests/learn/test_end_to_end.py",),
+    "rust_optuna/learn/lenet.py": ("tests/learn/test_end_to_end.py",),
+    "rust_optuna/learn/network.py": ("tests/learn/test_end_to_end.py",),
+    "rust_optuna/learn/pipeline.py": ("tests/learn/test_pixels.py", "tests/learn/test_end_to_end.py"),
+    "rust_optuna/learn/pixels.py": ("tests/learn/test_pixels.py",),
     "rust_optuna/learn/program.py": (
         "tests/learn/test_training.py",
         "tests/learn/test_dropout_masks.py",
@@ -69,6 +77,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "rust_optuna/learn/threads.py": ("tests/learn/test_threads.py", "tests/learn/test_cross_validation.py"),
     "rust_optuna/learn/timing.py": ("tests/learn/test_timing.py", "tests/run/test_forecast.py"),
+    "rust_optuna/learn/trainers.py": ("tests/worker/test_end_to_end.py", "tests/learn/test_cross_validation.py"),
     "rust_optuna/learn/training.py": (
         "tests/learn/test_training.py",
         "tests/learn/test_cross_validation.py",

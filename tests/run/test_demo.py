@@ -9,7 +9,7 @@ from tests.data.films import make_manifest
 def test_the_demos_weights_and_layer_stand_in_its_first_study_and_the_second_inherits_them(home):
     first, second = map(read_study_file, write_studies(Demo(seed=1, weights="random"), home))
     assert (first.model["weights"], first.model["output"]) == ("random", "mixed0")
-    assert (second.from_best_of, second.model, second.left_open) == (first.name, {}, {"folds", "seed"})
+    assert (second.from_best_of, second.model, second.left_open) == ((first.name,), {}, {"folds", "seed"})
     first, _ = map(read_study_file, write_studies(Demo(seed=1, weights="imagenet"), home))
     assert (first.model["weights"], first.model["output"]) == ("imagenet", "mixed3")
 

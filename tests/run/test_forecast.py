@@ -174,6 +174,41 @@ def test_live_features_are_timed_as_the_workers_run_them(plan, clockwork):
     assert found.worker_bytes == 10**9 + live.films * 299 * 299 * 4
 
 
+LENET = {"architecture": "lenet_1998", "train": "all"}
+
+
+def test_training_end_to_end_is_timed_and_needs_no_features(plan, clockwork):
+    document = random_document(1, search_space={"batch_size": [4]}, fixed=fixed(dropout_rate=0.1))
+    found = plan({**document, "model": LENET}, workers=2)
+    [study] = found.studies
+    assert (found.extraction.films, study.end_to_end) == (0, True)
+    [(processes, task)] = clockwork
+    assert (processes, type(task)) == (2, module._EndToEndTask)
+    assert (task.trial.architecture, task.trial.backbone.image_size) == ("lenet_1998", 299)
+    assert study.trial_seconds == pytest.approx(2.0 + 2 * (2 * study.films * 0.5 + 3 * 0.25))
+    # Another size of films is another kind of trial; another learning rate is not.
+    del clockwork[:]
+    documents = [
+        {**document, "name": f"study-{size}-{rate}", "model": {**LENET, "image_size": size}}
+        | {"fixed": fixed(dropout_rate=0.1) | {"learning_rate": rate}}
+        for size, rate in ((75, 1e-3), (80, 1e-3), (75, 1e-2))
+    ]
+    plan(*documents, workers=1)
+    assert sorted(task.trial.backbone.image_size for _, task in clockwork) == [75, 80]
+
+
+def test_days_of_training_end_to_end_are_said_in_words(home, sqlite_url, clockwork, monkeypatch):
+    monkeypatch.setitem(globals(), "TIMES", replace(TIMES, steps=((2, 3600.0), (12, 6 * 3600.0))))
+    document = random_document(2, search_space={"batch_size": [4, 8]}, fixed=fixed(dropout_rate=0.1), model=LENET)
+    path = write_study(home, {**document, "sampler": {"type": "grid"}})
+    arguments = ("--home", home.root, "--storage", sqlite_url, "search", path, "--workers", "1", "--gpus", "none")
+    done = invoke(*arguments, "--dry-run")
+    assert done.exit_code == 0, done.output
+    # Two points of 2 epochs × 2 × 20 films × 1800 s.
+    assert "This is 3.3 days here. A GPU" in done.output
+    assert "Every layer is trained on every film" in done.output
+
+
 def test_a_process_that_dies_or_fails_is_an_error_not_a_hang():
     with pytest.raises(RustOptunaError, match="timed this machine died"):
         side_by_side([{}, {}], Dies())
@@ -255,3 +290,15 @@ def test_a_cache_is_looked_at_once_however_many_trials_use_it(plan, clockwork, m
     monkeypatch.setattr(FeatureCache, "without_tensorflow", lambda *given: looked.append(1) or honest(*given))
     plan(random_document(20))
     assert len(looked) == 1
+
+
+@pytest.mark.tensorflow
+def test_dry_run_times_end_to_end_training_on_this_machine(home, sqlite_url):
+    model = {**LENET, "image_size": 75, "micro_batch": 4}
+    path = write_study(home, random_document(3, model=model))
+    done = run_command(home, sqlite_url, "search", path, "--workers", "1", "--gpus", "none", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "Features: none to compute" in done.stdout
+    assert "Every layer is trained" in done.stdout
+    assert "days here" not in done.stdout
+    assert not (home.storage / "pixels").exists()

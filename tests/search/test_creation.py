@@ -267,6 +267,20 @@ def test_bits_are_part_of_the_fingerprint_and_absent_where_they_are_not_given(sq
         make_study(sqlite, home, document)
 
 
+def test_an_architecture_is_part_of_the_fingerprint_and_absent_where_the_backbone_is_frozen(sqlite, home):
+    frozen = make_study(sqlite, home)
+    assert not {"architecture", "train", "micro_batch"} & {*frozen.fingerprint.settings}
+    assert make_study(sqlite, home, random_document(model={"weights": "random", "train": "head"})).id == frozen.id
+    with pytest.raises(FingerprintError, match='train is "all" in the file and "head" in the study'):
+        make_study(sqlite, home, random_document(model={"weights": "random", "train": "all"}))
+    lenet = {"architecture": "lenet_1998", "train": "all", "micro_batch": 4}
+    study = make_study(sqlite, home, random_document(name="lenet", model=lenet))
+    assert {key: study.fingerprint.settings[key] for key in lenet} == lenet
+    # It needs no weights of ImageNet, which the default asks for.
+    assert study.fingerprint.weights == ("lenet-1998-glorot-uniform-1",)
+    assert (study.end_to_end, frozen.end_to_end) == (True, False)
+
+
 def test_other_names_of_films_and_patients_are_the_same_study(sqlite, home):
     make_study(sqlite, home)
     shutil.move(home.root / "films", home.root / "moved")

@@ -1,0 +1,1 @@
+"""Pictures of numbers that are made elsewhere."""
