@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from rust_optuna.config import (
+    ADAPTIVE,
     FOLD_KEYS,
     FOLDS,
     HYPERPARAMETERS,
     KEYS,
     LEASE_SECONDS,
+    PRUNER_OPTIONS,
+    SAMPLERS,
     SEED,
     Key,
+    Pruner,
     Range,
     StudyConfiguration,
     StudyKind,
+    TrialConfiguration,
     Value,
     plain,
     plain_values,
@@ -28,7 +33,7 @@ from rust_optuna.config import (
 from rust_optuna.errors import ConfigurationError, PathError, Problem
 from rust_optuna.spelling import nearest
 
-SECTIONS = ("sampler", "search_space", "fixed", "model", "cross_validation")
+SECTIONS = ("sampler", "pruner", "search_space", "fixed", "model", "cross_validation")
 TOP_LEVEL = ("name", "manifest", "lease_seconds")
 LONGEST_STUDY_NAME = 100
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_STUDY_NAME - 1}}}")
@@ -97,10 +102,18 @@ def to_document(configuration: StudyConfiguration) -> dict[str, Any]:
         **kind,
         "lease_seconds": configuration.lease_seconds,
         "sampler": sampler,
+        **pruner_document(configuration.pruner),
         "search_space": {name: _range_document(axis) for name, axis in configuration.search_space.items()},
         "fixed": fixed,
         **sections,
     }
+
+
+def pruner_document(pruner: Pruner | None) -> dict[str, dict[str, Any]]:
+    """Return the section of a pruner with its options; an empty dictionary for none, as earlier versions wrote it."""
+    if pruner is None:
+        return {}
+    return {"pruner": {name: getattr(pruner, name) for name in ("type", *PRUNER_OPTIONS[pruner.type])}}
 
 
 def toml_string(text: str) -> str:
@@ -197,6 +210,7 @@ class _Reader:
         kind = StudyKind(top.pop("kind", StudyKind.SEARCH)) if stored else StudyKind.SEARCH
         self.refuse_rest(top, "", (*TOP_LEVEL, *(f"[{s}]" for s in SECTIONS)))
         sampler, sampler_seed, n_trials = self.read_sampler()
+        pruner = self.read_pruner()
         search_space = self.read_search_space(sampler, KEYS if kind == StudyKind.SEARCH else FOLD_KEYS)
         searched, named_fixed = self.names("search_space"), self.names("fixed")
         fixed, from_best_of = self.read_fixed(searched)
@@ -222,6 +236,7 @@ class _Reader:
             seed=seed,
             lease_seconds=lease,
             kind=kind,
+            pruner=pruner,
             left_open=left_open,
         )
 
@@ -230,18 +245,34 @@ class _Reader:
             self.section("sampler", required=True)
             return None, None, None
         table = self.section("sampler")
-        kind = self.take(table, "sampler.type", Key("", str, choices=("random", "grid")))
+        kind = self.take(table, "sampler.type", Key("", str, choices=SAMPLERS))
         seed = self.take(table, "sampler.seed", Key("", int, 0, low=0, high=2**32 - 1))
         n_trials = None
         if kind == "grid" and "n_trials" in table:
             self.problem("sampler.n_trials", "does not go with a grid, which runs each of its cells once")
             table.pop("n_trials")
-        elif kind == "random":
+        elif kind in ("random", *ADAPTIVE):
             n_trials = self.take(table, "sampler.n_trials", Key("", int, low=1, high=1_000_000))
         else:
             table.pop("n_trials", None)
         self.refuse_rest(table, "sampler.", ("type", "seed", "n_trials"))
         return kind, seed, n_trials
+
+    def read_pruner(self) -> Pruner | None:
+        if not isinstance(self.document.get("pruner"), dict):
+            self.section("pruner")
+            return None
+        table = self.section("pruner")
+        kind = self.take(table, "pruner.type", Key("", str, choices=tuple(PRUNER_OPTIONS)))
+        if kind is None:
+            return None
+        options = {name: self.take(table, f"pruner.{name}", key) for name, key in PRUNER_OPTIONS[kind].items()}
+        for name in table:
+            others = [other for other, keys in PRUNER_OPTIONS.items() if name in keys]
+            mistake = f"belongs to {others[0]}, not to {kind}" if others else "is not a key here"
+            known = ("type", *options)
+            self.problem(f"pruner.{name}", f"{mistake}{_meant(name, known)}; the keys are {', '.join(known)}")
+        return None if kind == "none" or self.problems else Pruner(kind, **options)
 
     def read_search_space(self, sampler: str | None, keys: Mapping[str, Key]) -> dict[str, Range]:
         table = self.section("search_space", required=True)
@@ -259,7 +290,12 @@ class _Reader:
                 continue
             if sampler == "grid" and axis.type != "categorical":
                 self.problem(location, "a grid needs a list of values, as in [1e-4, 1e-3]")
+            if sampler in ADAPTIVE and axis.type != "categorical" and name in TrialConfiguration.FEATURE_KEYS:
+                description = f"{sampler} needs a list of values here, because features are computed before any point"
+                self.problem(location, f"{description} is drawn")
             axes[name] = axis
+        if sampler == "cma-es" and axes and all(axis.type == "categorical" for axis in axes.values()):
+            self.problem("[search_space]", "cma-es draws from ranges alone, and lists at random: give a range, or tpe")
         return axes
 
     def read_axis(self, location: str, key: Key, axis: Any) -> Range | None:

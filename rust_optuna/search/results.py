@@ -297,7 +297,7 @@ def status(database: Database, study: Study, *, foreign: bool = True) -> Status:
 
 def caveats(database: Database, study: Study) -> Caveats:
     """Return what a reader must know before believing a study's values."""
-    foreign = foreign_trials(database, study.name, study.key)
+    foreign = foreign_trials(database, study.name, study.key, adaptive=study.configuration.adaptive)
     return Caveats(study, is_stale(database, study), foreign, arithmetic_of(database, study))
 
 

@@ -24,6 +24,7 @@ from rust_optuna.learn.cross_validation import CrossValidation, cross_validate, 
 from rust_optuna.learn.extraction import Extractor, extraction_identity, extraction_versions
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.fold_report import FoldReport
+from rust_optuna.learn.pruned_report import PrunedReport
 from rust_optuna.learn.runtime import training_versions
 from rust_optuna.learn.sources import CachedFeatures, FeatureSource, LiveFeatures
 from rust_optuna.learn.trial_report import TrialReport
@@ -47,12 +48,12 @@ class Outcome:
 
     Args:
         value: a finite number; None only for a trial that was pruned before its first intermediate value.
-        report: the report that is stored with the trial; None for a stand-in.
+        report: the report that is stored with the trial; None for a stand-in. A pruned trial's is its curve.
         artifact: the identifier of the stored out-of-fold scores; None for a stand-in.
     """
 
     value: float | None
-    report: TrialReport | FoldReport | None = None
+    report: TrialReport | FoldReport | PrunedReport | None = None
     artifact: str | None = None
 
 
