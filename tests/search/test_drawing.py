@@ -54,7 +54,7 @@ def assert_exact(database, study, count, *, killed=0):
     assert len({tuple(parameters.values()) for parameters in drawn}) == count
     assert [trial.state for trial in shown(database, study)].count(TrialState.COMPLETE) == count
     assert_in_step(database, study)
-    assert foreign_trials(database, study.name, study.key, adaptive=True).finished == 0
+    assert status(database, study).caveats.foreign.finished == 0
 
 
 def die(*arguments, **keywords):
