@@ -218,11 +218,13 @@ class BestTrial:
         study: the study.
         point: its complete point of the highest value.
         caveats: what a reader must know before believing the value.
+        pruned: the number of points that were pruned, and so were not compared.
     """
 
     study: Study
     point: Point
     caveats: Caveats
+    pruned: int = 0
 
     @property
     def weights(self) -> str:
@@ -256,6 +258,7 @@ class BestTrial:
             "baseline_view_only_untied_fold_values_16": list(untied.folds) if untied else None,
             "weights": self.weights,
             "computed_with": report.arithmetic if report else None,
+            "pruned": self.pruned,
             **self.caveats.to_json(),
         }
 
@@ -348,7 +351,11 @@ def hole_numbers(database: Database, study: Study) -> list[int]:
 def best_trial(database: Database, study: Study) -> BestTrial | None:
     """Return the best trial of a study, or None while nothing is complete."""
     best = best_point(database, study)
-    return None if best is None else BestTrial(study, best, caveats(database, study))
+    if best is None:
+        return None
+    pruned = sa.select(sa.func.count()).where(point.c.study_id == study.id, point.c.state == PointState.PRUNED)
+    count = database.transact(lambda connection: int(connection.execute(pruned).scalar_one()))
+    return BestTrial(study, best, caveats(database, study), count)
 
 
 def complete_rows(study: Study) -> sa.Select[Any]:

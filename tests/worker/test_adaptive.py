@@ -93,7 +93,9 @@ def test_the_commands_tell_what_an_adaptive_study_is(home, sqlite_url, tmp_path)
     run("worker", "run", "regime-1", "--objective", "tests.stand_ins:behind_at_point_3")
     [document] = json.loads(run("status", "--json"))
     assert (document["sampler"], document["complete"], document["pruned"]) == ("tpe", 4, 1)
-    assert json.loads(run("best", "regime-1", "--json"))["point"] == 4
+    best = json.loads(run("best", "regime-1", "--json"))
+    assert (best["point"], best["pruned"]) == (4, 1)
+    assert "not compared: 1 pruned point" in run("best", "regime-1")
     shown = json.loads(run("study", "show", "regime-1", "--json"))
     assert shown["configuration"]["pruner"] == {**MEDIAN, "n_warmup_steps": 0, "interval_steps": 1}
     assert '[pruner]\n  type = "median"' in run("study", "show", "regime-1")
