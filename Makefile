@@ -72,7 +72,7 @@ $(VENV)/installed-$(EXTRA): $(SOURCES) | $(BIN)/python
 
 $(VENV)/installed-$(EXTRA)-dev: $(SOURCES) | $(BIN)/python
 	@echo "Installing into $(VENV) (a few hundred megabytes, once) ..."
-	$(INSTALL) --editable '.[$(EXTRA),postgresql,mysql,ray,s3,dev]'
+	$(INSTALL) --editable '.[$(EXTRA),postgresql,mysql,ray,s3,cma-es,dev]'
 	@touch $@ $(VENV)/installed-$(EXTRA)
 
 $(VENV)/installed-$(EXTRA)-bench: $(SOURCES) | $(BIN)/python

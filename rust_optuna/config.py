@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Value = bool | int | float | str | tuple[int, ...]
 """The types that the value of a trial key can have."""
@@ -200,6 +200,45 @@ class StudyKind(StrEnum):
     """The folds of one configuration, which is compared with others."""
 
 
+ADAPTIVE = ("tpe", "cma-es", "nsga-ii")
+"""The samplers that draw each point when a worker is free, from the results so far."""
+SAMPLERS = ("random", "grid", *ADAPTIVE)
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """The rule by which a trial ends early, applied after each epoch (`rust_optuna.search.pruning`).
+
+    The options have the names, meanings and defaults of Optuna's ``MedianPruner`` and ``HyperbandPruner``.
+
+    Args:
+        type: ``median`` or ``hyperband``.
+        n_startup_trials: for ``median``, the number of complete points before which none is pruned.
+        n_warmup_steps: for ``median``, the first epoch after which a trial may be pruned.
+        interval_steps: for ``median``, the number of epochs between judgements.
+        min_resource: for ``hyperband``, the epoch of the first judgement in the strictest bracket.
+        reduction_factor: for ``hyperband``, one in how many points goes on after each judgement.
+    """
+
+    type: Literal["median", "hyperband"]
+    n_startup_trials: int = 5
+    n_warmup_steps: int = 0
+    interval_steps: int = 1
+    min_resource: int = 1
+    reduction_factor: int = 3
+
+
+PRUNER_OPTIONS: Mapping[str, Mapping[str, Key]] = {
+    "none": {},
+    "median": {
+        "n_startup_trials": Key("", int, 5, low=0),
+        "n_warmup_steps": Key("", int, 0, low=0),
+        "interval_steps": Key("", int, 1, low=1),
+    },
+    "hyperband": {"min_resource": Key("", int, 1, low=1), "reduction_factor": Key("", int, 3, low=2)},
+}
+"""The types of pruners, each with its options."""
+
 FOLD_KEYS: Mapping[str, Key] = {"repeat": Key("", int, low=0), "fold": Key("", int, low=0)}
 """The parameters of a point that is one fold: which training seed, and which fold is left out."""
 
@@ -247,6 +286,9 @@ class TrialConfiguration:
         """Whether it trains on features from the cache."""
         return not self.end_to_end and self.features == "cached"
 
+    FEATURE_KEYS: ClassVar[tuple[str, ...]] = (*BackboneConfiguration.__dataclass_fields__, "features")
+    """The trial keys that decide which features a trial is trained on."""
+
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> TrialConfiguration:
         """Build the configuration from one value for every trial key."""
@@ -285,9 +327,9 @@ class StudyConfiguration:
         name: the study's name, unique in its storage.
         manifest: the manifest's path as written in the file, relative to the home; None for a study read back from the
             database, which holds no paths of films.
-        sampler: ``random`` or ``grid``.
+        sampler: ``random``, ``grid`` or one of `ADAPTIVE`.
         sampler_seed: the seed of the design.
-        n_trials: the number of design points of a random study; None for a grid, which has one point per cell.
+        n_trials: the number of design points; None for a grid, which has one point per cell.
         search_space: the searched keys.
         fixed: the trial keys of ``[fixed]``.
         from_best_of: the study whose best point gives a value to every key that this file does not name; or several
@@ -298,6 +340,7 @@ class StudyConfiguration:
         lease_seconds: how long a worker may be silent before its point goes to another worker.
         kind: what its points are. A study file describes a search, or a configuration to compare with others; commands
             make the other kinds.
+        pruner: the rule by which trials end early; None if all train to their last epoch.
         left_open: those of ``folds`` and ``seed`` that the file does not name, so that ``from_best_of`` may give them a
             value other than the default.
         source: the name of the study file in messages, usually its path.
@@ -305,7 +348,7 @@ class StudyConfiguration:
 
     name: str
     manifest: str | None
-    sampler: Literal["random", "grid"]
+    sampler: Literal["random", "grid", "tpe", "cma-es", "nsga-ii"]
     sampler_seed: int
     n_trials: int | None
     search_space: Mapping[str, Range]
@@ -316,8 +359,21 @@ class StudyConfiguration:
     seed: int = SEED
     lease_seconds: int = LEASE_SECONDS
     kind: StudyKind = StudyKind.SEARCH
+    pruner: Pruner | None = None
     left_open: frozenset[str] = frozenset()
     source: str = field(default="", compare=False)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether each point is drawn when a worker is free, from the results so far."""
+        return self.sampler in ADAPTIVE
+
+    def largest(self, name: str, inherited: Mapping[str, Any] | None = None) -> Any:
+        """Return the largest value that a point may have for a trial key that takes numbers."""
+        axis = self.search_space.get(name)
+        if axis is None:
+            return self.values({}, inherited)[name]
+        return axis.high if axis.high is not None else max(axis.choices)
 
     def with_trials(self, n_trials: int) -> StudyConfiguration:
         """Return the same study with another number of trials."""

@@ -11,17 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from rust_optuna.config import (
+    ADAPTIVE,
     FOLD_KEYS,
     FOLDS,
     HYPERPARAMETERS,
     KEYS,
     LEASE_SECONDS,
+    PRUNER_OPTIONS,
+    SAMPLERS,
     SEED,
     UNSEARCHED,
     Key,
+    Pruner,
     Range,
     StudyConfiguration,
     StudyKind,
+    TrialConfiguration,
     Value,
     misfit,
     plain,
@@ -30,7 +35,7 @@ from rust_optuna.config import (
 from rust_optuna.errors import ConfigurationError, PathError, Problem
 from rust_optuna.spelling import nearest
 
-SECTIONS = ("sampler", "search_space", "fixed", "model", "cross_validation")
+SECTIONS = ("sampler", "pruner", "search_space", "fixed", "model", "cross_validation")
 TOP_LEVEL = ("name", "manifest", "lease_seconds")
 ONE_CONFIGURATION = "a file with neither [sampler] nor [search_space] is one configuration, for rust-optuna compare"
 LONGEST_STUDY_NAME = 100
@@ -101,10 +106,18 @@ def to_document(configuration: StudyConfiguration) -> dict[str, Any]:
         **kind,
         "lease_seconds": configuration.lease_seconds,
         "sampler": sampler,
+        **pruner_document(configuration.pruner),
         "search_space": {name: _range_document(axis) for name, axis in configuration.search_space.items()},
         "fixed": fixed,
         **sections,
     }
+
+
+def pruner_document(pruner: Pruner | None) -> dict[str, dict[str, Any]]:
+    """Return the section of a pruner with its options; an empty dictionary for none, as earlier versions wrote it."""
+    if pruner is None:
+        return {}
+    return {"pruner": {name: getattr(pruner, name) for name in ("type", *PRUNER_OPTIONS[pruner.type])}}
 
 
 def toml_string(text: str) -> str:
@@ -200,6 +213,9 @@ class _Reader:
         lease = self.take(top, "lease_seconds", Key("", int, LEASE_SECONDS, low=2))
         kind = StudyKind(top.pop("kind", StudyKind.SEARCH)) if stored else self.kind()
         self.refuse_rest(top, "", (*TOP_LEVEL, *(f"[{s}]" for s in SECTIONS)))
+        pruner = self.read_pruner()
+        if kind == StudyKind.COMPARISON and "pruner" in self.document:
+            self.problem("[pruner]", f"goes with a search only: {ONE_CONFIGURATION}")
         searched, named_fixed = self.names("search_space"), self.names("fixed")
         fixed, from_best_of = self.read_fixed(searched)
         model, folds, seed, left_open = self.read_model(searched | named_fixed)
@@ -229,6 +245,7 @@ class _Reader:
             seed=seed,
             lease_seconds=lease,
             kind=kind,
+            pruner=pruner,
             left_open=left_open,
         )
 
@@ -268,18 +285,34 @@ class _Reader:
             self.section("sampler", required=True)
             return None, None, None
         table = self.section("sampler")
-        kind = self.take(table, "sampler.type", Key("", str, choices=("random", "grid")))
+        kind = self.take(table, "sampler.type", Key("", str, choices=SAMPLERS))
         seed = self.take(table, "sampler.seed", Key("", int, 0, low=0, high=2**32 - 1))
         n_trials = None
         if kind == "grid" and "n_trials" in table:
             self.problem("sampler.n_trials", "does not go with a grid, which runs each of its cells once")
             table.pop("n_trials")
-        elif kind == "random":
+        elif kind in ("random", *ADAPTIVE):
             n_trials = self.take(table, "sampler.n_trials", Key("", int, low=1, high=1_000_000))
         else:
             table.pop("n_trials", None)
         self.refuse_rest(table, "sampler.", ("type", "seed", "n_trials"))
         return kind, seed, n_trials
+
+    def read_pruner(self) -> Pruner | None:
+        if not isinstance(self.document.get("pruner"), dict):
+            self.section("pruner")
+            return None
+        table = self.section("pruner")
+        kind = self.take(table, "pruner.type", Key("", str, choices=tuple(PRUNER_OPTIONS)))
+        if kind is None:
+            return None
+        options = {name: self.take(table, f"pruner.{name}", key) for name, key in PRUNER_OPTIONS[kind].items()}
+        for name in table:
+            others = [other for other, keys in PRUNER_OPTIONS.items() if name in keys]
+            mistake = f"belongs to {others[0]}, not to {kind}" if others else "is not a key here"
+            known = ("type", *options)
+            self.problem(f"pruner.{name}", f"{mistake}{_meant(name, known)}; the keys are {', '.join(known)}")
+        return None if kind == "none" or self.problems else Pruner(kind, **options)
 
     def read_search_space(self, sampler: str | None, keys: Mapping[str, Key]) -> dict[str, Range]:
         table = self.section("search_space", required=True)
@@ -297,7 +330,12 @@ class _Reader:
                 continue
             if sampler == "grid" and axis.type != "categorical":
                 self.problem(location, "a grid needs a list of values, as in [1e-4, 1e-3]")
+            if sampler in ADAPTIVE and axis.type != "categorical" and name in TrialConfiguration.FEATURE_KEYS:
+                description = f"{sampler} needs a list of values here, because features are computed before any point"
+                self.problem(location, f"{description} is drawn")
             axes[name] = axis
+        if sampler == "cma-es" and axes and all(axis.type == "categorical" for axis in axes.values()):
+            self.problem("[search_space]", "cma-es draws from ranges alone, and lists at random: give a range, or tpe")
         return axes
 
     def read_axis(self, location: str, key: Key, axis: Any) -> Range | None:

@@ -54,6 +54,7 @@ REPEATED = {
     "tests/cli/": SERVERS,
     "tests/run/": {"mariadb"},
     "tests/search/test_creation": {"mariadb"},
+    "tests/search/test_drawing": {"mariadb"},
     "tests/search/test_export": {"mariadb"},
     "tests/search/test_foreign": {"mariadb"},
     "tests/search/test_mirror": {"mariadb"},

@@ -49,6 +49,11 @@ def random_document(n_trials: int = 4, **changes: Any) -> dict[str, Any]:
     }
 
 
+def adaptive_document(n_trials: int = 12, sampler: str = "tpe", **changes: Any) -> dict[str, Any]:
+    """Return a study like that of `random_document` whose points are drawn one by one."""
+    return random_document(n_trials, sampler={"type": sampler, "seed": 3, "n_trials": n_trials}, **changes)
+
+
 def grid_document(**changes: Any) -> dict[str, Any]:
     """Return a grid of six cells that takes the best of ``regime-1``."""
     return {

@@ -7,11 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rust_optuna.config import KEYS, Range, StudyConfiguration, StudyKind
+from rust_optuna.config import KEYS, Pruner, Range, StudyConfiguration, StudyKind
 from rust_optuna.errors import ConfigurationError
 from rust_optuna.search import design
 from rust_optuna.study_file import parse_study, read_study_file, to_document
-from tests.studies import REPOSITORY, configuration, grid_document, one_document, random_document, toml
+from tests.studies import (
+    REPOSITORY,
+    adaptive_document,
+    configuration,
+    grid_document,
+    one_document,
+    random_document,
+    toml,
+)
 
 
 def problems(document):
@@ -360,6 +368,12 @@ CHOICES = {
 }
 
 
+PRUNERS = [
+    Pruner("median", n_startup_trials=3, n_warmup_steps=2, interval_steps=4),
+    Pruner("hyperband", min_resource=2, reduction_factor=5),
+]
+
+
 def lists(name):
     return st.lists(CHOICES[name], min_size=1, max_size=4, unique=True).map(
         lambda values: Range("categorical", choices=tuple(values))
@@ -393,10 +407,11 @@ def studies(draw):
     sections = {name: draw(CHOICES[name]) for name in rest if name not in fixed and draw(st.booleans())}
     if draw(st.booleans()):
         sections["hidden_units"] = tuple(draw(st.lists(st.integers(1, 99), min_size=1, max_size=3)))
+    samplers = ["random", "tpe", "nsga-ii"] + ["cma-es"] * any(axis.low is not None for axis in space.values())
     return StudyConfiguration(
         name=draw(NAMES),
         manifest=None,
-        sampler="grid" if grid else "random",
+        sampler="grid" if grid else draw(st.sampled_from(samplers)),
         sampler_seed=draw(st.integers(0, 2**32 - 1)),
         n_trials=None if grid else draw(st.integers(1, 1000)),
         search_space=space,
@@ -406,6 +421,7 @@ def studies(draw):
         folds=draw(st.integers(2, 20)),
         seed=draw(st.integers(0, 2**32 - 1)),
         lease_seconds=draw(st.integers(2, 999)),
+        pruner=draw(st.none() | st.sampled_from(PRUNERS)),
     )
 
 
@@ -421,6 +437,7 @@ def test_a_study_survives_the_way_to_a_file_and_back(study):
     document = tomllib.loads(toml({**to_document(study), "manifest": "manifest.csv"}))
     assert parse_study(document, "file").search_space == study.search_space
     assert parse_study(document, "file").fixed == study.fixed
+    assert parse_study(document, "file").pruner == study.pruner
 
 
 def test_a_misspelt_key_is_named_beside_the_right_one():
@@ -435,3 +452,44 @@ def test_a_misspelt_key_is_named_beside_the_right_one():
 def test_a_folder_is_said_to_be_one(tmp_path):
     with pytest.raises(ConfigurationError, match=r"file  is a folder, not a study file"):
         read_study_file(tmp_path)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cma-es", "nsga-ii"])
+def test_an_adaptive_study_lists_the_values_that_decide_about_features(sampler):
+    """Features are computed before any point is drawn."""
+    space = {
+        "image_size": {"type": "int", "low": 75, "high": 299},
+        "dropout_rate": {"type": "float", "low": 0, "high": 0.5},
+    }
+    document = adaptive_document(
+        5, sampler, search_space=space, fixed={"batch_size": 8, "learning_rate": 1, "epsilon": 1}
+    )
+    with pytest.raises(ConfigurationError, match=f"search_space.image_size  {sampler} needs a list of values here"):
+        parse_study(document, "a test")
+    document["search_space"] = {**space, "image_size": [75, 299]}
+    assert parse_study(document, "a test").adaptive
+
+
+def test_an_adaptive_study_says_how_many_points_it_has():
+    document = adaptive_document()
+    del document["sampler"]["n_trials"]
+    with pytest.raises(ConfigurationError, match=r"sampler.n_trials +is missing"):
+        parse_study(document, "a test")
+
+
+def test_cma_es_needs_a_range():
+    fixed = {"dropout_rate": 0.1, "learning_rate": 1e-3, "epsilon": 1e-7}
+    document = adaptive_document(5, "cma-es", search_space={"batch_size": [2, 4]}, fixed=fixed)
+    with pytest.raises(ConfigurationError, match=r"\[search_space\]  cma-es draws from ranges alone"):
+        parse_study(document, "a test")
+
+
+def test_a_study_without_a_pruner_is_written_as_before():
+    assert "pruner" not in to_document(configuration(random_document(pruner={"type": "none"})))
+
+
+def test_the_largest_value_of_a_key_is_that_of_its_axis_or_the_one_it_has():
+    space = {"batch_size": {"type": "int", "low": 2, "high": 12}, "epochs": [3, 9, 4], "dropout_rate": [0.1]}
+    study = configuration(random_document(search_space=space, cross_validation={}))
+    assert [study.largest(name) for name in ("batch_size", "epochs", "learning_rate")] == [12, 9, 1e-3]
+    assert configuration(random_document()).largest("epochs") == 2

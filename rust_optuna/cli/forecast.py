@@ -69,6 +69,10 @@ def _print_study(study: StudyForecast, workers: int) -> None:
             )
     if study.open_source:
         click.echo(f"  The best point of {study.open_source} is not known yet, so times are means over its candidates.")
+    if study.sampler:
+        click.echo(f"  {study.sampler} draws points from results, so times are an estimate from random points.")
+    if study.prunes:
+        click.echo("  Trials that are pruned end earlier; the times count every trial to its last epoch.")
     click.echo(f"  {study.trial_seconds:.1f} s a trial on average, {workers} at a time: {_duration(study.seconds)}")
 
 

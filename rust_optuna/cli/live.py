@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from rust_optuna.search.results import Status
 
 
-COUNTED = (PointState.WAITING, PointState.RUNNING, PointState.COMPLETE, PointState.HOLE)
-"""The states of points that the table counts."""
-COLUMNS: Mapping[str, Side] = {
-    "study": "left",
-    **dict.fromkeys(("waiting", "running", "complete", "holes", "best", "baseline", "a minute", "time left"), "right"),
+COUNTED = {
+    "waiting": PointState.WAITING,
+    "running": PointState.RUNNING,
+    "complete": PointState.COMPLETE,
+    "pruned": PointState.PRUNED,
+    "holes": PointState.HOLE,
 }
+"""The states of points that the table counts, by column; that of pruned points is shown if there are any."""
 
 
 class LiveTable:
@@ -66,16 +68,17 @@ class LiveTable:
         name = status.study.name
         before = self._statuses.get(name)
         self._statuses[name] = status
-        complete = status.counts[PointState.COMPLETE]
-        self._began.setdefault(name, (time.monotonic(), complete))
+        self._began.setdefault(name, (time.monotonic(), _ended(status)))
         if self.console.is_terminal:
             self.live.start()
             self.live.update(self._table(), refresh=True)
-        elif before is None or before.counts[PointState.COMPLETE] != complete:
+        elif before is None or _ended(before) != _ended(status):
+            complete, pruned = (status.counts[state] for state in (PointState.COMPLETE, PointState.PRUNED))
+            ended = f"{complete} of {status.points} complete" + (f", {pruned} pruned" if pruned else "")
             best = "" if status.best_value is None else f", best {status.best_value:.4f}"
             baseline = "" if status.best_baseline is None else f", view-only baseline {status.best_baseline:.4f}"
             remarks = "".join(f"; {words}" for words in _short_warnings(status))
-            click.echo(f"{name}: {complete} of {status.points} complete{best}{baseline}{remarks}", err=True)
+            click.echo(f"{name}: {ended}{best}{baseline}{remarks}", err=True)
 
     def stop(self) -> None:
         """Remove the table from the terminal; the next status shows it again."""
@@ -84,13 +87,17 @@ class LiveTable:
 
     def _table(self) -> Table:
         rows = []
+        pruned = any(status.counts[PointState.PRUNED] for status in self._statuses.values())
+        counted = {name: state for name, state in COUNTED.items() if pruned or state != PointState.PRUNED}
+        numbers = (*counted, "best", "baseline", "a minute", "time left")
+        columns: Mapping[str, Side] = {"study": "left", **dict.fromkeys(numbers, "right")}
         for name, status in self._statuses.items():
             rate, left = self._pace(name, status)
             best, baseline = ("" if v is None else f"{v:.4f}" for v in (status.best_value, status.best_baseline))
-            counts = [str(status.counts[state]) for state in COUNTED]
+            counts = [str(status.counts[state]) for state in counted.values()]
             title = f"{name} ({status.study.stand_in})" if status.study.stand_in else name
             rows.append((title, *counts, best, baseline, rate, left))
-        table = layout(COLUMNS, rows, self.console.width)
+        table = layout(columns, rows, self.console.width)
         remarks = [f"{name}: {words}" for name, status in self._statuses.items() for words in _short_warnings(status)]
         if remarks:
             table.caption = Text("\n".join(remarks))
@@ -99,12 +106,17 @@ class LiveTable:
     def _pace(self, name: str, status: Status) -> tuple[str, str]:
         """Return the points per minute since this search began, and the time that the remaining points will take."""
         began, before = self._began[name]
-        done = status.counts[PointState.COMPLETE] - before
+        done = _ended(status) - before
         if not done:
             return "", ""
         point_seconds = (time.monotonic() - began) / done
         seconds = int(point_seconds * (status.counts[PointState.WAITING] + status.counts[PointState.RUNNING]))
         return f"{60 / point_seconds:.1f}", f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def _ended(status: Status) -> int:
+    """Return the number of points that are complete or pruned."""
+    return status.counts[PointState.COMPLETE] + status.counts[PointState.PRUNED]
 
 
 def _short_warnings(status: Status) -> list[str]:

@@ -8,7 +8,7 @@ import click
 
 from rust_optuna.cli.next_step import NO_STUDIES, evaluation_step, no_complete_trial, print_next, print_next_step
 from rust_optuna.cli.options import NOTHING_WRITTEN, common_options, current_site, examples, if_interrupted, json_option
-from rust_optuna.cli.output import print_json
+from rust_optuna.cli.output import counted, print_json
 from rust_optuna.cli.tables import Side, print_table
 from rust_optuna.config import HYPERPARAMETERS, KEYS, plain, plain_values
 from rust_optuna.processes import ExitCode
@@ -62,9 +62,9 @@ def print_statuses(found: Sequence[Status]) -> None:
     rows = []
     for each in found:
         document = each.to_json()
-        counted = (f"{document[name]:,}" for name in counts)
+        numbers = (f"{document[name]:,}" for name in counts)
         values = map(_score, (each.best_value, each.best_baseline))
-        rows.append((each.study.name, document["state"], *counted, *values))
+        rows.append((each.study.name, document["state"], *numbers, *values))
     print_table(columns, rows)
     for each in found:
         if each.study.stand_in:
@@ -165,6 +165,8 @@ def print_best(best: BestTrial) -> None:
             if title == "inherited" and value == plain(KEYS[key].default):
                 continue
             click.echo(f"  {key} = {_given(value)}" + (f"  ({title})" if title != "params" else ""))
+    if best.pruned:
+        click.echo(f"  not compared: {counted(best.pruned, 'pruned point')}")
     for words in point.warnings:
         click.echo(f"  WARNING: {words}")
     _print_caveats(best.caveats)

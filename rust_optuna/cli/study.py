@@ -28,7 +28,7 @@ from rust_optuna.cli.options import (
 from rust_optuna.cli.output import counted, print_json, progress_bar
 from rust_optuna.cli.tables import print_table
 from rust_optuna.config import StudyKind
-from rust_optuna.storage.states import AttemptState
+from rust_optuna.storage.states import AttemptState, PointState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,11 +57,12 @@ def study() -> None:
 def create(file: Path, data_root: Path | None) -> None:
     """Create the study that FILE describes.
 
-    The command reads the manifest, makes the folds and draws every point of the design. Afterwards workers need only
-    the database and the films. If an earlier call was interrupted, this one finishes its work.
+    The command reads the manifest, makes the folds and draws every point of the design; with an adaptive sampler,
+    workers draw the points one by one. Afterwards workers need only the database and the films. If an earlier call was
+    interrupted, this one finishes its work.
     """
     from rust_optuna.search.creation import create_study, refuse_before_database
-    from rust_optuna.search.studies import load_development, load_parameters
+    from rust_optuna.search.studies import count_points, load_development
     from rust_optuna.storage.database import create_database
     from rust_optuna.study_file import read_study_file
 
@@ -74,7 +75,7 @@ def create(file: Path, data_root: Path | None) -> None:
     with create_database(site.url, site.artifacts) as database:
         with progress_bar("Hashing films") as progress:
             creation = create_study(database, configuration, site.home, progress, site.given_artifacts, root)
-        points = len(load_parameters(database, creation.study.id))
+        points = count_points(database, creation.study)
         films = len(load_development(database, creation.study).content)
         state = "already exists" if creation.resumed else "created"
         contents = f"{counted(points, 'point')}, {counted(films, 'development film')}"
@@ -210,9 +211,10 @@ def _print_settings(study: Study) -> None:
 )
 @common_options
 def extend(name: str, trials: int) -> None:
-    """Give the random study NAME more trials.
+    """Give study NAME more trials, unless it is a grid.
 
-    The new trials continue the same random stream.
+    The new trials of a random study continue the same random stream; those of an adaptive study are drawn when workers
+    are free.
     """
     from rust_optuna.search.creation import extend_study
 
@@ -356,7 +358,7 @@ def export(name: str, directory: Path) -> None:
     """
     from rust_optuna.search.evaluation import refuse_evaluation
     from rust_optuna.search.export import export_study
-    from rust_optuna.search.results import best_point
+    from rust_optuna.search.results import best_point, status
     from rust_optuna.search.studies import load_study
 
     site = current_site()
@@ -366,4 +368,6 @@ def export(name: str, directory: Path) -> None:
         if best_point(database, found) is None:
             raise no_complete_trial(database, name)
         table, trials = export_study(database, name, site.store(database), site.home.resolve(directory))
-    click.echo(f"{table}: {counted(trials, 'trial')}")
+        pruned = status(database, found, foreign=False).counts[PointState.PRUNED]
+    left_out = f" (pruned: {pruned:,}, whose scores are not kept)" if pruned else ""
+    click.echo(f"{table}: {counted(trials, 'trial')}{left_out}")

@@ -11,9 +11,10 @@ from rust_optuna.config import BackboneConfiguration, StudyKind
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.paths import Home
+from rust_optuna.search.design import choices_of_features
 from rust_optuna.search.pins import FeaturePins
 from rust_optuna.search.preparation import prepare
-from rust_optuna.search.studies import cached_backbones, load_development, load_parameters, load_study
+from rust_optuna.search.studies import cached_backbones, load_development, load_study, parameters_to_prepare
 from rust_optuna.storage.database import Database
 from rust_optuna.study_file import read_study_file
 from rust_optuna.worker.building import fill_cache
@@ -64,9 +65,10 @@ def needed_by_file(
     configuration = read_study_file(path)
     with open_database() if configuration.from_best_of else nullcontext() as database:
         study = prepare(configuration, home, database, progress=progress, data_root=data_root)
+    points = choices_of_features(configuration) if configuration.adaptive else study.points
     return NeededFeatures(
         study.development.content,
-        cached_backbones(configuration, study.points, study.inherited, home),
+        cached_backbones(configuration, points, study.inherited, home),
         compared=configuration.kind == StudyKind.COMPARISON,
     )
 
@@ -81,7 +83,7 @@ def needed_by_study(database: Database, name: str, home: Home) -> NeededFeatures
     """
     study = load_study(database, name)
     check_runtime(study, cross_validation_runtime(end_to_end=study.end_to_end))
-    points = load_parameters(database, study.id)
+    points = parameters_to_prepare(database, study)
     backbones = cached_backbones(study.configuration, points, study.inherited, home)
     for backbone in backbones:
         check_weights(study, backbone)

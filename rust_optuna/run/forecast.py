@@ -30,8 +30,9 @@ from rust_optuna.learn.timing import (
 )
 from rust_optuna.paths import Home
 from rust_optuna.run.side_by_side import side_by_side
+from rust_optuna.search.design import choices_of_features
 from rust_optuna.search.preparation import PreparedStudy, compare, prepare
-from rust_optuna.search.studies import load_parameters
+from rust_optuna.search.studies import expected_parameters
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.states import UNFINISHED, StudyState
 
@@ -59,6 +60,8 @@ class StudyForecast:
         open_source: the study that its inherited values will come from, if that study is not done yet; else None. The
             times are then means over the values that it may bring.
         end_to_end: whether its trials train every layer.
+        sampler: the adaptive sampler that will draw its points, for which random points stand here; else None.
+        prunes: whether trials may end early, which is not taken into account.
     """
 
     name: str
@@ -73,6 +76,8 @@ class StudyForecast:
     seconds: float
     open_source: str | None
     end_to_end: bool = False
+    sampler: str | None = None
+    prunes: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,15 @@ class _Plan:
         return [trial for alternatives in self.trials for trial in alternatives]
 
     @property
+    def prepared_for(self) -> list[TrialConfiguration]:
+        """Configurations that use all features which are computed before the trials."""
+        configuration = self.study.configuration
+        if not (self.trials and configuration.adaptive):
+            return self.every_trial
+        choices = self.study.trials(choices_of_features(configuration))
+        return [trial for alternatives in choices for trial in alternatives]
+
+    @property
     def batch_sizes(self) -> list[int]:
         """The batch sizes of all configurations that may be trained."""
         return [trial.batch_size for trial in self.every_trial]
@@ -214,7 +228,7 @@ def _plans_in(
         known, left = prepared.known, prepared.points
         if database is not None and known is not None:
             compare(database, prepared, known)
-            left = load_parameters(database, known.id, states=UNFINISHED)
+            left = expected_parameters(database, known, states=UNFINISHED)
         if known is None or known.state != StudyState.DONE:
             earlier[configuration.name] = prepared
         plans.append(_Plan(prepared, prepared.development.fingerprint(), prepared.trials(left)))
@@ -226,7 +240,7 @@ def _extraction(plans: Sequence[_Plan], clock: _Clock) -> ExtractionForecast:
     known: set[tuple[str, BackboneConfiguration]] = set()
     for plan in plans:
         contents = plan.development.content
-        backbones = dict.fromkeys(trial.backbone for trial in plan.every_trial if trial.cached)
+        backbones = dict.fromkeys(trial.backbone for trial in plan.prepared_for if trial.cached)
         for backbone in backbones:
             missing = {(content, backbone) for content in clock.cache(backbone, contents).missing(contents)}
             missing -= known
@@ -371,11 +385,12 @@ def _study(plan: _Plan, clock: _Clock) -> StudyForecast:
         first = plan.trials[0][0]
         sizes = timed_sizes(plan.batch_sizes, max(plan.training_films))
         by_batch_size = [(size, clock.seconds(plan, replace(first, batch_size=size))) for size in sizes]
+    configuration = plan.study.configuration
     return StudyForecast(
-        name=plan.study.configuration.name,
+        name=configuration.name,
         points=len(plan.study.points),
         left=len(plan.trials),
-        folds=plan.study.configuration.folds,
+        folds=configuration.folds,
         epochs=plan.trials[0][0].epochs if plan.trials else 0,
         films=len(plan.development.content),
         by_batch_size=by_batch_size,
@@ -384,6 +399,8 @@ def _study(plan: _Plan, clock: _Clock) -> StudyForecast:
         trial_seconds=float(np.mean(seconds)) if seconds else 0.0,
         seconds=clock.startup + makespan(seconds, len(clock.devices)) if seconds else 0.0,
         open_source=plan.study.open_source,
+        sampler=configuration.sampler if configuration.adaptive else None,
+        prunes=configuration.pruner is not None,
     )
 
 

@@ -26,8 +26,8 @@ from rust_optuna.search.studies import (
     Study,
     cached_backbones,
     load_development,
-    load_parameters,
     load_study,
+    parameters_to_prepare,
 )
 from rust_optuna.storage.artifacts import check_writable
 from rust_optuna.storage.database import Database, create_database
@@ -122,7 +122,8 @@ def build_features(
         RustOptunaError: the child process failed.
     """
     contents = load_development(database, study).content
-    backbones = cached_backbones(study.configuration, load_parameters(database, study.id), study.inherited, home)
+    points = parameters_to_prepare(database, study)
+    backbones = cached_backbones(study.configuration, points, study.inherited, home)
     if all(_is_complete(home, backbone, contents, device) for backbone in backbones):
         return
     # The child's progress bar, on stderr, is part of this search's output; what it prints on stdout is not.

@@ -20,7 +20,7 @@ from rust_optuna.search.ledger import add_points
 from rust_optuna.search.manifests import remember_manifest
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.preparation import PreparedStudy, compare, prepare
-from rust_optuna.search.studies import Study, find_study, load_parameters, load_studies, load_study
+from rust_optuna.search.studies import Study, count_points, find_study, load_parameters, load_studies, load_study
 from rust_optuna.storage import tables
 from rust_optuna.storage.artifacts import ArtifactStore, adopt, artifacts_of, open_store, refuse_owned, remove
 from rust_optuna.storage.database import Database, open_database
@@ -81,7 +81,9 @@ def create_study(
     artifacts: str | None = None,
     data_root: Path | None = None,
 ) -> Creation:
-    """Create a study with its films, folds and whole design, or find the study that the same file created.
+    """Create a study with its films, folds and all its points, or find the study that the same file created.
+
+    The points of an adaptive design are empty slots at first.
 
     The first study of a storage claims the artifact store for that storage.
 
@@ -97,6 +99,7 @@ def create_study(
         ManifestError: the manifest breaks its rules, is not split yet, or ``data check`` finds problems in it.
         ConfigurationError: a file that the study file names does not exist, there are fewer patients than folds, or a
             hyperparameter has no value.
+        MissingExtraError: the study's sampler needs a package that is not installed.
         WeightsError: an inherited weights file does not exist, or the ImageNet weights cannot be had.
         StudyError: ``from_best_of`` names a study that does not exist, is not done, or has holes that nobody accepted.
         FingerprintError: a study of this name exists with other contents.
@@ -125,7 +128,9 @@ def create_study(
 
 
 def extend_study(database: Database, name: str, n_trials: int) -> Study:
-    """Extend a random study to ``n_trials`` points; the new ones continue its sampler's stream.
+    """Extend a random or adaptive study to ``n_trials`` points.
+
+    New points of a random study continue its sampler's stream; those of an adaptive one are empty slots.
 
     Raises:
         StudyError: there is no such study, it is a grid, it has more points already, or this machine's versions of
@@ -133,27 +138,27 @@ def extend_study(database: Database, name: str, n_trials: int) -> Study:
     """
     with database.exclusive(_lock(name)):
         study = load_study(database, name)
-        if study.configuration.sampler != "random":
+        if study.configuration.sampler == "grid":
             raise StudyError(f"{name} cannot be extended: it is a grid, which runs each of its cells once")
-        existing = load_parameters(database, study.id)
-        if n_trials < len(existing):
-            raise StudyError(f"{name} has {len(existing)} points already, and a study is never shortened")
+        existing = count_points(database, study)
+        if n_trials < existing:
+            raise StudyError(f"{name} has {existing} points already, and a study is never shortened")
         longer = study.configuration.with_trials(n_trials)
-        drawn = design.draw(longer)
-        if drawn[: len(existing)] != existing:
+        slots = design.slots(longer)
+        if not longer.adaptive and slots[:existing] != load_parameters(database, study.id):
             raise StudyError(
                 f"{name} cannot be extended on this machine: with its versions of Optuna and NumPy, the sampler no "
                 "longer draws the points that the study began with"
             )
-        new = drawn[len(existing) :]
+        new = slots[existing:]
 
         def extend(connection: sa.Connection) -> None:
             count = sa.select(sa.func.count()).where(tables.point.c.study_id == study.id)
-            if connection.execute(count).scalar() != len(existing):
+            if connection.execute(count).scalar() != existing:
                 return  # an earlier try was committed, but its answer was lost
             values = {"configuration": json.dumps(to_document(longer)), "state": StudyState.DRAWING}
             connection.execute(tables.study.update().where(tables.study.c.id == study.id).values(**values))
-            add_points(connection, study.id, new, first=len(existing))
+            add_points(connection, study.id, new, first=existing)
 
         # If nothing is new, an earlier call may have been killed before it opened the study again.
         if new:
@@ -218,6 +223,7 @@ def _insert(database: Database, prepared: PreparedStudy) -> None:
     """Insert the study, its films and all its points in one transaction."""
     configuration, development = prepared.configuration, prepared.development
     source, fingerprint, notes = prepared.inheritance, prepared.fingerprint(), prepared.notes()
+    slots = design.slots(configuration) if configuration.adaptive else prepared.points
 
     def insert(connection: sa.Connection) -> None:
         inserted = sa.select(tables.study.c.id).where(tables.study.c.name == configuration.name)
@@ -246,13 +252,13 @@ def _insert(database: Database, prepared: PreparedStudy) -> None:
         names = ("content", "patient", "view", "label", "fold")
         films = [{"study_id": study_id, **dict(zip(names, film, strict=True))} for film in columns]
         connection.execute(tables.film.insert(), films)
-        add_points(connection, study_id, prepared.points, first=0)
+        add_points(connection, study_id, slots, first=0)
 
     database.transact(insert)
 
 
 def _open(database: Database, name: str) -> Study:
-    """Show every point in Optuna, then open the study to workers."""
+    """Show every point in Optuna but empty slots, then open the study to workers."""
     study = load_study(database, name)
     mirror = Mirror(database, study, create=True)
     mirror.describe_study()

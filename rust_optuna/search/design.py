@@ -1,17 +1,19 @@
-"""The design of a study: every point it will run, drawn once by the study's own Optuna sampler.
+"""The fixed design of a study: every point it will run, drawn once by the study's own Optuna sampler.
 
 Because it is drawn centrally, a design is the same for one worker and for a hundred. If each worker ran Optuna's
 sampler itself, workers with the same seed would repeat each other's random points, and cells of a grid would run twice
-or never.
+or never. An adaptive design has empty slots instead, which `rust_optuna.search.drawing` fills.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rust_optuna.config import Range, StudyConfiguration
+from rust_optuna.config import Range, StudyConfiguration, TrialConfiguration
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -29,6 +31,16 @@ def distributions(
         for name, value in (constant or {}).items()
     }
     return {**{name: _distribution(axis) for name, axis in configuration.search_space.items()}, **single}
+
+
+def sampled_distributions(configuration: StudyConfiguration) -> dict[str, BaseDistribution]:
+    """Return the distribution of each searched key as a sampler gets it: a list of choices stays a list."""
+    from optuna.distributions import CategoricalDistribution
+
+    return {
+        name: CategoricalDistribution(axis.choices) if axis.type == "categorical" else _distribution(axis)  # type: ignore[arg-type]
+        for name, axis in configuration.search_space.items()
+    }
 
 
 def _distribution(axis: Range) -> BaseDistribution:
@@ -54,14 +66,41 @@ def draw(configuration: StudyConfiguration) -> list[dict[str, Any]]:
 
     A random design is the beginning of the endless stream of its seed, so drawing more points continues it. A grid
     contains each cell once, in the order that its seed determines.
+
+    Raises:
+        ValueError: the design is adaptive, so that its points depend on results.
     """
+    if configuration.adaptive:
+        raise ValueError(f"{configuration.sampler} draws no point before it is run")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=_sampler(configuration))
     # The trials are asked for but never told: GridSampler treats a running cell as taken, but would stop the study once
     # the last cell is told.
-    return [_ask(study, configuration) for _ in range(size(configuration))]
+    return [suggest(study.ask(), configuration) for _ in range(size(configuration))]
+
+
+def slots(configuration: StudyConfiguration) -> Sequence[Mapping[str, Any] | None]:
+    """Return the points of a design as they are entered at creation: None for each that is drawn later."""
+    return [None] * size(configuration) if configuration.adaptive else draw(configuration)
+
+
+def estimate(configuration: StudyConfiguration) -> list[dict[str, Any]]:
+    """Return a design to reckon with before its points are known: random points in place of an adaptive design's."""
+    return draw(replace(configuration, sampler="random") if configuration.adaptive else configuration)
+
+
+def choices_of_features(configuration: StudyConfiguration) -> list[dict[str, Any]]:
+    """Return one point for each combination of searched values that decides which features a trial is trained on.
+
+    All other values are the lowest or the first of their axes.
+    """
+    axes = {
+        name: axis.choices[: None if name in TrialConfiguration.FEATURE_KEYS else 1] or (axis.low,)
+        for name, axis in configuration.search_space.items()
+    }
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def size(configuration: StudyConfiguration) -> int:
@@ -80,12 +119,11 @@ def _sampler(configuration: StudyConfiguration) -> BaseSampler:
     return optuna.samplers.GridSampler(axes, seed=configuration.sampler_seed)  # type: ignore[arg-type]
 
 
-def _ask(study: Any, configuration: StudyConfiguration) -> dict[str, Any]:
-    """Let the sampler draw one point and return its parameters.
+def suggest(trial: Any, configuration: StudyConfiguration) -> dict[str, Any]:
+    """Let the sampler of a trial's study draw one point and return its parameters.
 
     The sampler gets a list of choices as it is; only the distribution that Optuna records may turn it into an interval.
     """
-    trial = study.ask()
     parameters: dict[str, Any] = {}
     for name, axis in configuration.search_space.items():
         if axis.type == "categorical":

@@ -78,14 +78,16 @@ class ForeignTrials:
         return words
 
 
-def foreign_trials(database: Database, name: str, key: StudyKey) -> ForeignTrials:
+def foreign_trials(database: Database, name: str, key: StudyKey, *, adaptive: bool = False) -> ForeignTrials:
     """Return the trials of a study that somebody else finished.
 
     Args:
         database: the study's database.
         name: the study's name.
         key: the study's key in the ledger.
+        adaptive: whether workers make the trials of first attempts too, because no point was drawn at creation.
     """
+    first = 1 if adaptive else 2
 
     def read(connection: Connection) -> tuple[list[sa.Row[Any]], list[sa.Row[Any]]]:
         # Optuna is read first, since the ledger records an end before Optuna does.
@@ -93,18 +95,24 @@ def foreign_trials(database: Database, name: str, key: StudyKey) -> ForeignTrial
 
     shown, rows = database.transact(read)
     attempts = {row.trial: row for row in rows if row.trial is not None}
-    foreign = [trial for trial in shown if not _is_ours(trial, attempts.get(trial.number))]
+    foreign = [trial for trial in shown if not _is_ours(trial, attempts.get(trial.number), first)]
     best = max((row.value for row in rows if row.outcome == AttemptState.COMPLETE), default=-math.inf)
     complete = [OptunasBest(trial.number, _value(trial)) for trial in foreign if trial.state == "COMPLETE"]
     highest = max(complete, key=lambda trial: trial.value, default=None)
     return ForeignTrials(len(foreign), highest if highest is not None and highest.value > best else None)
 
 
-def _is_ours(trial: sa.Row[Any], attempt: sa.Row[Any] | None) -> bool:
-    """Return whether this program finished a trial, given the attempt that the ledger links with it."""
+def _is_ours(trial: sa.Row[Any], attempt: sa.Row[Any] | None, first: int) -> bool:
+    """Return whether this program finished a trial, given the attempt that the ledger links with it.
+
+    Args:
+        trial: the trial.
+        attempt: that attempt; None if there is none.
+        first: the number of the first attempt at a point whose trial is made by a worker.
+    """
     if attempt is None:
-        # A worker that dies before it notes a second or later attempt's trial in the ledger leaves such a trial.
-        return bool(trial.state == "FAIL" and _attempt_number(trial.attempt) > 1)
+        # A worker that dies before it notes the trial that it made in the ledger leaves such a trial.
+        return bool(trial.state == "FAIL" and _attempt_number(trial.attempt) >= first)
     if _ENDS.get(attempt.outcome) != trial.state or attempt.reason == FINISHED_ELSEWHERE:
         return False
     return bool(trial.state != "COMPLETE" or math.isclose(_value(trial), attempt.value, rel_tol=1e-12))

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 
 from rust_optuna.errors import LeaseLostError
 from rust_optuna.learn.fold_report import FoldReport
+from rust_optuna.learn.pruned_report import PrunedReport
 from rust_optuna.learn.trial_report import TrialReport
 from rust_optuna.storage.database import Database
 from rust_optuna.storage.states import UNFINISHED, AttemptState, FaultKind, PointState, StudyState
@@ -44,6 +45,7 @@ class Claim:
         parameters: the point's hyperparameters.
         trial: the number of the waiting Optuna trial that shows the point; None if a trial must still be made.
         lease_seconds: the length of the lease.
+        drawn: whether the point has parameters. If not, it is an empty slot, which this worker has to draw.
     """
 
     point_id: int
@@ -55,6 +57,7 @@ class Claim:
     parameters: Mapping[str, Any]
     trial: int | None
     lease_seconds: int
+    drawn: bool = True
 
     @property
     def study_id(self) -> int:
@@ -143,6 +146,16 @@ class Ledger:
         note = point.update().where(point.c.id == point_id, point.c.attempt == 0).values(trial=trial)
         self.database.transact(lambda connection: connection.execute(note))
 
+    def record_draw(self, claim: Claim, parameters: Mapping[str, Any]) -> None:
+        """Give an empty slot its parameters, which it keeps over all its attempts.
+
+        Raises:
+            LeaseLostError: this worker no longer holds the slot.
+        """
+        drawn = point.update().where(_held(claim)).values(parameters=json.dumps(parameters))
+        if self.database.transact(lambda connection: connection.execute(drawn).rowcount) != 1:
+            raise LeaseLostError(f"Point {claim.number} of {claim.study} is no longer this worker's")
+
     def record_trial(self, claim: Claim, trial: int) -> None:
         """Record which Optuna trial shows this attempt.
 
@@ -164,7 +177,7 @@ class Ledger:
         claim: Claim,
         outcome: str,
         value: float | None,
-        report: TrialReport | FoldReport | None,
+        report: TrialReport | FoldReport | PrunedReport | None,
         artifact: str | None,
     ) -> None:
         """End a point for good as ``complete`` or ``pruned``, with its value and report.
@@ -280,8 +293,8 @@ class Ledger:
         return self.database.transact(end)
 
 
-def add_points(connection: Connection, study_id: int, design: Iterable[Mapping[str, Any]], first: int) -> None:
-    """Insert new waiting points, numbered from ``first``."""
+def add_points(connection: Connection, study_id: int, design: Iterable[Mapping[str, Any] | None], first: int) -> None:
+    """Insert new waiting points, numbered from ``first``; None stands for an empty slot."""
     rows = [
         {"study_id": study_id, "number": number, "parameters": json.dumps(parameters), "state": PointState.WAITING}
         | {"attempt": 0, "failures": 0, "losses": 0}
@@ -344,6 +357,7 @@ def _held_by(connection: Connection, study_id: int, worker_id: str) -> Claim | N
 
 
 def _as_claim(row: sa.Row[Any], worker_id: str, attempt_number: int, trial: int | None) -> Claim:
+    parameters = json.loads(row.parameters)
     return Claim(
         point_id=row.id,
         study_key=StudyKey(row.study_id, row.created_at),
@@ -351,9 +365,10 @@ def _as_claim(row: sa.Row[Any], worker_id: str, attempt_number: int, trial: int 
         number=row.number,
         attempt=attempt_number,
         worker=worker_id,
-        parameters=json.loads(row.parameters),
+        parameters=parameters or {},
         trial=trial,
         lease_seconds=row.lease_seconds,
+        drawn=parameters is not None,
     )
 
 

@@ -46,7 +46,8 @@ class Mirror:
     """The Optuna study that shows a study of the ledger.
 
     It is loaded with ``RandomSampler``, whichever sampler drew the design, because a sampler that sees finished trials
-    might act on them: ``GridSampler`` would stop the study.
+    might act on them: ``GridSampler`` would stop the study. It is loaded with Optuna's own pruner of the study's type,
+    which only a stand-in objective asks; `rust_optuna.search.pruning` judges the real one.
 
     Args:
         database: the database of both studies.
@@ -65,9 +66,9 @@ class Mirror:
         if create:
             optuna.create_study(study_name=study.name, storage=self.storage, direction="maximize", load_if_exists=True)
         try:
-            sampler = optuna.samplers.RandomSampler(seed=0)
+            sampler, pruner = optuna.samplers.RandomSampler(seed=0), _pruner(study)
             self.optuna_study = self._patiently(
-                lambda: optuna.load_study(study_name=study.name, storage=self.storage, sampler=sampler)
+                lambda: optuna.load_study(study_name=study.name, storage=self.storage, sampler=sampler, pruner=pruner)
             )
         except KeyError:
             raise StudyError(f"{study.name} was deleted") from None
@@ -116,7 +117,7 @@ class Mirror:
             self._patiently(lambda: write_note(self.storage, self.optuna_study_id, body))
 
     def enqueue(self) -> None:
-        """Make the waiting trial of every point that has none, in order.
+        """Make the waiting trial of every point that has none, in order. An empty slot gets its trial once it is drawn.
 
         The caller must hold the study's exclusive lock. If this is killed halfway, the next call goes on where it
         stopped: it recognises trials that the ledger does not know yet by their attributes.
@@ -266,6 +267,7 @@ class Mirror:
         point = tables.point
         query = sa.select(point.c.id, point.c.number, point.c.parameters)
         query = query.where(point.c.study_id == self.study.id, point.c.trial.is_(None), point.c.attempt == 0)
+        query = query.where(point.c.parameters != tables.EMPTY)
         return self.database.transact(lambda c: list(c.execute(query.order_by(point.c.number)).all()))
 
     def _add(self, state: TrialState, parameters: Mapping[str, Any], number: int, attempt: int) -> int:
@@ -303,3 +305,20 @@ class Mirror:
         if number not in self._ids:
             self._ids[number] = self.storage.get_trial_id_from_study_id_trial_number(self.optuna_study_id, number)
         return self._ids[number]
+
+
+def _pruner(study: Study) -> optuna.pruners.BasePruner:
+    pruner = study.configuration.pruner
+    if pruner is None:
+        return optuna.pruners.NopPruner()
+    if pruner.type == "median":
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=pruner.n_startup_trials,
+            n_warmup_steps=pruner.n_warmup_steps,
+            interval_steps=pruner.interval_steps,
+        )
+    return optuna.pruners.HyperbandPruner(
+        min_resource=pruner.min_resource,
+        max_resource=int(study.configuration.largest("epochs", study.inherited)),
+        reduction_factor=pruner.reduction_factor,
+    )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rust_optuna.config import StudyKind, plain
 from rust_optuna.search.results import Status
+from rust_optuna.study_file import pruner_document
 
 if TYPE_CHECKING:
     import optuna
@@ -29,6 +30,11 @@ def note_of(status: Status) -> str:
     elif configuration.kind != StudyKind.SEARCH:
         evaluated = ", ".join(configuration.from_best_of)
         lines.append(f"evaluation of {evaluated}: each point is a fold of one model, none is the best")
+    if configuration.adaptive:
+        lines.append(f"{configuration.sampler} draws each point from the results so far, when a worker is free")
+    if configuration.pruner is not None:
+        options = _listed(pruner_document(configuration.pruner)["pruner"])
+        lines.append(f"trials that fall behind are pruned: {options}")
     if study.stand_in:
         lines.append(f"**{study.stand_in}: its values are not real scores**")
     if configuration.fixed:

@@ -48,6 +48,7 @@ from rust_optuna.learn.weights import NAMED as NAMED_WEIGHTS
 from rust_optuna.learn.weights import meant, trial_weights_scheme, weights_file
 from rust_optuna.paths import Home
 from rust_optuna.search import design
+from rust_optuna.search.adaptive import refuse_missing_sampler
 from rust_optuna.search.comparison import (
     best_compared,
     compared_values,
@@ -60,15 +61,15 @@ from rust_optuna.search.inheritance import FILMS, WEIGHTS_BYTES, Difference, Inh
 from rust_optuna.search.results import Point, best_point, status
 from rust_optuna.search.studies import (
     Study,
+    expected_parameters,
     find_study,
     load_development,
-    load_parameters,
     load_studies,
     trial_configuration,
 )
 from rust_optuna.storage.database import Database
-from rust_optuna.storage.states import StudyState
-from rust_optuna.study_file import to_document
+from rust_optuna.storage.states import PointState, StudyState
+from rust_optuna.study_file import pruner_document, to_document
 
 Progress = Callable[[int, int], None]
 
@@ -82,7 +83,8 @@ class PreparedStudy:
         home: the folder in which relative paths begin.
         known: the study of that name in the database, None if there is none.
         development: the study's films and folds.
-        points: the parameters of every point of the known study, or of the whole design if there is no such study.
+        points: the parameters of every point of the known study, or of the whole design if there is no such study. An
+            adaptive design's points that are not drawn yet are estimated (`design.estimate`).
         inheritance: what the study takes from another one; None if it takes nothing, or if this is not known yet.
         alternatives: the sets of values that the points may inherit. There is one set, empty if the study inherits
             nothing; if the source study is not done yet, there is one for each point that may become its best.
@@ -177,11 +179,15 @@ class PreparedStudy:
                 "in all trials, these labels are scored only in the folds that have one"
             )
         sizes = [len(self.development.content) - count for count in np.bincount(folds)]
-        large = sum(trial.batch_size > min(sizes) for (trial, *_) in self.trials(self.points))
-        if large:
+        if self.configuration.adaptive:
+            asking = "points may" if self.configuration.largest("batch_size", self.inherited) > min(sizes) else None
+        else:
+            large = sum(trial.batch_size > min(sizes) for (trial, *_) in self.trials(self.points))
+            asking = f"{large} of {len(self.points)} points" if large else None
+        if asking:
             notes.append(
-                f"{large} of {len(self.points)} points ask for a batch larger than a training fold ({min(sizes):,} to "
-                f"{max(sizes):,} films): they use the whole fold as one batch, and both sizes are stored with the trial"
+                f"{asking} ask for a batch larger than a training fold ({min(sizes):,} to {max(sizes):,} films): they "
+                "use the whole fold as one batch, and both sizes are stored with the trial"
             )
         return notes
 
@@ -200,6 +206,7 @@ class PreparedStudy:
             **plain_values(values),
             "sampler": configuration.sampler,
             "sampler_seed": configuration.sampler_seed,
+            **pruner_document(configuration.pruner),
             "search_space": {key: value for key, value in search_space.items() if key != "weights"},
             "folds": configuration.folds,
             "seed": configuration.seed,
@@ -274,6 +281,7 @@ def prepare(
         ConfigurationError: a file that the study file names does not exist, there are fewer patients than folds, or a
             hyperparameter has no value.
         StudyError: ``from_best_of`` names a study that does not exist, is not done, or has holes that nobody accepted.
+        MissingExtraError: the study's sampler needs a package that is not installed.
         MissingWeightsError: an inherited weights file does not exist.
         WeightsError: the ImageNet weights, by which an inheriting study is compared with its source, cannot be had.
     """
@@ -317,7 +325,9 @@ def prepare(
         development = development_set_by_source(manifest, index)
     else:
         development = development_set(manifest, index, folds=configuration.folds, seed=configuration.seed)
-    points = load_parameters(database, known.id) if database and known else design.draw(configuration)
+    if known is None:
+        refuse_missing_sampler(configuration)
+    points = expected_parameters(database, known) if database and known else design.estimate(configuration)
     similar_names = len(undecided(manifest.films))
     prepared = PreparedStudy(configuration, home, known, development, points, inheritance, alternatives, similar_names)
     if known is None:
@@ -406,9 +416,13 @@ def _best_of(database: Database | None, configuration: StudyConfiguration) -> _B
     if study.state != StudyState.DONE:
         raise StudyError(f"{purpose}, which is not done yet: finish it with rust-optuna worker run {name}")
     best = best_point(database, study)
+    counts = status(database, study, foreign=False).counts
+    if best is None and not counts[PointState.HOLE]:
+        raise StudyError(f"{purpose}, whose points were all pruned: give its file a milder [pruner] and another name")
     if best is None:
+        ended = "holes or pruned" if counts[PointState.PRUNED] else "holes"
         raise OpenHolesError(
-            f"{purpose}, which has no complete point: all its points are holes. See why (rust-optuna study show "
+            f"{purpose}, which has no complete point: all its points are {ended}. See why (rust-optuna study show "
             f"{name}), then try them again (rust-optuna study retry {name} --holes, then rust-optuna worker run {name})"
         )
     if holes := status(database, study, foreign=False).open_holes:

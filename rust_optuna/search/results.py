@@ -219,11 +219,13 @@ class BestTrial:
         study: the study.
         point: its complete point of the highest value.
         caveats: what a reader must know before believing the value.
+        pruned: the number of points that were pruned, and so were not compared.
     """
 
     study: Study
     point: Point
     caveats: Caveats
+    pruned: int = 0
 
     @property
     def weights(self) -> str:
@@ -258,6 +260,7 @@ class BestTrial:
             "baseline_view_only_untied_fold_values_16": list(untied.folds) if untied else None,
             "weights": self.weights,
             "computed_with": report.arithmetic if report else None,
+            "pruned": self.pruned,
             **self.caveats.to_json(),
         }
 
@@ -299,7 +302,7 @@ def status(database: Database, study: Study, *, foreign: bool = True) -> Status:
 
 def caveats(database: Database, study: Study) -> Caveats:
     """Return what a reader must know before believing a study's values."""
-    foreign = foreign_trials(database, study.name, study.key)
+    foreign = foreign_trials(database, study.name, study.key, adaptive=study.configuration.adaptive)
     return Caveats(study, is_stale(database, study), foreign, arithmetic_of(database, study))
 
 
@@ -356,7 +359,11 @@ def hole_numbers(database: Database, study: Study) -> list[int]:
 def best_trial(database: Database, study: Study) -> BestTrial | None:
     """Return the best trial of a study, or None while nothing is complete."""
     best = best_point(database, study)
-    return None if best is None else BestTrial(study, best, caveats(database, study))
+    if best is None:
+        return None
+    pruned = sa.select(sa.func.count()).where(point.c.study_id == study.id, point.c.state == PointState.PRUNED)
+    count = database.transact(lambda connection: int(connection.execute(pruned).scalar_one()))
+    return BestTrial(study, best, caveats(database, study), count)
 
 
 def _point(row: sa.Row[Any]) -> Point:

@@ -23,6 +23,7 @@ from rust_optuna.config import (
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.errors import StudyError
 from rust_optuna.paths import Home
+from rust_optuna.search import design
 from rust_optuna.search.fingerprint import Fingerprint
 from rust_optuna.search.inheritance import Inheritance
 from rust_optuna.storage import tables
@@ -196,12 +197,45 @@ def _read(database: Database, condition: sa.ColumnElement[bool]) -> list[Study]:
 
 
 def load_parameters(database: Database, study_id: int, states: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Return the parameters of a study's points in order, either of all points or of those in the given states."""
-    query = sa.select(tables.point.c.parameters).where(tables.point.c.study_id == study_id)
+    """Return the parameters of a study's points in order, either of all points or of those in the given states.
+
+    The empty slots of an adaptive design are left out.
+    """
+    return [parameters for _, parameters in _parameters(database, study_id, states) if parameters is not None]
+
+
+def expected_parameters(database: Database, study: Study, states: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Return what `load_parameters` returns, with a random point in place of each empty slot."""
+    found = _parameters(database, study.id, states)
+    estimated = design.estimate(study.configuration) if any(parameters is None for _, parameters in found) else []
+    return [estimated[number] if parameters is None else parameters for number, parameters in found]
+
+
+def parameters_to_prepare(database: Database, study: Study) -> list[dict[str, Any]]:
+    """Return parameters that use all the features that a study's points may need.
+
+    For a fixed design, these are its points. For an adaptive one, whose points are drawn after the features are
+    computed, they are all combinations of the searched values that decide about features.
+    """
+    if study.configuration.adaptive:
+        return design.choices_of_features(study.configuration)
+    return load_parameters(database, study.id)
+
+
+def count_points(database: Database, study: Study) -> int:
+    """Return the number of points of a study, empty slots included."""
+    query = sa.select(sa.func.count()).where(tables.point.c.study_id == study.id)
+    return database.transact(lambda connection: int(connection.execute(query).scalar_one()))
+
+
+def _parameters(
+    database: Database, study_id: int, states: Sequence[str] | None
+) -> list[tuple[int, dict[str, Any] | None]]:
+    query = sa.select(tables.point.c.number, tables.point.c.parameters).where(tables.point.c.study_id == study_id)
     if states is not None:
         query = query.where(tables.point.c.state.in_(states))
     rows = database.transact(lambda c: c.execute(query.order_by(tables.point.c.number)).all())
-    return [json.loads(row.parameters) for row in rows]
+    return [(row.number, json.loads(row.parameters)) for row in rows]
 
 
 def complete_rows(study: Study) -> sa.Select[Any]:

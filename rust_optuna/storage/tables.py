@@ -188,6 +188,9 @@ point = Table(
 Optuna trial that shows the point: the waiting trial, later the newest attempt's. ``accepted`` marks a hole that the
 user accepted."""
 
+EMPTY = "null"
+"""What ``point.parameters`` holds in a slot of an adaptive design that is not drawn yet."""
+
 attempt = Table(
     f"{_PREFIX}attempt",
     metadata,

@@ -13,6 +13,7 @@ import traceback
 import optuna
 
 from rust_optuna.errors import LeaseLostError, RustOptunaError
+from rust_optuna.learn.pruned_report import PrunedReport
 from rust_optuna.search.ledger import FINISHED_ELSEWHERE, Claim, Ledger
 from rust_optuna.storage.artifacts import ArtifactStore, remove
 from rust_optuna.storage.outages import database_errors
@@ -50,6 +51,7 @@ class Attempt:
         """The fault that used up one of the point's attempts, if one did."""
         self._ledger = ledger
         self._store = store
+        self._served = served
         self._mirror = served.mirror
         self._objective = served.objective
         self._stop = stop
@@ -65,11 +67,12 @@ class Attempt:
             RustOptunaError: this machine failed, and the next point would meet the same trouble.
             KeyboardInterrupt: a second signal came.
         """
-        self._log(logging.INFO, "claimed", f"claimed {json.dumps(self.claim.parameters)}")
         outcome: Outcome | None = None
         try:
             overdue = functools.partial(self._stop.overdue, LAST_EPOCH_SECONDS)
             with LeaseKeeper(self._ledger, self.claim, overdue=overdue) as lease:
+                self._draw()
+                self._log(logging.INFO, "claimed", f"claimed {json.dumps(self.claim.parameters)}")
                 trial = self._mirror.start(self.claim)
                 self._trial = trial.number
                 state, outcome = self._evaluate(trial, lease)
@@ -95,25 +98,38 @@ class Attempt:
             self._log(logging.INFO, state, f"{state} {outcome.value}")
             self._show_end(state, outcome)
 
+    def _draw(self) -> None:
+        """Draw the point if it is an empty slot of an adaptive design."""
+        if not self.claim.drawn and self._served.drawing is not None:
+            self.claim = self._served.drawing.draw(self.claim)
+
     def _evaluate(self, trial: optuna.Trial, lease: LeaseKeeper) -> tuple[AttemptState, Outcome]:
         """Return ``complete`` or ``pruned``, and the outcome; a pruned trial's value is its last intermediate value."""
-        last: float | None = None
+        curve: list[float] = []
+        pruning = self._served.pruning
+        if pruning is not None:
+            pruning.refresh()
 
-        with Reporter(trial) as reporter:
+        with Reporter(trial, afterwards=pruning.refresh if pruning else None) as reporter:
 
             def on_epoch(epoch: int, value: float) -> None:
-                nonlocal last
-                last = value
                 lease.finished_epoch()
                 lease.check()
                 if self._stop.overdue():
                     raise StopRequestedError
                 reporter.report(epoch, value)
+                if epoch <= len(curve):
+                    return  # out of memory, the trial has started again
+                curve.append(value)
+                if pruning is not None and pruning.prunes(self.claim.number, curve):
+                    raise optuna.TrialPruned
 
             try:
                 return AttemptState.COMPLETE, self._objective(self.claim, trial, on_epoch, lease.advanced)
             except optuna.TrialPruned:
-                return AttemptState.PRUNED, Outcome(last)
+                if not curve:
+                    return AttemptState.PRUNED, Outcome(None)
+                return AttemptState.PRUNED, Outcome(curve[-1], PrunedReport(tuple(curve)))
 
     def _show_end(self, state: AttemptState, outcome: Outcome) -> None:
         """Show the end of the attempt, which the ledger holds already, in Optuna. A reconciler repeats what fails."""

@@ -26,6 +26,7 @@ from rust_optuna.learn.extraction import Extractor, extraction_identity, extract
 from rust_optuna.learn.features import FeatureCache
 from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.learn.pixels import PixelFile, Pixels, pixels_identity
+from rust_optuna.learn.pruned_report import PrunedReport
 from rust_optuna.learn.runtime import training_versions
 from rust_optuna.learn.sources import CachedFeatures, FeatureSource, LiveFeatures
 from rust_optuna.learn.trainers import Source
@@ -50,12 +51,12 @@ class Outcome:
 
     Args:
         value: a finite number; None only for a trial that was pruned before its first intermediate value.
-        report: the report that is stored with the trial; None for a stand-in.
+        report: the report that is stored with the trial; None for a stand-in. A pruned trial's is its curve.
         artifact: the identifier of the stored out-of-fold scores; None for a stand-in.
     """
 
     value: float | None
-    report: TrialReport | FoldReport | None = None
+    report: TrialReport | FoldReport | PrunedReport | None = None
     artifact: str | None = None
 
 

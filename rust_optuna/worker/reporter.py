@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Callable
 
 import optuna
 
+from rust_optuna.errors import StorageError
 from rust_optuna.storage.outages import database_errors
 
 log = logging.getLogger(__name__)
@@ -20,10 +22,15 @@ class Reporter:
     so that its point is given back at once. Training does not depend on these reports: a value that the database fails
     to store is logged and left out. But a trial that is finished or gone is trained in vain, so the next report raises.
     A trial that ran out of memory and started again reaches its epochs a second time; their first values stay.
+
+    Args:
+        trial: the trial.
+        afterwards: what the thread does after each report, where it may use the database; None for nothing.
     """
 
-    def __init__(self, trial: optuna.Trial) -> None:
+    def __init__(self, trial: optuna.Trial, afterwards: Callable[[], None] | None = None) -> None:
         self._trial = trial
+        self._afterwards = afterwards
         self._values: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
         self._dropping = False
         self._last = -1
@@ -60,8 +67,10 @@ class Reporter:
                 continue
             try:
                 self._trial.report(score, epoch)
+                if self._afterwards is not None:
+                    self._afterwards()
             except (optuna.exceptions.UpdateFinishedTrialError, KeyError) as error:
                 self._error = error
                 self._dropping = True
-            except database_errors() as error:
+            except (StorageError, *database_errors()) as error:
                 log.warning("Epoch %d is not shown in Optuna, training goes on: %s", epoch, type(error).__name__)

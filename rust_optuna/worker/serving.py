@@ -12,8 +12,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from rust_optuna.errors import FingerprintError, RustOptunaError, StorageError, StudyError
+from rust_optuna.search.adaptive import refuse_missing_sampler
+from rust_optuna.search.drawing import Drawing
 from rust_optuna.search.mirror import Mirror
-from rust_optuna.search.studies import Study, find_study, load_parameters, load_study
+from rust_optuna.search.pruning import Pruning
+from rust_optuna.search.studies import Study, find_study, load_study, parameters_to_prepare
 from rust_optuna.storage import tables
 from rust_optuna.storage.artifacts import ArtifactStore, check_owner, check_writable
 from rust_optuna.storage.database import Database
@@ -28,11 +31,21 @@ REFUSED_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Served:
-    """A study that a worker is ready for."""
+    """A study that a worker is ready for.
+
+    Args:
+        study: the study.
+        mirror: its mirror in Optuna.
+        objective: what computes its values.
+        drawing: what draws its points; None if they were drawn at its creation.
+        pruning: what ends its trials early; None if nothing does.
+    """
 
     study: Study
     mirror: Mirror
     objective: Objective
+    drawing: Drawing | None = None
+    pruning: Pruning | None = None
 
 
 class Serving:
@@ -70,20 +83,29 @@ class Serving:
             FingerprintError: this worker would compute other numbers.
             StudyError: the study was deleted meanwhile.
             StorageError: the artifact store is not this storage's, or this process may not write to it.
+            MissingExtraError: the study's sampler needs a package that is not installed.
             RustOptunaError: films or weights are missing on this machine.
         """
         check_owner(self._store, self._database)
         check_writable(self._store)
+        refuse_missing_sampler(study.configuration)
         objective = self._make(study)
         runtime = objective.runtime()
         # The check comes before ``prepare``, which fills a shared cache; the pins come after it, because it may fail.
         check_runtime(study, runtime)
-        objective.prepare(load_parameters(self._database, study.id))
+        objective.prepare(parameters_to_prepare(self._database, study))
         pin_runtime(self._database, study, runtime)
         objective.pin()
         mirror = Mirror(self._database, study)
         mirror.describe(runtime)
-        self._served[study.key] = Served(study, mirror, objective)
+        pruner = study.configuration.pruner
+        self._served[study.key] = Served(
+            study,
+            mirror,
+            objective,
+            drawing=Drawing(mirror) if study.configuration.adaptive else None,
+            pruning=Pruning(self._database, study, pruner) if pruner else None,
+        )
 
     def try_to_add(self, name: str, key: StudyKey) -> bool:
         """Make ready for a study unless the worker already is. A study that cannot be served does not stop the others.

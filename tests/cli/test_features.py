@@ -7,7 +7,7 @@ from rust_optuna.learn import extraction
 from rust_optuna.search.studies import load_study
 from rust_optuna.signals import ASKING
 from tests.cli.test_main import invoke
-from tests.studies import make_study, random_document, write_study
+from tests.studies import adaptive_document, make_study, random_document, write_study
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.usefixtures("compiled_once")]
 
@@ -39,6 +39,18 @@ def test_a_study_file_s_films_may_lie_below_the_data_root(home, build, sqlite):
     done = run(file.name, "--data-root", "elsewhere")
     assert done.exit_code == 0, done.output
     assert "features of 20 films" in done.output
+
+
+def test_features_are_built_for_every_choice_that_an_adaptive_study_may_draw(home, build, sqlite):
+    run, _ = build
+    model = {"weights": "random", "image_size": 75}
+    space = {**random_document()["search_space"], "output": ["mixed0", "mixed1"]}
+    document = adaptive_document(1, name="other", model=model, search_space=space)
+    done = run(write_study(home, document).name)
+    assert (done.exit_code, done.output.count("features of 20 films")) == (0, 2), done.output
+    make_study(sqlite, home, document)
+    again = run("other")
+    assert (again.exit_code, again.output.count("features of 20 films")) == (0, 2), again.output
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU"])

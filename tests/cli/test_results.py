@@ -221,6 +221,20 @@ def test_a_baseline_stands_beside_every_best_value_and_a_good_one_is_not_warned_
     assert "0.4500" in capsys.readouterr().err
 
 
+def test_the_live_table_counts_pruned_points_if_there_are_any(sqlite, home, capsys):
+    study, ledger, table = make_study(sqlite, home, random_document(3)), Ledger(sqlite), LiveTable()
+    ledger.finish(ledger.claim([study.id], "ann"), "complete", 0.5, None, None)
+    table.show(status(sqlite, study, foreign=False))
+    table.console.print(table._table())
+    assert "pruned" not in capsys.readouterr().err
+    ledger.finish(ledger.claim([study.id], "ann"), "pruned", 0.1, None, None)
+    table.show(status(sqlite, study, foreign=False))
+    assert capsys.readouterr().err == "regime-1: 1 of 3 complete, 1 pruned, best 0.5000\n"
+    table.console.print(table._table())
+    shown = capsys.readouterr().err
+    assert "pruned" in shown, shown
+
+
 def test_the_live_table_names_the_pair_that_speaks_against_a_best_trial(sqlite, home, capsys):
     study = make_study(sqlite, home, random_document(2))
     complete_one(sqlite, study, 0.7, report(**NO_BETTER))

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rust_optuna.cli.forecast import _print_study
 from rust_optuna.errors import FingerprintError, RustOptunaError, StorageError, StudyError
 from rust_optuna.fleet.devices import DeviceChoice
 from rust_optuna.learn.features import FeatureCache
@@ -17,7 +18,7 @@ from rust_optuna.storage.database import create_database, open_database
 from rust_optuna.storage.url import parse_url
 from rust_optuna.study_file import read_study_file
 from tests.cli.test_main import invoke
-from tests.studies import claim_point, grid_document, random_document, run_command, write_study
+from tests.studies import adaptive_document, claim_point, grid_document, random_document, run_command, write_study
 
 TIMES = TrainingTimes(((2, 1.0), (12, 6.0)), scoring=0.25, overhead=2.0, artifact_bytes=100, memory_bytes=10**9)
 
@@ -109,6 +110,25 @@ def test_model_and_folds_of_a_source_that_is_not_done_yet_are_taken_over(plan, c
     assert (second.folds, second.epochs, second.films) == (first.folds, first.epochs, first.films) == (3, 2, 20)
     # The features of the same backbone are computed once, and the same kind of trial is timed once.
     assert len(clockwork) == 2
+
+
+def test_points_that_are_drawn_later_are_estimated_by_random_ones(plan, clockwork, home, sqlite_url, capsys):
+    model = {"weights": "random", "image_size": 75}
+    space = {**random_document()["search_space"], "output": ["mixed0", "mixed1"]}
+    document = adaptive_document(5, model=model, search_space=space, pruner={"type": "median"})
+    [study] = plan(document, grid_document(model={}), workers=1).studies[:1]
+    assert (study.points, study.left, study.sampler, study.prunes) == (5, 5, "tpe", True)
+    random = {**document, "sampler": {**document["sampler"], "type": "random"}}
+    assert study.trial_seconds == pytest.approx(plan(random, workers=1).studies[0].trial_seconds)
+    _print_study(study, 1)
+    assert "tpe draws points from results, so times are an estimate from random points" in capsys.readouterr().out
+    # Features of every choice that a draw may make are computed, whichever the random points make.
+    assert plan(adaptive_document(1, model=model, search_space=space)).extraction.films == 2 * study.films
+    with create_database(parse_url(sqlite_url, home), "artifacts") as database:
+        known = create_study(database, read_study_file(home.root / "regime-1.toml"), home).study
+        assert Ledger(database).claim([known.id], "ann").drawn is False
+    [found] = plan(adaptive_document(1, model=model, search_space=space)).studies
+    assert (found.points, found.left) == (1, 1)
 
 
 def test_a_source_that_is_nowhere_is_named(plan, clockwork, home, sqlite_url):

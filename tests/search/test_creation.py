@@ -36,6 +36,7 @@ from rust_optuna.storage.url import parse_url
 from tests.data.films import draw_film, make_manifest, rewrite
 from tests.studies import (
     Killed,
+    adaptive_document,
     assert_each_once,
     configuration,
     grid_document,
@@ -191,6 +192,15 @@ def test_creations_at_once_make_one_study(database, home, children):
     assert_created(database, random_document(8))
 
 
+def test_a_creation_that_was_killed_is_finished_with_its_slots(sqlite, home, children):
+    document = adaptive_document(5)
+    child = children.start(create_and_die, sqlite.url.render_as_string(), home.root, "after the transaction", document)
+    child.join()
+    study = create_study(sqlite, configuration(document), home).study
+    assert (study.state, [row.parameters for row in points(sqlite, study)]) == ("open", ["null"] * 5)
+    assert shown(sqlite, study) == []
+
+
 # Created otherwise
 
 
@@ -202,6 +212,7 @@ def test_creations_at_once_make_one_study(database, home, children):
         ("cross_validation", "epochs", 3),
         ("fixed", "learning_rate", 1e-2),
         ("sampler", "seed", 4),
+        ("sampler", "type", "tpe"),
         ("model", "pooling", "average"),
         ("model", "weights_seed", 1),
         ("search_space", "dropout_rate", {"type": "float", "low": 0.0, "high": 0.4}),
@@ -215,6 +226,15 @@ def test_another_setting_under_the_same_name_is_refused_and_named(sqlite, home, 
     with pytest.raises(FingerprintError, match=f"created with other settings: {named} is .* in the file and"):
         make_study(sqlite, home, changed)
     assert_created(sqlite, random_document())
+
+
+def test_another_pruner_under_the_same_name_is_refused_and_named(sqlite, home):
+    make_study(sqlite, home)
+    with pytest.raises(
+        FingerprintError, match=r'pruner is \{type = "hyperband", .*\} in the file and not set in the study'
+    ):
+        make_study(sqlite, home, random_document(pruner={"type": "hyperband"}))
+    assert make_study(sqlite, home, random_document(pruner={"type": "none"})).configuration.pruner is None
 
 
 def test_other_films_or_labels_under_the_same_name_are_refused(sqlite, home):

@@ -18,6 +18,7 @@ from rust_optuna.search.note import HEADING, note_of, write_note
 from rust_optuna.search.results import best_point, best_trial, status
 from rust_optuna.search.studies import load_study
 from tests.studies import (
+    adaptive_document,
     claim_point,
     configuration,
     end_leases,
@@ -55,6 +56,15 @@ def test_optunas_best_parameters_are_all_four_whatever_was_searched(database, ho
         assert best.items() <= trial.params.items()
         single = {name for name, each in trial.distributions.items() if each.single()}
         assert single == {"batch_size", "dropout_rate"}
+
+
+def test_the_note_says_that_points_are_drawn_one_by_one_and_trials_pruned(sqlite, home):
+    pruner = {"type": "hyperband", "min_resource": 2}
+    study = run_study(sqlite, home, adaptive_document(3, pruner=pruner))
+    note = note_of(status(sqlite, study))
+    assert "- tpe draws each point from the results so far, when a worker is free" in note
+    assert "- trials that fall behind are pruned: type = hyperband, min_resource = 2, reduction_factor = 3" in note
+    assert best_trial(sqlite, study).point.parameters.items() <= optunas(sqlite, study).best_params.items()
 
 
 def test_the_study_shows_what_is_the_same_for_all_its_trials(database, home):
