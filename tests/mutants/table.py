@@ -65,6 +65,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/learn/test_micro_batches.py",
         "tests/learn/test_reference.py",
     ),
+    "rust_optuna/learn/pruned_report.py": ("tests/learn/test_pruned_report.py",),
     "rust_optuna/learn/runtime.py": (
         "tests/learn/test_runtime.py",
         "tests/learn/test_backbone.py",
