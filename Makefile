@@ -17,12 +17,13 @@ help:
 demo: $(VENV)/installed-$(EXTRA)
 	$(BIN)/rust-optuna demo
 
+# Three at a time, because tests spend a fifth of their time waiting for processes that they started. PROCESSES=8: more.
 test: $(VENV)/installed-$(EXTRA)-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGUMENTS)
+	$(BIN)/python -m pytest -n $(or $(PROCESSES),3) --dist worksteal $(ARGUMENTS)
 
 # What `make test` runs once, on every database and in every variant.
 test-long: $(VENV)/installed-$(EXTRA)-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long or not long" $(ARGUMENTS)
+	$(BIN)/python -m pytest -n $(or $(PROCESSES),3) --dist worksteal -m "long or not long" $(ARGUMENTS)
 
 # make bench QUICK=1: under three minutes. ARGUMENTS="--only training": one section.
 bench: $(VENV)/installed-$(EXTRA)-bench
