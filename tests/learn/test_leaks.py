@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rust_optuna.learn import cross_validation
+from rust_optuna.learn import trainers
 from rust_optuna.learn.cross_validation import cross_validate
 from rust_optuna.learn.training import FoldTrainer
 
@@ -28,7 +28,7 @@ def trained(monkeypatch, development, trial):
                 folds[self.seed] = self.weights
                 return loss
 
-        monkeypatch.setattr(cross_validation, "FoldTrainer", Kept)
+        monkeypatch.setattr(trainers, "FoldTrainer", Kept)
         source = CachedFeatures(Features(table, hashlib.sha256(table.data).hexdigest()))
         settings = replace(trial, **changes)
         found = cross_validate(development, source, settings, seed=1, point=0, on_epoch=lambda *_: None)

@@ -88,6 +88,11 @@ D = {**A, "batch_size": 1, "dropout_rate": 0.375, "epochs": 1}
 VALUES = {"A": A, "B": B, "C": C, "D": D}
 
 
+def trial_of(values):
+    """Return the configuration of a trial whose other keys stay at their defaults."""
+    return TrialConfiguration.from_values({key: KEYS[key].default for key in WATCHED_END_TO_END} | values)
+
+
 class Material:
     """Films, a database, and the trials that ran there, each once."""
 
@@ -116,7 +121,7 @@ class Material:
         features = trial.folds[fold][0].features
         if not values["standardize"]:
             return features
-        backbone = TrialConfiguration.from_values(trial.values).backbone
+        backbone = trial_of(trial.values).backbone
         table = FeatureCache(self.home.features, backbone).load(trial.development.content).table.astype(np.float64)
         training = table[trial.development.folds != fold].reshape(-1, table.shape[-1])
         deviation = training.std(axis=0)
@@ -331,7 +336,7 @@ def seeds_document(name, seed):
 def drawn(material, trial, fold):
     """Return what chance decides of a fold's first epoch; dropout is in `tests/learn/test_dropout_masks.py`."""
     (call,) = epoch(trial, fold)
-    contents, backbone = trial.development.content, TrialConfiguration.from_values(trial.values).backbone
+    contents, backbone = trial.development.content, trial_of(trial.values).backbone
     table = FeatureCache(material.home.features, backbone).load(contents).table
     known = {row.tobytes(): number for number, row in enumerate(table.reshape(-1, table.shape[-1]))}
     rows = np.array([known[row.tobytes()] for row in call.features])
