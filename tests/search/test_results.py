@@ -83,7 +83,7 @@ def test_the_best_is_described_with_all_that_a_program_reads(database, study):
         *("study", "number", "point", "value", "epoch", "params", "fixed", "inherited", "model", "warnings"),
         *("diverged_folds", "fold_values", "baseline_view_only", "average_precision_16", "fold_values_16"),
         *("baseline_view_only_16", "baseline_view_only_untied_16", "baseline_view_only_untied_fold_values_16"),
-        *("weights", "computed_with", "stale", "source", "differences", "finished_by_others", "optunas_best"),
+        *("weights", "computed_with", "pruned", "stale", "source", "differences", "finished_by_others", "optunas_best"),
         "arithmetic",
     ]
     assert (document["study"], document["number"], document["point"], document["value"]) == ("regime-1", 1, 1, 0.7)
