@@ -18,12 +18,9 @@ from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.manifest import LABELS
 from rust_optuna.data.metrics import macro_average_precision
 from rust_optuna.learn import program
-from rust_optuna.learn.end_to_end import EndToEndTrainer
 from rust_optuna.learn.head import Standardisation
-from rust_optuna.learn.pixels import Pixels
 from rust_optuna.learn.runtime import load_tensorflow
 from rust_optuna.learn.sources import FeatureSource
-from rust_optuna.learn.trainers import Trainer
 from rust_optuna.learn.training import FoldTrainer
 from rust_optuna.paths import atomic_write
 
@@ -93,52 +90,27 @@ class Head:
 
 
 @dataclass(frozen=True, eq=False)
-class ScoredFold:
-    """One fold of a model, without what was trained.
+class FittedFold:
+    """One fold of a final model.
 
     Args:
         curve: after each epoch, the average precision on the films that were left out.
         films: (films,) content hashes of those films, ``U64``.
         labels: (films, 18) uint8, theirs.
-        scores: (films, 18) float32, after the last epoch.
+        scores: (films, 18) float32, by the head as it is kept.
+        head: as it stood after the last epoch.
     """
 
     curve: tuple[float, ...]
     films: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
+    head: Head
 
     @property
     def value(self) -> float:
         """Average precision, macro over the labels that have positives, after the last epoch."""
         return macro_average_precision(self.labels, self.scores)
-
-
-@dataclass(frozen=True, eq=False)
-class FittedFold(ScoredFold):
-    """One fold of a final model, whose scores are those by the head as it is kept.
-
-    Args:
-        head: as it stood after the last epoch.
-    """
-
-    head: Head
-
-    @property
-    def sha256(self) -> str:
-        """The checksum of the head."""
-        return self.head.sha256
-
-
-@dataclass(frozen=True, eq=False)
-class EndToEndFold(ScoredFold):
-    """One fold of a network that was trained end to end, whose weights are not kept.
-
-    Args:
-        sha256: the checksum of all its weights after the last epoch.
-    """
-
-    sha256: str
 
 
 def fit_fold(
@@ -167,74 +139,23 @@ def fit_fold(
     Raises:
         ValueError: training diverged, or the fold leaves nothing to train on.
     """
-    left_out, training = _divide(development, fold)
+    left_out = np.flatnonzero(development.folds == fold)
+    training = np.flatnonzero(development.folds != fold)
+    labels = development.labels[left_out]
     trainer = FoldTrainer(
         source, development.labels, training, trial, seed, micro_batch=micro_batch, on_advance=on_advance
     )
-    fitted = _fit(development, trainer, left_out, trial.epochs, on_epoch, on_advance)
-    head = _head(trainer, source, training, trial)
-    scores = head.scores(source.table()[left_out, 0])
-    return FittedFold(fitted.curve, fitted.films, fitted.labels, scores, head)
-
-
-def fit_fold_end_to_end(
-    development: DevelopmentSet,
-    pixels: Pixels,
-    trial: TrialConfiguration,
-    *,
-    fold: int,
-    seed: int,
-    on_epoch: Callable[[int, float], None] = lambda epoch, value: None,
-    on_advance: Callable[[], None] = lambda: None,
-) -> EndToEndFold:
-    """Train a network end to end on all folds but one, as `fit_fold` trains a head.
-
-    Args:
-        development: films, labels and folds.
-        pixels: those films, in their order.
-        trial: the hyperparameters.
-        fold: the one that is left out.
-        seed: of this network's training.
-        on_epoch: called after each epoch with its number, from 1, and the average precision on the films left out.
-        on_advance: called after each micro-batch.
-
-    Raises:
-        ValueError: training diverged, or the fold leaves nothing to train on.
-        WeightsError: the weights to start from are missing or do not fit.
-    """
-    left_out, training = _divide(development, fold)
-    trainer = EndToEndTrainer(pixels, development.labels, training, trial, seed, on_advance=on_advance)
-    fitted = _fit(development, trainer, left_out, trial.epochs, on_epoch, on_advance)
-    _refuse_divergence(trainer.finite, trial.epochs)
-    return EndToEndFold(fitted.curve, fitted.films, fitted.labels, fitted.scores, trainer.sha256)
-
-
-def _divide(development: DevelopmentSet, fold: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of the films of a fold, and those of all other films."""
-    return np.flatnonzero(development.folds == fold), np.flatnonzero(development.folds != fold)
-
-
-def _fit(
-    development: DevelopmentSet,
-    trainer: Trainer,
-    left_out: np.ndarray,
-    epochs: int,
-    on_epoch: Callable[[int, float], None],
-    on_advance: Callable[[], None],
-) -> ScoredFold:
-    """Train for as many epochs, and score the films left out after each of them."""
-    labels = development.labels[left_out]
-    curve: list[float] = []
-    scores = np.empty(labels.shape, dtype=np.float32)
-    for epoch in range(1, epochs + 1):
+    curve = []
+    for epoch in range(1, trial.epochs + 1):
         _train(trainer, epoch)
         scores = trainer.predict(left_out)
         _refuse_divergence(np.isfinite(scores).all(), epoch)
         curve.append(macro_average_precision(labels, scores))
         on_advance()
         on_epoch(epoch, curve[-1])
+    head = _head(trainer, source, training, trial)
     films = np.array(development.content, dtype="U64")[left_out]
-    return ScoredFold(tuple(curve), films, labels, scores)
+    return FittedFold(tuple(curve), films, labels, head.scores(source.table()[left_out, 0]), head)
 
 
 def fit_whole(
@@ -258,7 +179,7 @@ def fit_whole(
     return _head(trainer, source, films, trial)
 
 
-def _train(trainer: Trainer, epoch: int) -> None:
+def _train(trainer: FoldTrainer, epoch: int) -> None:
     _refuse_divergence(np.isfinite(trainer.train_epoch(epoch)), epoch)
 
 
@@ -275,12 +196,8 @@ def _head(trainer: FoldTrainer, source: FeatureSource, films: np.ndarray, trial:
     return Head(tuple(trainer.weights), standardisation, trial.training_precision)
 
 
-def save_fold(path: Path, result: FittedFold | EndToEndFold) -> None:
-    """Write a fold with its head, or without one, as ``.npz``, whole or not at all.
-
-    `numpy.load` reads it without pickle.
-    """
-    kept = _arrays(result.head) if isinstance(result, FittedFold) else {"sha256": np.array(result.sha256)}
+def save_fold(path: Path, result: FittedFold) -> None:
+    """Write a fold with its head as ``.npz``, whole or not at all; `numpy.load` reads it without pickle."""
     _save(
         path,
         {
@@ -288,7 +205,7 @@ def save_fold(path: Path, result: FittedFold | EndToEndFold) -> None:
             "film": result.films,
             "labels": result.labels,
             "scores": result.scores,
-            **kept,
+            **_arrays(result.head),
         },
     )
 
@@ -303,12 +220,6 @@ def load_fold(path: Path) -> FittedFold:
             scores=arrays["scores"],
             head=_head_of(arrays),
         )
-
-
-def load_scored_fold(path: Path) -> ScoredFold:
-    """Read what `save_fold` wrote, without a head."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return ScoredFold(tuple(arrays["curve"].tolist()), arrays["film"], arrays["labels"], arrays["scores"])
 
 
 def save_head(path: Path, head: Head) -> None:

@@ -16,8 +16,7 @@ class FoldReport:
         value: the average precision on the films left out, after the last epoch.
         curve: the same after each epoch.
         seed: of the head's training.
-        head_sha256: of the head (`rust_optuna.learn.fitting.Head.sha256`), or of all weights of a network that was
-            trained end to end; None in a comparison, which keeps neither.
+        head_sha256: of the head (`rust_optuna.learn.fitting.Head.sha256`); None in a comparison, which keeps no head.
         features_sha256: of the features that it trained on, or of the films of a network trained end to end.
         arithmetic: the kind of arithmetic.
         device: what computed it.

@@ -10,32 +10,15 @@ from typing import Any, ClassVar
 
 import optuna
 
-from rust_optuna.config import TrialConfiguration
-from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.learn.arithmetic import arithmetic
 from rust_optuna.learn.cross_validation import FoldCurve, fold_seed, save_fold_curve, validate_fold
-from rust_optuna.learn.fitting import EndToEndFold, FittedFold, fit_fold, fit_fold_end_to_end, save_fold
+from rust_optuna.learn.fitting import fit_fold, save_fold
 from rust_optuna.learn.fold_report import FoldReport
-from rust_optuna.learn.pixels import Pixels
 from rust_optuna.learn.runtime import describe_device, versions
-from rust_optuna.learn.trainers import Source, computed_at_a_time
+from rust_optuna.learn.trainers import computed_at_a_time
 from rust_optuna.learn.weights import trial_weights_identity
 from rust_optuna.search.ledger import Claim
 from rust_optuna.worker.objective import CrossValidationObjective, OnAdvance, OnEpoch, Outcome
-
-
-def fit(
-    development: DevelopmentSet,
-    source: Source,
-    trial: TrialConfiguration,
-    *,
-    micro_batch: int | None,
-    **options: Any,
-) -> FittedFold | EndToEndFold:
-    """Train one fold of a final model: a head on features, or a network end to end on films."""
-    if isinstance(source, Pixels):
-        return fit_fold_end_to_end(development, source, trial, **options)
-    return fit_fold(development, source, trial, micro_batch=micro_batch, **options)
 
 
 class FoldObjective(CrossValidationObjective):
@@ -44,15 +27,14 @@ class FoldObjective(CrossValidationObjective):
     Films, features and weights are made ready as for a search.
     """
 
-    train: ClassVar[Callable[..., Any]] = staticmethod(fit)
+    train: ClassVar[Callable[..., Any]] = staticmethod(fit_fold)
     """What trains a fold, and what writes its result into a file."""
     save: ClassVar[Callable[..., None]] = staticmethod(save_fold)
 
     def __call__(self, claim: Claim, trial: optuna.Trial, on_epoch: OnEpoch, on_advance: OnAdvance) -> Outcome:
         """Train the fold's head, and store it with the scores of the films that it did not see.
 
-        Out of memory, it begins anew in micro-batches, as a trial of a search does. Of a network that is trained end to
-        end only the scores are stored.
+        Out of memory, it begins anew in micro-batches, as a trial of a search does.
         """
         started = time.monotonic()
         configuration = self.study.trial_configuration(claim.parameters, self.home)
@@ -98,7 +80,7 @@ class FoldObjective(CrossValidationObjective):
     @staticmethod
     def reported(done: Any) -> dict[str, Any]:
         """Return the entries of the report that only this kind of study has."""
-        return {"head_sha256": done.sha256}
+        return {"head_sha256": done.head.sha256}
 
 
 class ComparedFoldObjective(FoldObjective):

@@ -7,23 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rust_optuna.config import Range, StudyConfiguration, StudyKind
 from rust_optuna.errors import ConfigurationError, FingerprintError, OutOfMemoryError, StudyError
-from rust_optuna.learn.cross_validation import cross_validate
-from rust_optuna.learn.fitting import load_scored_fold
+from rust_optuna.learn.cross_validation import cross_validate, load_fold_curve
 from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.learn.trial_report import TrialReport
-from rust_optuna.search.creation import create_study
 from rust_optuna.search.evaluation import evaluation_of, study_to_evaluate
 from rust_optuna.search.ledger import Ledger
 from rust_optuna.search.mirror import Mirror
 from rust_optuna.search.pins import FeaturePins
 from rust_optuna.search.studies import load_development, load_parameters, load_studies
 from rust_optuna.storage.artifacts import download, open_store
-from rust_optuna.worker.folds import FoldObjective
+from rust_optuna.worker.folds import ComparedFoldObjective
 from rust_optuna.worker.objective import CrossValidationObjective
 from tests.cli.test_main import invoke
-from tests.studies import make_study, random_document, run_study
+from tests.studies import make_study, one_document, random_document, run_study
 
 LENET = {"architecture": "lenet_1998", "train": "all", "image_size": 75, "micro_batch": 4}
 INCEPTION = {"train": "all", "weights": "random", "output": "mixed0", "image_size": 75, "hidden_units": [8]}
@@ -41,11 +38,11 @@ def document(**model):
 class Ran:
     """A point that ran, and what its program was given."""
 
-    def __init__(self, database, home, contents, *, fold=None, make=CrossValidationObjective):
+    def __init__(self, database, home, contents, *, make=CrossValidationObjective):
         from rust_optuna.learn.end_to_end_program import Program
 
         self.database, self.home = database, home
-        self.study = create_study(database, fold, home).study if fold else make_study(database, home, contents)
+        self.study = make_study(database, home, contents)
         self.development = load_development(database, self.study)
         self.store = open_store(database.artifacts(), home)
         pins = FeaturePins(database, self.study)
@@ -128,39 +125,22 @@ def test_what_is_asked_for_is_what_is_trained(sqlite, home):
     assert not head.parts
 
 
-def fold_study(search):
-    """Return a study whose points are the folds of a search's best point."""
-    return StudyConfiguration(
-        name="folds",
-        manifest="manifest.csv",
-        sampler="grid",
-        sampler_seed=0,
-        n_trials=None,
-        search_space={"repeat": Range("categorical", choices=(0,)), "fold": Range("categorical", choices=(1, 0))},
-        fixed={"epochs": 2},
-        from_best_of=search,
-        folds=2,
-        seed=9,
-        kind=StudyKind.EVALUATION,
-    )
-
-
 @pytest.mark.tensorflow
 def test_a_fold_is_a_point_and_its_scores_are_kept(sqlite, home, tmp_path):
-    Ran(sqlite, home, document())
-    ran = Ran(sqlite, home, None, fold=fold_study("whole"), make=FoldObjective)
+    ran = Ran(sqlite, home, one_document(name="one", model=LENET), make=ComparedFoldObjective)
     report, fold = ran.outcome.report, int(ran.claim.parameters["fold"])
     assert FoldReport.from_json(json.loads(json.dumps(report.to_json()))) == report
     assert (report.curve, report.value) == (tuple(ran.curve), ran.curve[-1])
     assert (report.epoch, report.micro_batch, report.weights) == (2, 4, "lenet-1998-glorot-uniform-1")
     assert len(ran.advances) > len(ran.parts)
     download(ran.store, report.artifact, tmp_path / "fold.npz")
-    kept = load_scored_fold(tmp_path / "fold.npz")
+    kept = load_fold_curve(tmp_path / "fold.npz")
     left_out = ran.development.folds == fold
     assert kept.films.tolist() == np.array(ran.development.content)[left_out].tolist()
     np.testing.assert_array_equal(kept.labels, ran.development.labels[left_out])
     assert (kept.value, kept.curve) == (report.value, report.curve)
-    assert ran.run().report.head_sha256 == report.head_sha256
+    again = ran.run().report
+    assert (again.curve, again.curve_16) == (report.curve, report.curve_16)
 
 
 @pytest.mark.tensorflow
