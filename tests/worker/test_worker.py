@@ -675,7 +675,7 @@ def test_another_stand_in_is_refused_too(sqlite, home):
 def test_other_weights_than_the_studys_are_refused(sqlite, home, monkeypatch):
     study = make_study(sqlite, home, random_document(1))
     monkeypatch.setattr(CrossValidationObjective, "runtime", lambda self: {"objective": "cross-validation"})
-    monkeypatch.setattr("rust_optuna.worker.objective.weights_scheme", lambda backbone: "sha256:other")
+    monkeypatch.setattr("rust_optuna.worker.objective.trial_weights_scheme", lambda trial: "sha256:other")
     with pytest.raises(FingerprintError, match="weights 'random' on this machine are not those"):
         Worker(sqlite, home, open_store("storage/artifacts", home)).run([study.name])
     assert points(sqlite, study)[0].state == "waiting"
