@@ -206,14 +206,14 @@ def gain_over_view(model, rows, labels, patients, folds=5):
     return macro[0] - macro[1]
 
 
-def test_mean_and_variance_of_a_film_do_not_tell_its_scores():
-    """Of the demo's films and of clearer ones no more than of films that show neither callus nor fracture line."""
-    blank, plain, clear = (summaries(80, contrast, seed=3) for contrast in (0.0, 1.0, 4.0))
+@pytest.mark.parametrize("contrast", [pytest.param(1.0, marks=pytest.mark.long), 4.0])
+def test_mean_and_variance_of_a_film_do_not_tell_its_scores(contrast):
+    """Of ordinary films and of very clear ones no more than of films that show neither callus nor fracture line."""
+    blank, seen = (summaries(80, each, seed=3) for each in (0.0, contrast))
     for model in (LogisticRegression(), DecisionTreeClassifier(max_depth=3, min_samples_leaf=15, random_state=0)):
         chance = gain_over_view(model, *blank)
         assert chance < 0.06
-        for seen in (plain, clear):
-            assert gain_over_view(model, *seen) < chance + 0.03
+        assert gain_over_view(model, *seen) < chance + 0.03
 
 
 def test_films_that_another_call_left_are_not_mixed_with_new_ones(tmp_path):

@@ -313,6 +313,7 @@ def test_a_cache_is_looked_at_once_however_many_trials_use_it(plan, clockwork, m
 
 
 @pytest.mark.tensorflow
+@pytest.mark.long
 def test_dry_run_times_end_to_end_training_on_this_machine(home, sqlite_url):
     model = {**LENET, "image_size": 75, "micro_batch": 4}
     path = write_study(home, random_document(3, model=model))
