@@ -19,12 +19,10 @@ from benchmarks.sections import wait_for_the_others
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.learn import program
 from rust_optuna.learn.runtime import load_tensorflow
-from rust_optuna.learn.sources import CachedFeatures
 from rust_optuna.paths import Home
 from rust_optuna.storage.artifacts import open_store
 from rust_optuna.storage.database import create_database
 from rust_optuna.storage.url import sqlite_url
-from rust_optuna.worker import worker as worker_module
 from rust_optuna.worker.objective import CrossValidationObjective
 from rust_optuna.worker.worker import Worker
 
@@ -58,7 +56,7 @@ def made_up_worker(trials: int, epochs: int, smallest_batch: int) -> Iterator[Wo
         home = Home(Path(folder))
         with create_database(sqlite_url(home.database), str(home.storage / "artifacts")) as database:
             _create(database, films, trials, epochs, smallest_batch)
-            with patch.object(worker_module, "CrossValidationObjective", _with(source)):
+            with patch.object(CrossValidationObjective, "_source", lambda *_: source):
                 yield Worker(database, home, open_store(str(home.storage / "artifacts"), home))
 
 
@@ -74,14 +72,6 @@ def _create(database: Any, films: DevelopmentSet, trials: int, epochs: int, smal
         "cross_validation": {"epochs": epochs},
     }
     material.create_study(database, films, document, Home(Path(".")))
-
-
-def _with(source: CachedFeatures) -> type[CrossValidationObjective]:
-    class Objective(CrossValidationObjective):
-        def _source(self, *_: Any) -> CachedFeatures:
-            return source
-
-    return Objective
 
 
 def _timed(function: Callable[..., Any], inside: list[float]) -> Callable[..., Any]:
