@@ -26,7 +26,6 @@ MODELS = {
 """What the four models of an evaluation are called."""
 BASELINES = {"view_only": "baseline: sees only the view", "frequencies": "baseline: label frequencies"}
 """What the two trivial baselines are called."""
-
 SCALES = {"rust": "RUST", "modified_rust": "modified RUST"}
 """What the two instruments are called."""
 
@@ -41,15 +40,7 @@ def print_evaluation(done: Evaluation) -> None:
     if len(done.openings) > 1:
         click.echo(f"The hold-out has been opened {len(done.openings)} times. These are the results of each opening:")
         columns: dict[str, Side] = {"opened": "left", "study": "left", "average precision": "left"}
-        rows = []
-        for opening in done.openings:
-            day = time.strftime("%Y-%m-%d %H:%M", time.localtime(opening.opened_at))
-            numbers = opening.numbers
-            found = (
-                "none: it was interrupted" if numbers is None else " ".join(_estimate(numbers["average_precision_16"]))
-            )
-            rows.append((day, opening.study, found))
-        print_table(columns, rows, indent=2)
+        print_table(columns, list(map(_opening, done.openings)), indent=2)
     click.echo(f"Model: {done.folder}")
     click.echo(f"Record of the opening: {done.record}")
 
@@ -161,10 +152,8 @@ def _print_readings(numbers: Mapping[str, Any], films: str) -> None:
     }
     print_table(columns, rows, indent=2)
     if fractures["fractures"]:
-        scale = {"rust": "RUST", "modified_rust": "modified RUST"}[fractures["scale"]]
-        click.echo(
-            f"  Totals are {scale} of {counted(fractures['fractures'], 'fracture')}, each with both of its films."
-        )
+        count = counted(fractures["fractures"], "fracture")
+        click.echo(f"  Totals are {SCALES[fractures['scale']]} of {count}, each with both of its films.")
 
 
 def _print_warnings(sentences: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sklearn.metrics import average_precision_score
 
+from rust_optuna.cli.evaluation_output import print_evaluation
 from rust_optuna.data.film_index import FilmIndex
 from rust_optuna.data.manifest import read_manifest, write_manifest
 from rust_optuna.errors import DataError, InvalidValueError, ManifestError, OpenedBeforeError, StudyError
@@ -233,7 +234,7 @@ def test_an_evaluation_of_a_former_best_point_does_not_go_on(home):
     assert openings(home) == []
 
 
-def test_again_opens_it_and_every_opening_is_shown(home):
+def test_again_opens_it_and_every_opening_is_shown(home, capsys):
     first = evaluate(home)
     with open_database(database_url(home)) as database:
         delete_study(database, "regime-1-evaluation", open_store(database.artifacts(), home))
@@ -243,6 +244,12 @@ def test_again_opens_it_and_every_opening_is_shown(home):
     assert len(openings(home)) == 1
     done = evaluate(home, Request(study="regime-1", folds=2, again=True, name="second"))
     assert [opening.id for opening in done.openings] == [first.opening.id, done.opening.id]
+    print_evaluation(done)
+    printed = cells_of(capsys.readouterr().out)
+    for each in (first, done):
+        assert ["regime-1", " ".join(shown(each.opening.numbers["average_precision_16"]))] in [
+            row[1:] for row in printed
+        ]
 
 
 def test_a_database_made_anew_does_not_seal_the_hold_out_again(home):
@@ -357,6 +364,50 @@ def test_the_command_ends_with_what_comes_next(evaluated, tmp_path):
     assert ["best fold's model (primary)", f"{estimate['value']:.4f}", interval] in cells_of(output)
     assert "The search had 2 folds. The more folds there are, the smaller is each set" in output
     assert next_words(output)[:5] == ["evaluate", "--external", "MANIFEST.csv", "--model", "regime-1"]
+
+
+def shown(estimate):
+    """Return the cells of an estimate and of its interval."""
+    value, low, high = (
+        "–" if estimate[k] is None else f"{round(estimate[k], 4) + 0.0:.4f}" for k in ("value", "low", "high")
+    )
+    return [value, f"[{low}, {high}]"]
+
+
+def test_each_row_that_is_printed_has_the_numbers_that_it_names(evaluated, capsys):
+    done, _ = evaluated
+    print_evaluation(done)
+    cells = cells_of(capsys.readouterr().out)
+    metrics, holdout = done.metrics, done.metrics["holdout"]
+    for title, key in (("the 18 labels", "average_precision"), ("the 16 subscores", "average_precision_16")):
+        assert [title, *(f"{metrics[of][key]:.4f}" for of in ("selection", "fresh"))] in cells
+    macro = {model: numbers["labels"]["macro_16"] for model, numbers in holdout.items()}
+    scores = {
+        "best fold's model (primary)": macro["best_fold"]["model"],
+        "mean of all folds' models": macro["mean"]["model"],
+        "the same, mean over the four flips": macro["mean_flips"]["model"],
+        "model of the whole development set": macro["whole"]["model"],
+        "baseline: sees only the view": macro["best_fold"]["view_only"],
+        "baseline: label frequencies": macro["best_fold"]["frequencies"],
+    }
+    for title, numbers in scores.items():
+        assert [title, *shown(numbers["average_precision"])] in cells
+    numbers = holdout["best_fold"]
+    subscores, sets = numbers["subscores"]["mean"], numbers["sets"]["mean"]["model"]
+    total, united = numbers["fractures"]["total"], numbers["fractures"]["united"]
+    beside = {
+        "subscore, exact": (subscores, "exact"),
+        "subscore, within one": (subscores, "within_one"),
+        "quadratic-weighted kappa": (subscores, "quadratic_kappa"),
+        "total of a fracture, mean absolute error": (total, "mean_absolute_error"),
+        "total of a fracture, ICC(2,1)": (total, "icc"),
+        "united (total ≥ 13), ROC-AUC": (united, "roc_auc"),
+        "united (total ≥ 13), Brier score": (united, "brier"),
+    }
+    for title, (of, key) in beside.items():
+        assert [title, *shown(of["model"][key]), shown(of["view_only"][key])[0]] in cells
+    assert ["sets of subscores, coverage (aim: 0.9)", *shown(sets["coverage"])] in cells
+    assert ["sets of subscores, mean size", *shown(sets["mean_size"])] in cells
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "x" * 101])
