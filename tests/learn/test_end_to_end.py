@@ -251,6 +251,14 @@ def test_bfloat16_rounds_and_float32_does_not():
     assert 1e-4 < difference < 0.1
 
 
+def test_inception_is_computed_in_the_precision_of_training_from_the_same_weights():
+    trainers = {precision: make(inception(training_precision=precision))[0] for precision in ("float32", "bfloat16")}
+    for one, other in zip(*(trainer.weights for trainer in trainers.values()), strict=True):
+        np.testing.assert_array_equal(one, other)
+    scores = [trainer.predict(np.arange(4)) for trainer in trainers.values()]
+    assert 1e-5 < np.abs(scores[0] - scores[1]).max() < 0.1
+
+
 def test_every_micro_batch_of_training_and_scoring_is_a_sign_of_life():
     seen = []
     trainer, *_ = make(lenet(batch_size=7, micro_batch=3), on_advance=lambda: seen.append(1))

@@ -4,6 +4,8 @@ import random
 import statistics
 import sys
 
+import numpy as np
+import optuna
 import pytest
 
 from rust_optuna.errors import MissingExtraError
@@ -60,6 +62,35 @@ def run(configuration, order, fresh=False, workers=8):
         slots[number] = Slot(number, SlotState.DRAWN, parameters)
         running.append(number)
     return [slots[number] for number in sorted(slots)]
+
+
+def run_optuna(configuration, make, order, workers=8):
+    """Return the parameters that `run` draws, by a study of Optuna alone, whose trials are asked for and told."""
+    chance, running, trials = random.Random(order), [], []
+    study = optuna.create_study(direction="maximize")
+    for number in range(configuration.n_trials):
+        if len(running) == workers:
+            ended = trials[running.pop(chance.randrange(workers))]
+            study.tell(ended, toy(ended.params))
+        (seed,) = np.random.SeedSequence((configuration.sampler_seed, number)).generate_state(1, np.uint32)
+        study.sampler = make(int(seed))
+        trials.append(study.ask())
+        design.suggest(trials[-1], configuration)
+        running.append(number)
+    return [trial.params for trial in trials]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "make"),
+    [
+        ("tpe", lambda seed: optuna.samplers.TPESampler(seed=seed, constant_liar=True)),
+        ("cma-es", lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)),
+        ("nsga-ii", lambda seed: optuna.samplers.NSGAIISampler(seed=seed)),
+    ],
+)
+def test_a_draw_is_that_of_the_sampler_of_optuna_that_the_study_names(sampler, make):
+    small = study(sampler, n_trials=70 if sampler == "nsga-ii" else 30)
+    assert [dict(slot.parameters) for slot in run(small, order=1)] == run_optuna(small, make, order=1)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
