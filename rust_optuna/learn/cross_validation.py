@@ -339,6 +339,16 @@ class _Best:
             self.scores[fold.validation] = fold.scores
 
 
+def view_only_out_of_fold(development: DevelopmentSet) -> np.ndarray:
+    """Return the scores of the view-only baseline, (films, 18) float64: each film's from the films of other folds."""
+    views = np.asarray(development.views)
+    scores = np.empty(development.labels.shape)
+    for fold in np.unique(development.folds):
+        inside = development.folds == fold
+        scores[inside] = view_only_scores(list(views[~inside]), development.labels[~inside], list(views[inside]))
+    return scores
+
+
 def scores_over_folds(
     development: DevelopmentSet, scores: np.ndarray
 ) -> tuple[Scores, Scores, AveragePrecisions, tuple[tuple[str, ...], ...]]:
@@ -351,15 +361,14 @@ def scores_over_folds(
     Returns:
         The scores' numbers, those of the view-only baseline, tied and untied, and the labels left out of each fold's.
     """
-    views = np.asarray(development.views)
+    trivial = view_only_out_of_fold(development)
     model, baseline, untied, left_out = [], [], [], []
     for fold in np.unique(development.folds):
         inside = development.folds == fold
         labels = development.labels[inside]
-        trivial = view_only_scores(list(views[~inside]), development.labels[~inside], list(views[inside]))
         model.append(summarise(labels, scores[inside], development.cortices))
-        baseline.append(summarise(labels, trivial, development.cortices))
-        untied.append(summarise_untied(labels, trivial))
+        baseline.append(summarise(labels, trivial[inside], development.cortices))
+        untied.append(summarise_untied(labels, trivial[inside]))
         left_out.append(tuple(labels_without_positives(labels)))
     return (
         Scores.over_folds(model),

@@ -13,9 +13,9 @@ import numpy as np
 from rust_optuna.config import plain_values
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.manifest import LABELS, VIEWS
-from rust_optuna.data.metrics import deviation, view_only_scores
+from rust_optuna.data.metrics import deviation
 from rust_optuna.errors import DataError, StudyError
-from rust_optuna.learn.cross_validation import load_fold_curve, scores_over_folds
+from rust_optuna.learn.cross_validation import load_fold_curve, scores_over_folds, view_only_out_of_fold
 from rust_optuna.learn.fold_report import FoldReport
 from rust_optuna.model.bootstrap import RESAMPLES, SEED, Inflated, estimates, patient_weights
 from rust_optuna.model.label_numbers import is_better, not_better
@@ -92,7 +92,7 @@ def load_compared(database: Database, study: Study, store: ArtifactStore) -> Com
         for report in validation.folds:
             films, kept = _fetch(store, report, validation.epoch, Path(folder) / "fold.npz")
             scores[[row[film] for film in films]] = kept
-    return ComparedConfiguration(study, validation, development, scores, _view_only(development))
+    return ComparedConfiguration(study, validation, development, scores, view_only_out_of_fold(development))
 
 
 def _fetch(store: ArtifactStore, report: FoldReport, epoch: int, path: Path) -> tuple[list[str], np.ndarray]:
@@ -102,15 +102,6 @@ def _fetch(store: ArtifactStore, report: FoldReport, epoch: int, path: Path) -> 
     if fold.curve != report.curve:
         raise DataError(f"Artifact {report.artifact} does not hold the scores that its worker reported")
     return fold.films.tolist(), fold.scores[epoch - 1]
-
-
-def _view_only(development: DevelopmentSet) -> np.ndarray:
-    views = np.asarray(development.views)
-    scores = np.empty(development.labels.shape)
-    for fold in np.unique(development.folds):
-        here = development.folds == fold
-        scores[here] = view_only_scores(list(views[~here]), development.labels[~here], list(views[here]))
-    return scores
 
 
 def measure_comparison(
