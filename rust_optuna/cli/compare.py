@@ -95,10 +95,6 @@ def run_comparison(
     """Compare configurations, and show the progress on stderr."""
     from rust_optuna.cli.live import LiveTable
     from rust_optuna.run.comparison import compare as run
-    from rust_optuna.run.evaluation import EvaluationListener
 
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
-        listener = EvaluationListener(
-            on_hashed=hashed, on_created=table.created, on_status=table.show, on_trained=table.stop
-        )
-        return run(site, subjects, choice, listener, data_root=data_root)
+        return run(site, subjects, choice, table.evaluation_listener(), data_root=data_root)

@@ -223,19 +223,14 @@ def _run_by_source(site: Site, request: SourcesRequest, choice: DeviceChoice) ->
     """Cross-validate a search by source, and show the progress on stderr."""
     from rust_optuna.cli.live import LiveTable
     from rust_optuna.run.by_source import evaluate_by_source
-    from rust_optuna.run.evaluation import EvaluationListener
 
     with progress_bar("Hashing films") as hashed, LiveTable(hashed) as table:
-        listener = EvaluationListener(
-            on_hashed=hashed, on_created=table.created, on_status=table.show, on_trained=table.stop
-        )
-        return evaluate_by_source(site, request, choice, listener)
+        return evaluate_by_source(site, request, choice, table.evaluation_listener())
 
 
 def run_evaluation(site: Site, request: Request, choice: DeviceChoice) -> Evaluation:
     """Evaluate a search, and show its progress on stderr."""
     from rust_optuna.cli.live import LiveTable
-    from rust_optuna.run.evaluation import EvaluationListener
     from rust_optuna.run.evaluation import evaluate as run
 
     with (
@@ -244,12 +239,4 @@ def run_evaluation(site: Site, request: Request, choice: DeviceChoice) -> Evalua
         progress_bar("Extracting features") as extracted,
         LiveTable(hashed) as table,
     ):
-        listener = EvaluationListener(
-            on_hashed=hashed,
-            on_created=table.created,
-            on_status=table.show,
-            on_extracted=extracted,
-            on_fitted=fitted,
-            on_trained=table.stop,
-        )
-        return run(site, request, choice, listener)
+        return run(site, request, choice, table.evaluation_listener(on_extracted=extracted, on_fitted=fitted))

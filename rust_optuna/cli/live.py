@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rust_optuna.fleet.devices import Device
+    from rust_optuna.run.evaluation import EvaluationListener
     from rust_optuna.search.creation import Creation
     from rust_optuna.search.results import Status
 
@@ -53,6 +54,16 @@ class LiveTable:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+
+    def evaluation_listener(self, **callbacks: Callable[..., None]) -> EvaluationListener:
+        """Return the callbacks by which an evaluation or a comparison shows its folds in this table.
+
+        Args:
+            callbacks: others, by their names in `EvaluationListener`.
+        """
+        from rust_optuna.run.evaluation import EvaluationListener
+
+        return EvaluationListener(**vars(self.listener), on_trained=self.stop, **callbacks)
 
     def created(self, creation: Creation, devices: Sequence[Device]) -> None:
         """Print which study begins, and on which devices."""
