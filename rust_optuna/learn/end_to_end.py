@@ -19,7 +19,7 @@ from rust_optuna.learn.lenet import UNITS, LeNet
 from rust_optuna.learn.network import Network
 from rust_optuna.learn.pipeline import prefetched
 from rust_optuna.learn.pixels import Pixels
-from rust_optuna.learn.training import FLIP_BITS, epoch_order
+from rust_optuna.learn.training import EpochTrainer
 
 END_TO_END_VERSION = 1
 """The version of this training's arithmetic. Raise it with every change that may change a study's values."""
@@ -69,7 +69,7 @@ def network_bytes(trial: TrialConfiguration) -> int:
     return copies * 4 * weights + films * size**2 * a_pixel
 
 
-class EndToEndTrainer:
+class EndToEndTrainer(EpochTrainer):
     """The state of one fold's training: the whole network, optimizer, steps.
 
     It does for films what `FoldTrainer` does for features. The seed alone decides initial weights, order, flips and
@@ -98,17 +98,9 @@ class EndToEndTrainer:
         *,
         on_advance: Callable[[], None] = lambda: None,
     ) -> None:
-        if not len(films):
-            raise ValueError("the fold has no training films")
-        self.seed = seed
-        self.batch_size = min(trial.batch_size, len(films))
-        """The size of the training batches; the last batch of an epoch may be short."""
+        super().__init__(labels, films, trial, seed, on_advance)
         self._pixels = pixels
         self._micro_batch = trial.micro_batch
-        self._on_advance = on_advance
-        self._targets = labels.astype(np.float32)
-        self._films = np.asarray(films)
-        self._flip_bits = FLIP_BITS[trial.flips]
         network = network_of(trial)
         self._program = program_of(network)
         self._state = new_state(network.start(seed), accumulate=self.batch_size > trial.micro_batch)
@@ -142,14 +134,6 @@ class EndToEndTrainer:
             digest.update(repr(array.shape).encode())
             digest.update(np.ascontiguousarray(array, dtype="<f4").data)
         return digest.hexdigest()
-
-    def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return an epoch's films in training order, and the flip of each film.
-
-        Args:
-            epoch: the epoch's number, from 1.
-        """
-        return epoch_order(self.seed, epoch, self._films, self._flip_bits)
 
     def train_epoch(self, epoch: int) -> float:
         """Train on every film once and return the mean of the batches' losses (not finite once training diverged).

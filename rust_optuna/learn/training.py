@@ -31,7 +31,48 @@ def epoch_order(seed: int, epoch: int, films: np.ndarray, flip_bits: int) -> tup
     return order, flips & flip_bits
 
 
-class FoldTrainer:
+class EpochTrainer:
+    """What the trainers of a head and of a whole network have in common: the fold's films, their labels and order.
+
+    Args:
+        labels: (all films, 18) of 0 and 1.
+        films: (training films,) the numbers of the films to train on.
+        trial: the hyperparameters.
+        seed: the fold's seed, at least 0.
+        on_advance: called whenever training got on within an epoch.
+
+    Raises:
+        ValueError: there is no film to train on.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        films: np.ndarray,
+        trial: TrialConfiguration,
+        seed: int,
+        on_advance: Callable[[], None],
+    ) -> None:
+        if not len(films):
+            raise ValueError("the fold has no training films")
+        self.seed = seed
+        self.batch_size = min(trial.batch_size, len(films))
+        """The size of the training batches; the last batch of an epoch may be short."""
+        self._on_advance = on_advance
+        self._targets = labels.astype(np.float32)
+        self._films = np.asarray(films)
+        self._flip_bits = FLIP_BITS[trial.flips]
+
+    def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return an epoch's films in training order, and the flip of each film.
+
+        Args:
+            epoch: the epoch's number, from 1.
+        """
+        return epoch_order(self.seed, epoch, self._films, self._flip_bits)
+
+
+class FoldTrainer(EpochTrainer):
     """The state of one fold's training: weights, optimizer, steps.
 
     The seed alone decides initial weights, order, flips and dropout. So the same features give the same bits whatever
@@ -62,17 +103,9 @@ class FoldTrainer:
         micro_batch: int | None = None,
         on_advance: Callable[[], None] = lambda: None,
     ) -> None:
-        if not len(films):
-            raise ValueError("the fold has no training films")
-        self.seed = seed
-        self.batch_size = min(trial.batch_size, len(films))
-        """The size of the training batches; the last batch of an epoch may be short."""
+        super().__init__(labels, films, trial, seed, on_advance)
         self._source = source
         self._micro_batch = micro_batch
-        self._on_advance = on_advance
-        self._targets = labels.astype(np.float32)
-        self._films = np.asarray(films)
-        self._flip_bits = FLIP_BITS[trial.flips]
         self._state = program.new_state(initial_weights(source.width, trial.hidden_units, seed))
         self._settings = program.new_settings(
             learning_rate=trial.learning_rate,
@@ -97,14 +130,6 @@ class FoldTrainer:
     def finite(self) -> bool:
         """Whether all weights are finite. With dead units, loss and scores may be finite while some weights are not."""
         return all(np.isfinite(array).all() for array in self.weights)
-
-    def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return an epoch's films in training order, and the flip of each film.
-
-        Args:
-            epoch: the epoch's number, from 1.
-        """
-        return epoch_order(self.seed, epoch, self._films, self._flip_bits)
 
     def train_epoch(self, epoch: int) -> float:
         """Train on every film once and return the mean of the batches' losses (not finite once training diverged).
