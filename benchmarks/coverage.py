@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import material, sections
 from benchmarks.table import put_into
 from rust_optuna.data.development import DevelopmentSet
-from rust_optuna.data.manifest import CORTICES, LABELS, VIEWS
+from rust_optuna.data.manifest import CORTICES, LABELS
 from rust_optuna.data.synthetic.cohort import draw_cohort
 from rust_optuna.learn.features import Features
 from rust_optuna.learn.fitting import FittedFold, fit_fold
@@ -109,11 +109,7 @@ def _made_up(patients: int, seed: int, part: str) -> MadeUp:
     """Return the films of made-up patients."""
     cohort = draw_cohort(patients, 2 * seed + (part == "holdout"))
     generator = np.random.default_rng([seed, part == "holdout"])
-    labels = np.zeros((len(cohort), len(LABELS)), np.uint8)
-    for row, film in enumerate(cohort):
-        labels[row, VIEWS.index(film.view)] = 1
-        for cortex, score in film.readable.items():
-            labels[row, LABELS.index(f"{cortex}_{score}")] = 1
+    labels = material.cohort_labels(cohort)
     directions = np.random.default_rng(seed).standard_normal((len(LABELS), WIDTH)) / np.sqrt(len(LABELS) / 3)
     shared = IN_COMMON * generator.standard_normal((patients + 1, WIDTH))
     middle = SIGNAL * labels @ directions + shared[[film.patient for film in cohort]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from rust_optuna.config import BackboneConfiguration, TrialConfiguration
 from rust_optuna.data.development import DevelopmentSet
 from rust_optuna.data.manifest import LABELS, VIEWS
+from rust_optuna.data.synthetic.cohort import SyntheticFilm
 from rust_optuna.learn.features import Features
 from rust_optuna.learn.sources import CachedFeatures
 from rust_optuna.paths import Home
@@ -47,6 +49,16 @@ def development(films: int = FILMS, folds: int = FOLDS) -> DevelopmentSet:
         labels=labels,
         folds=generator.permutation(films) % folds,
     )
+
+
+def cohort_labels(cohort: Sequence[SyntheticFilm]) -> np.ndarray:
+    """Return the labels of films of made-up patients, (films, 18) uint8."""
+    labels = np.zeros((len(cohort), len(LABELS)), np.uint8)
+    for row, film in enumerate(cohort):
+        labels[row, VIEWS.index(film.view)] = 1
+        for cortex, score in film.readable.items():
+            labels[row, LABELS.index(f"{cortex}_{score}")] = 1
+    return labels
 
 
 def features(films: DevelopmentSet, width: int = WIDTH) -> CachedFeatures:

@@ -8,9 +8,9 @@ import time
 
 import numpy as np
 
+from benchmarks import material
 from benchmarks.memory import resident
 from benchmarks.sections import wait_for_the_others
-from rust_optuna.data.manifest import LABELS, VIEWS
 from rust_optuna.data.metrics import view_only_scores
 from rust_optuna.data.synthetic.cohort import CORTICES_OF_VIEW, draw_cohort
 from rust_optuna.model.numbers import Calibration, measure
@@ -43,11 +43,7 @@ def main() -> None:
 def made_up(patients: int, seed: int) -> ScoredFilms:
     """Return films of made-up patients with the scores of a model that knows something of them."""
     cohort = draw_cohort(patients, seed)
-    labels = np.zeros((len(cohort), len(LABELS)), np.uint8)
-    for row, film in enumerate(cohort):
-        labels[row, VIEWS.index(film.view)] = 1
-        for cortex, score in film.readable.items():
-            labels[row, LABELS.index(f"{cortex}_{score}")] = 1
+    labels = material.cohort_labels(cohort)
     noise = np.random.default_rng(seed).normal(size=labels.shape)
     views = [film.view for film in cohort]
     return ScoredFilms(
